@@ -1,0 +1,327 @@
+//! What issuing a key costs: API writes a key, API writes where nothing changed, and the time from an ApiKey to its
+//! Secret against four plain writes.
+//!
+//! The released program with the chart's rights, on a real control plane where nothing else happens. Issues and plain
+//! writes take turns in one run, so that the machine's moods meet both; only their ratio means anything elsewhere.
+//! Nothing here is a pass mark.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "in a measurement, stopping with a message is how a failure is told"
+)]
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::{Stream, TryStreamExt};
+use k8s_openapi::api::core::v1::Secret;
+use keywright::api::{ApiKey, ApiKeyRecord, ConditionStatus, ConditionType, FINALIZER};
+use keywright::lifecycle::record_name;
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Resource, ResourceExt};
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+
+use tests::testbed::Installation;
+
+#[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
+#[path = "../tests/it"]
+mod tests {
+    pub mod testbed;
+}
+
+const KEYS: usize = 200;
+
+/// After an issue come an Event and passes that find nothing to do; they are over by then, so that what is timed next
+/// meets an idle control plane.
+const REST: Duration = Duration::from_millis(100);
+
+/// How long anything may take before the measurement is given up.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+const WRITES: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let installation = Installation::new("bench").await;
+    let unattended = Installation::new("bench-unattended").await;
+
+    let controller = installation.program("controller").start().await;
+    controller.ready().await;
+    let mut issues = Vec::new();
+    let mut plain_writes = Vec::new();
+    {
+        let mut api_keys = pin!(changes(installation.tenant::<ApiKey>()));
+        let mut secrets = pin!(changes(installation.tenant::<Secret>()));
+        for number in 0..KEYS {
+            let name = format!("key-{number}");
+            issues.push(issue(&installation, &name, &mut secrets).await?);
+            let api_key = seen(&mut api_keys, |api_key| api_key.name_any() == name && is_ready(api_key)).await?;
+            sleep(REST).await;
+            plain_writes.push(write_alike(&unattended, &installation, api_key).await?);
+            sleep(REST).await;
+        }
+    }
+    controller.terminate().await;
+    let issuing = Requests::since_start(&installation).await;
+
+    // 1s is not reached: all resyncs together are limited to a rate, so that 200 ApiKeys take some 16 s.
+    let controller = installation.program("controller").argument("--resync=1s").start().await;
+    let restart = looked_at_all(&installation, issuing.all).await?;
+    let second_look = looked_at_all(&installation, restart.all).await?;
+    controller.terminate().await;
+    let nothing_new = Requests::after(&installation, restart.all).await;
+    ensure!(nothing_new.all >= second_look.all, "the audit log is shorter than before");
+
+    let kubernetes = installation.client.apiserver_version().await?.git_version;
+    let figures = Figures {
+        issuing,
+        restart,
+        nothing_new,
+        issues: Quartiles::of(issues),
+        plain_writes: Quartiles::of(plain_writes),
+    };
+    publish(&format!("{}\n{}", figures.describe(), conditions(&kubernetes)))
+}
+
+/// The objects of one kind as they change, beginning with those that are there.
+fn changes<K>(api: Api<K>) -> impl Stream<Item = Result<K, watcher::Error>>
+where
+    K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    watcher(api, watcher::Config::default()).default_backoff().applied_objects()
+}
+
+async fn seen<K>(
+    changes: &mut (impl Stream<Item = Result<K, watcher::Error>> + Unpin),
+    wanted: impl Fn(&K) -> bool,
+) -> Result<K> {
+    let found = async {
+        while let Some(object) = changes.try_next().await? {
+            if wanted(&object) {
+                return Ok(object);
+            }
+        }
+        anyhow::bail!("a watch ended by itself")
+    };
+    timeout(DEADLINE, found).await.context("waiting for a change of an object")?
+}
+
+/// From sending an ApiKey to seeing its Secret.
+async fn issue(
+    installation: &Installation,
+    name: &str,
+    secrets: &mut (impl Stream<Item = Result<Secret, watcher::Error>> + Unpin),
+) -> Result<Duration> {
+    let api_key = api_key(name)?;
+    let api_keys = installation.tenant::<ApiKey>();
+    let sent = Instant::now();
+    let posted = async { Ok(api_keys.create(&PostParams::default(), &api_key).await?) };
+    let delivered = async { seen(secrets, |secret| secret.name_any() == name).await.map(|_| sent.elapsed()) };
+    futures::try_join!(posted, delivered).map(|(_, took)| took)
+}
+
+fn api_key(name: &str) -> Result<ApiKey> {
+    Ok(serde_json::from_value(json!({
+        "apiVersion": "keywright.dev/v1alpha1",
+        "kind": "ApiKey",
+        "metadata": {"name": name},
+        "spec": {
+            "displayName": "Build pipeline",
+            "owner": "platform@example.org",
+            "expiresIn": "90d",
+            "allowedIPs": ["192.0.2.0/24", "2001:db8:7::/48"],
+            "scopes": ["packages:read", "packages:write"],
+        },
+    }))?)
+}
+
+fn is_ready(api_key: &ApiKey) -> bool {
+    let conditions = api_key.status.iter().flat_map(|status| &status.conditions);
+    conditions
+        .filter(|condition| condition.type_ == ConditionType::Ready)
+        .any(|condition| condition.status == ConditionStatus::True)
+}
+
+/// The time that the writes of an issue take when nobody decides on them: the same objects, one after another, where no
+/// controller looks after them.
+async fn write_alike(unattended: &Installation, installation: &Installation, issued: ApiKey) -> Result<Duration> {
+    let name = issued.name_any();
+    let status = issued.status.clone().context("an ApiKey that is Ready has a status")?;
+    let record = record_name(&issued.uid().unwrap_or_default(), status.serial.unwrap_or_default());
+    let mut record = installation.system::<ApiKeyRecord>().get(&record).await?;
+    record.metadata = copied(&record.metadata);
+    let mut secret = installation.tenant::<Secret>().get(&name).await?;
+    let mut owners = secret.metadata.owner_references.take();
+    secret.metadata = copied(&secret.metadata);
+
+    let (post, api_keys) = (PostParams::default(), unattended.tenant::<ApiKey>());
+    let api_key = api_keys.create(&post, &api_key(&name)?).await?;
+    for owner in owners.iter_mut().flatten() {
+        owner.uid = api_key.uid().unwrap_or_default(); // or the garbage collector would see to this Secret
+    }
+    secret.metadata.owner_references = owners;
+    let finalizer = json!({"metadata": {"resourceVersion": api_key.resource_version(), "finalizers": [FINALIZER]}});
+
+    let started = Instant::now();
+    let mut api_key = api_keys.patch(&name, &PatchParams::default(), &Patch::Merge(finalizer)).await?;
+    unattended.system::<ApiKeyRecord>().create(&post, &record).await?;
+    unattended.tenant::<Secret>().create(&post, &secret).await?;
+    api_key.status = Some(status);
+    api_keys.replace_status(&name, &post, &api_key).await?;
+    Ok(started.elapsed())
+}
+
+fn copied(metadata: &ObjectMeta) -> ObjectMeta {
+    ObjectMeta {
+        name: metadata.name.clone(),
+        labels: metadata.labels.clone(),
+        annotations: metadata.annotations.clone(),
+        ..ObjectMeta::default()
+    }
+}
+
+/// What the controller asked of the API server in a stretch of the audit log.
+struct Requests {
+    /// How far the log went, in requests of everybody.
+    all: usize,
+    /// Successful writes to what it issues with, by resource and verb.
+    writes: BTreeMap<String, usize>,
+    /// Successful writes to Events and Leases.
+    writes_apart: BTreeMap<String, usize>,
+    /// The ApiKeys that it read by name.
+    looked_at: HashSet<String>,
+}
+
+impl Requests {
+    async fn since_start(installation: &Installation) -> Self {
+        Self::after(installation, 0).await
+    }
+
+    /// Those beyond the first `known` requests of the log.
+    async fn after(installation: &Installation, known: usize) -> Self {
+        let audited = installation.audited_requests().await;
+        let user = format!("system:serviceaccount:{}:keywright-controller", installation.system_namespace);
+        let mut requests = Self {
+            all: audited.len(),
+            writes: BTreeMap::new(),
+            writes_apart: BTreeMap::new(),
+            looked_at: HashSet::new(),
+        };
+        let own = audited.into_iter().skip(known).filter(|request| request.user == user);
+        for request in own.filter(|request| (200..300).contains(&request.code)) {
+            if request.resource == "apikeys" && request.verb == "get" {
+                requests.looked_at.insert(request.name);
+            } else if WRITES.contains(&&*request.verb) {
+                let apart = ["events", "leases"].contains(&&*request.resource);
+                let counts = if apart { &mut requests.writes_apart } else { &mut requests.writes };
+                *counts.entry(format!("{} {}", request.verb, request.resource)).or_default() += 1;
+            }
+        }
+        requests
+    }
+
+    fn total(&self) -> usize {
+        self.writes.values().sum()
+    }
+}
+
+/// Waits until every ApiKey was read again; what was asked until then, beyond the first `known` requests of the log.
+async fn looked_at_all(installation: &Installation, known: usize) -> Result<Requests> {
+    let waited = timeout(DEADLINE, async {
+        loop {
+            let requests = Requests::after(installation, known).await;
+            if requests.looked_at.len() >= KEYS {
+                return requests;
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+    });
+    waited.await.context("waiting until every ApiKey is read again")
+}
+
+struct Quartiles([Duration; 3]);
+
+impl Quartiles {
+    fn of(mut times: Vec<Duration>) -> Self {
+        times.sort();
+        Self([1, 2, 3].map(|quarter| times[times.len() * quarter / 4]))
+    }
+
+    fn describe(&self) -> String {
+        let [lower, median, upper] = self.0.map(|time| time.as_secs_f64() * 1e3);
+        format!("median {median:.1} ms, quartiles {lower:.1} and {upper:.1} ms")
+    }
+}
+
+struct Figures {
+    issuing: Requests,
+    restart: Requests,
+    nothing_new: Requests,
+    issues: Quartiles,
+    plain_writes: Quartiles,
+}
+
+impl Figures {
+    fn describe(&self) -> String {
+        let each = |counts: &BTreeMap<String, usize>| -> String {
+            let each = |(what, count): (&String, &usize)| format!("- {:.2} {what}\n", *count as f64 / KEYS as f64);
+            counts.iter().map(each).collect()
+        };
+        let ratio = self.issues.0[1].as_secs_f64() / self.plain_writes.0[1].as_secs_f64();
+        format!(
+            "| Figure, over {KEYS} keys | Goal | Seen |\n|---|---|---|\n\
+             | API writes per key issued | 4 | {:.2} |\n\
+             | API writes of a restart | 0 | {} |\n\
+             | API writes of passes that change nothing | 0 | {} |\n\
+             | From ApiKey to Secret, in times of four plain writes | <= 2 | {ratio:.2} |\n\n\
+             From ApiKey to Secret: {}.\nFour plain writes, taking turns with it: {}.\n\n\
+             Writes per key:\n\n{}\nApart from these, per key:\n\n{}",
+            self.issuing.total() as f64 / KEYS as f64,
+            self.restart.total(),
+            self.nothing_new.total(),
+            self.issues.describe(),
+            self.plain_writes.describe(),
+            each(&self.issuing.writes),
+            each(&self.issuing.writes_apart),
+        )
+    }
+}
+
+/// On what, and how to do it again.
+fn conditions(kubernetes: &str) -> String {
+    let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let models: Vec<&str> = processors
+        .lines()
+        .filter(|line| line.starts_with("model name"))
+        .filter_map(|line| Some(line.split_once(':')?.1.trim()))
+        .collect();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let rustc = std::process::Command::new("rustc").arg("--version").output();
+    let rustc = rustc.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    format!(
+        "{} x {}, Linux {}; Keywright {}, Kubernetes {kubernetes} (etcd without fsync), {}.\nAgain: `make bench`.\n",
+        models.len(),
+        models.first().unwrap_or(&"unknown processor"),
+        kernel.trim(),
+        env!("CARGO_PKG_VERSION"),
+        rustc.unwrap_or_else(|_| "rustc unknown".to_owned()),
+    )
+}
+
+fn publish(report: &str) -> Result<()> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    let folder = target.context("a target folder")?.join("bench");
+    std::fs::create_dir_all(&folder)?;
+    let file = folder.join("report.md");
+    std::fs::write(&file, format!("# Issuing a key\n\n{report}"))?;
+    println!("{report}\nThis is in {}.", file.display());
+    Ok(())
+}

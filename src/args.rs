@@ -1,0 +1,223 @@
+//! The command line. Flags are read into types here, so that an unusable value is refused with what would be good, and
+//! turned into each role's options; each has a twin in the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use jiff::SignedDuration;
+use rand::RngExt;
+use tracing_subscriber::EnvFilter;
+
+use crate::address::client::ClientAddressSource;
+use crate::telemetry::LogFormat;
+use crate::{controller, duration, server};
+
+/// Issues, delivers, verifies, expires and revokes API keys on Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "keywright", version, about)]
+pub struct Arguments {
+    /// What to run.
+    #[command(subcommand)]
+    pub role: Role,
+}
+
+/// What to run.
+#[derive(Debug, Subcommand)]
+pub enum Role {
+    /// Makes what ApiKeys declare true: issues, delivers, expires and revokes keys.
+    Controller(ControllerArguments),
+    /// Tells proxies whether a request may enter.
+    Verifier(VerifierArguments),
+    /// Prints the CustomResourceDefinitions as YAML, or writes them to a folder.
+    Crds(CrdsArguments),
+}
+
+/// What every server needs.
+#[derive(Debug, Args)]
+pub struct ServerArguments {
+    /// The kubeconfig file; else KUBECONFIG, else the Pod's ServiceAccount.
+    #[arg(long, env = "KEYWRIGHT_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The system namespace, where records and leases are.
+    #[arg(long, env = "KEYWRIGHT_NAMESPACE", default_value = "keywright-system")]
+    pub namespace: String,
+
+    /// Where /healthz, /readyz and /metrics answer.
+    #[arg(long, env = "KEYWRIGHT_ADMIN_ADDRESS", default_value = "0.0.0.0:9090", value_name = "ADDRESS:PORT")]
+    pub admin_address: SocketAddr,
+
+    /// How log lines look.
+    #[arg(long, env = "KEYWRIGHT_LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+
+    /// What is logged, in the syntax of tracing: info, or keywright=debug,warn.
+    #[arg(long, env = "KEYWRIGHT_LOG_FILTER", default_value = "info", value_parser = log_filter)]
+    pub log_filter: String,
+}
+
+/// Flags of `keywright controller`.
+#[derive(Debug, Args)]
+pub struct ControllerArguments {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub server: ServerArguments,
+
+    /// Work only while holding the lease keywright-controller; a standby is Ready.
+    #[arg(
+        long, env = "KEYWRIGHT_LEADER_ELECT", value_name = "true|false", default_value_t = true,
+        default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set
+    )]
+    pub leader_elect: bool,
+
+    /// How long the record of a revoked key stays.
+    #[arg(long, env = "KEYWRIGHT_TOMBSTONE_RETENTION", default_value = "90d", value_name = "DURATION", value_parser = any_duration)]
+    pub tombstone_retention: SignedDuration,
+
+    /// How many ApiKeys are worked on at a time.
+    #[arg(long, env = "KEYWRIGHT_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub concurrency: u16,
+
+    /// At the latest after this time every ApiKey is looked at again; longer where that would cost 50 reads a second.
+    #[arg(long, env = "KEYWRIGHT_RESYNC", default_value = "10m", value_name = "DURATION", value_parser = positive_duration)]
+    pub resync: Duration,
+
+    /// Look after the ApiKeys of this namespace only. Absent: of all.
+    #[arg(long, env = "KEYWRIGHT_WATCH_NAMESPACE", value_name = "NAMESPACE")]
+    pub watch_namespace: Option<String>,
+}
+
+/// Flags of `keywright verifier`.
+#[derive(Debug, Args)]
+pub struct VerifierArguments {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub server: ServerArguments,
+
+    /// Where proxies ask: /verify.
+    #[arg(long, env = "KEYWRIGHT_HTTP_ADDRESS", default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
+    pub http_address: SocketAddr,
+
+    /// Whose address a request comes from: peer, xff-hops=N or xff-proxies=CIDR,...
+    #[arg(long, env = "KEYWRIGHT_HTTP_CLIENT_IP", default_value = "xff-hops=1", value_name = "SOURCE")]
+    pub http_client_ip: ClientAddressSource,
+
+    /// For how long to answer without hearing from the API server.
+    #[arg(long, env = "KEYWRIGHT_LEASE_DURATION", default_value = "10m", value_name = "DURATION", value_parser = positive_duration)]
+    pub lease_duration: Duration,
+}
+
+/// Flags of `keywright crds`.
+#[derive(Debug, Args)]
+pub struct CrdsArguments {
+    /// Write one file a definition into this folder, instead of all to standard output.
+    #[arg(long, env = "KEYWRIGHT_OUTPUT_DIRECTORY", value_name = "FOLDER")]
+    pub output_directory: Option<PathBuf>,
+}
+
+impl ControllerArguments {
+    /// The role's options; `hostname` tells replicas apart.
+    pub fn options(&self, hostname: &str) -> controller::Options {
+        let life: u64 = rand::rng().random();
+        controller::Options {
+            system_namespace: self.server.namespace.clone(),
+            watched_namespace: self.watch_namespace.clone(),
+            admin_address: self.server.admin_address,
+            identity: format!("{hostname}_{life:016x}"),
+            leader_elect: self.leader_elect,
+            tombstone_retention: self.tombstone_retention,
+            concurrency: self.concurrency,
+            resync: self.resync,
+        }
+    }
+}
+
+impl VerifierArguments {
+    /// The role's options.
+    pub fn options(&self) -> server::Options {
+        server::Options {
+            namespace: self.server.namespace.clone(),
+            http_address: self.http_address,
+            admin_address: self.server.admin_address,
+            client_address_source: self.http_client_ip.clone(),
+            lease_duration: self.lease_duration,
+        }
+    }
+}
+
+fn any_duration(text: &str) -> Result<SignedDuration, duration::InvalidDuration> {
+    duration::parse(text)
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    let duration = duration::parse(text).map_err(|problem| problem.to_string())?;
+    Duration::try_from(duration)
+        .ok()
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "must be at least 1s".to_owned())
+}
+
+/// Checked here and kept as text, because a filter cannot be cloned.
+fn log_filter(text: &str) -> Result<String, String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(problem) => Err(format!("{problem}; info or keywright=debug,warn would be good")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_a_twin_in_the_environment() {
+        for role in Arguments::command().get_subcommands() {
+            for flag in role.get_arguments().filter(|flag| flag.get_id() != "help") {
+                let expected = format!("KEYWRIGHT_{}", flag.get_id().as_str().to_uppercase());
+                assert_eq!(flag.get_env().unwrap().to_str().unwrap(), expected, "{}", role.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn an_unusable_value_is_named_with_what_would_be_good() {
+        for (flag, value, good) in [
+            ("--resync", "0s", "at least 1s"),
+            ("--resync", "10", "10m"),
+            ("--tombstone-retention", "forever", "90d"),
+            ("--concurrency", "0", "1..=1024"),
+            ("--log-filter", "a=b=c", "keywright=debug,warn"),
+            ("--admin-address", "9090", "invalid socket address"),
+        ] {
+            let error = Arguments::try_parse_from(["keywright", "controller", flag, value]).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains(flag) && said.contains(value) && said.contains(good), "{said}");
+            assert_eq!(error.exit_code(), 2);
+        }
+        let error = Arguments::try_parse_from(["keywright", "verifier", "--http-client-ip", "xff-hops=0"]).unwrap_err();
+        assert!(error.to_string().contains("xff-hops"), "{error}");
+    }
+
+    #[test]
+    fn leader_election_is_switched_by_a_value_or_by_none() {
+        for (words, expected) in [
+            (&["keywright", "controller"][..], true),
+            (&["keywright", "controller", "--leader-elect"], true),
+            (&["keywright", "controller", "--leader-elect=true"], true),
+            (&["keywright", "controller", "--leader-elect=false"], false),
+        ] {
+            let Role::Controller(arguments) = Arguments::try_parse_from(words).unwrap().role else { unreachable!() };
+            assert_eq!(arguments.leader_elect, expected, "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! I/O. The controller: woken by name, it observes, plans in [`crate::lifecycle`], writes at most once, and observes
+//! again until nothing is left to write; the status comes last, and only if it changed.
+//!
+//! Level-triggered: watches say which ApiKey to look at and never why, and nothing is decided from what they say.
+
+mod apply;
+mod cluster;
+mod election;
+mod index;
+mod observe;
+mod sweep;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt, TryStreamExt, future};
+use jiff::{SignedDuration, Timestamp};
+use kube::api::{DynamicObject, PartialObjectMeta};
+use kube::runtime::controller::{Action, Config as Scheduling, Controller};
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::watcher::{self, Event as WatchEvent, watcher};
+use kube::runtime::{WatchStreamExt, reflector::Store};
+use kube::{Client, Config, Resource, ResourceExt};
+use prometheus_client::registry::Registry;
+use rand::RngExt;
+use thiserror::Error as ThisError;
+use tokio::sync::mpsc;
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use crate::api::{ApiKey, ApiKeyReference, ApiKeyStatus};
+use crate::lifecycle::{self, Announcement, Plan, Write};
+use crate::server::{self, admin};
+use crate::telemetry::ControllerMetrics;
+use crate::{client, clock};
+use apply::{HeldKey, apply, write_status};
+use cluster::Cluster;
+use index::RecordIndex;
+use observe::{Sight, observe};
+
+/// What the controller is told at its start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where records and the leader's Lease are.
+    pub system_namespace: String,
+    /// Look after the ApiKeys of this namespace only.
+    pub watched_namespace: Option<String>,
+    /// Where probes and metrics are answered.
+    pub admin_address: SocketAddr,
+    /// Who this process is; different for any two processes.
+    pub identity: String,
+    /// Whether to work only while leading.
+    pub leader_elect: bool,
+    /// How long a revoked record stays.
+    pub tombstone_retention: SignedDuration,
+    /// How many ApiKeys are worked on at a time.
+    pub concurrency: u16,
+    /// At the latest after this time every ApiKey is looked at again.
+    pub resync: Duration,
+}
+
+/// What went wrong in a pass over one ApiKey. Never holds a key: the answers of the API server do not repeat a Secret's
+/// data.
+#[derive(Debug, ThisError)]
+pub enum Error {
+    /// The API server refused.
+    #[error("the API server refused with {} {}: {}", .0.code, .0.reason, .0.message)]
+    Refused(Box<kube::core::Status>),
+    /// No answer, or none that can be read; a write may have taken effect.
+    #[error("no usable answer from the API server: {0}")]
+    Unanswered(kube::Error),
+    /// The operating system gave no random octets. There is nothing to fall back to.
+    #[error("the operating system gave no random octets: {0}")]
+    Random(String),
+    /// A plan that hands a key out without one in memory.
+    #[error("no key is held that could be handed out")]
+    NothingHeld,
+    /// The status could not be written as JSON.
+    #[error("cannot write the status as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Something else writes the same objects, or a rule of this crate contradicts another one.
+    #[error("no rest after {WRITES_PER_PASS} writes; looking again later")]
+    NoRest,
+}
+
+impl Error {
+    fn random(error: impl std::fmt::Display) -> Self {
+        Self::Random(error.to_string())
+    }
+
+    /// The label in metrics.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Refused(status) if status.code == 409 => "conflict",
+            Self::Refused(status) if status.code == 403 => "forbidden",
+            Self::Refused(_) => "refused",
+            Self::Unanswered(_) => "unanswered",
+            Self::Random(_) => "random",
+            Self::NothingHeld | Self::Json(_) | Self::NoRest => "internal",
+        }
+    }
+
+    /// Whether observing again at once may show another world: the write lost against another one, or may have taken
+    /// effect although its answer was lost.
+    fn is_worth_another_look(&self) -> bool {
+        match self {
+            Self::Refused(status) => status.code == 409 || status.code >= 500,
+            Self::Unanswered(_) => true,
+            _ => false,
+        }
+    }
+
+    /// What the API server asked to wait, with 429 say.
+    fn retry_after(&self) -> Option<Duration> {
+        let Self::Refused(status) = self else { return None };
+        let seconds = status.details.as_ref()?.retry_after_seconds;
+        (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+    }
+}
+
+impl From<kube::Error> for Error {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::Refused(status),
+            other => Self::Unanswered(other),
+        }
+    }
+}
+
+/// Writes in one pass: issuing takes three, and each older key of an edited ApiKey one more.
+const WRITES_PER_PASS: u32 = 64;
+
+/// Writes that fail and are looked at again at once, in one pass.
+const SECOND_LOOKS: u32 = 3;
+
+/// The first pause after a failed pass; it doubles up to [`LONGEST_PAUSE`].
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A watch ends after this time and is opened again, and one that is silent for a little longer is given up: a
+/// connection that died without a word is noticed within 25 s.
+const WATCH_SECONDS: u32 = 20;
+
+/// All resyncs together cost at most this many reads a second; above it, they take longer.
+const RESYNC_READS_PER_SECOND: u32 = 50;
+const READS_PER_PASS: u32 = 4;
+
+type Watched = PartialObjectMeta<ApiKey>;
+
+/// What a pass needs beside the name.
+struct Context {
+    cluster: Cluster,
+    index: Arc<RecordIndex>,
+    store: Store<Watched>,
+    recorder: Recorder,
+    metrics: ControllerMetrics,
+    attempts: Mutex<HashMap<ObjectRef<Watched>, u32>>,
+    resync: Duration,
+}
+
+/// Whether the controller does its work, for `/readyz`.
+#[derive(Clone, Default)]
+struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let ready = self.0.load(Ordering::Relaxed);
+        if ready { Ok(()) } else { Err("the first list of ApiKeys is not in".to_owned()) }
+    }
+}
+
+/// Works until `shutdown`.
+///
+/// # Errors
+/// If the address cannot be listened on, or the lead is lost: then this process must end, and whoever restarts it gives
+/// it a new identity.
+pub async fn run(config: &Config, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let listener = server::bind(options.admin_address, "--admin-address").await?;
+    info!(admin_address = %listener.local_addr()?, "listening");
+    let mut registry = Registry::with_prefix("keywright");
+    let metrics = ControllerMetrics::new(&mut registry);
+    let readiness = Readiness::default();
+    let checked = readiness.clone();
+    let admin = admin::serve(listener, move || checked.check(), Arc::new(registry), future::pending());
+    tokio::select! {
+        done = elect(config, options, metrics, readiness, shutdown) => done,
+        () = admin => anyhow::bail!("the listener for probes ended by itself"),
+    }
+}
+
+/// Works only while leading, where that is asked for.
+async fn elect(
+    config: &Config,
+    options: Options,
+    metrics: ControllerMetrics,
+    readiness: Readiness,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let (requests, watches) = (client::requesting(config)?, client::watching(config)?);
+    let shutdown = pin!(shutdown);
+    if !options.leader_elect {
+        work(requests, watches, &options, metrics, readiness, shutdown).await;
+        return Ok(());
+    }
+    let mut candidate = election::Candidate::new(requests.clone(), &options.system_namespace, options.identity.clone());
+    // A standby does its work by standing by.
+    readiness.set();
+    let shutdown = match future::select(pin!(candidate.lead()), shutdown).await {
+        future::Either::Left(((), shutdown)) => shutdown,
+        future::Either::Right(_) => return Ok(()),
+    };
+    info!(identity = options.identity, "leading");
+    let lost = {
+        let work = pin!(work(requests, watches, &options, metrics, readiness, shutdown));
+        matches!(future::select(pin!(candidate.keep()), work).await, future::Either::Left(_))
+    };
+    anyhow::ensure!(!lost, "lost the lead: another controller works on, and this one must start anew");
+    candidate.release().await;
+    Ok(())
+}
+
+async fn work(
+    requests: Client,
+    watches: Client,
+    options: &Options,
+    metrics: ControllerMetrics,
+    readiness: Readiness,
+    shutdown: impl Future<Output = ()>,
+) {
+    let cluster = Cluster::new(requests, &options.system_namespace, options.watched_namespace.as_deref());
+    let index = Arc::new(RecordIndex::default());
+    let (store, writer) = reflector::store::<Watched>();
+    let (gone, gone_receiver) = mpsc::unbounded_channel();
+
+    let watched = cluster::api_keys_in(watches.clone(), options.watched_namespace.as_deref());
+    let configuration = watcher::Config::default().timeout(WATCH_SECONDS);
+    let api_keys = watcher(watched, configuration.clone())
+        .inspect_ok(tell_departures(gone, index.clone()))
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects();
+    let stored = cluster::stored_records(watches, &options.system_namespace);
+    let records = observed_records(watcher(stored, configuration), index.clone());
+
+    let context = Arc::new(Context {
+        recorder: cluster.recorder(&options.identity),
+        cluster: cluster.clone(),
+        index,
+        store: store.clone(),
+        metrics,
+        attempts: Mutex::default(),
+        resync: options.resync,
+    });
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut stopped_too = stopped.clone();
+    let controller = Controller::for_stream(api_keys, store.clone())
+        .with_config(Scheduling::default().concurrency(options.concurrency))
+        .watches_stream_with(records, woken_by_record, records_type())
+        .graceful_shutdown_on(async move {
+            let _ = stopped_too.wait_for(|stopped| *stopped).await;
+        })
+        .run(pass, pause_after_failure, context)
+        .for_each(|_| future::ready(()));
+
+    let tidying = tidy_up(cluster, gone_receiver, options.tombstone_retention, options.resync, stopped);
+    let becoming_ready = async {
+        if store.wait_until_ready().await.is_ok() {
+            readiness.set();
+        }
+    };
+    let stopping = async {
+        shutdown.await;
+        let _ = stop.send(true);
+    };
+    tokio::join!(controller, tidying, becoming_ready, stopping);
+}
+
+fn records_type() -> kube::api::ApiResource {
+    kube::api::ApiResource::erase::<crate::api::ApiKeyRecord>(&())
+}
+
+/// Sends the ApiKeys that vanish while one of their keys may still be let in.
+fn tell_departures(
+    gone: mpsc::UnboundedSender<ApiKeyReference>,
+    index: Arc<RecordIndex>,
+) -> impl Fn(&WatchEvent<Watched>) {
+    move |event| {
+        let WatchEvent::Delete(api_key) = event else { return };
+        let reference = ApiKeyReference {
+            namespace: api_key.namespace().unwrap_or_default(),
+            name: api_key.name_any(),
+            uid: api_key.uid().unwrap_or_default(),
+        };
+        if index.may_be_live(&reference.uid) {
+            // The receiver is gone only while the controller stops.
+            let _ = gone.send(reference);
+        }
+    }
+}
+
+/// The records that changed, once the index knows of them.
+fn observed_records(
+    events: impl Stream<Item = Result<WatchEvent<DynamicObject>, watcher::Error>> + Send + 'static,
+    index: Arc<RecordIndex>,
+) -> impl Stream<Item = Result<DynamicObject, watcher::Error>> + Send + 'static {
+    events.inspect_ok(move |event| index.observe(event)).default_backoff().try_filter_map(|event| {
+        future::ok(match event {
+            // The first list tells nothing that the list of ApiKeys does not, and both wake the same passes.
+            WatchEvent::Init | WatchEvent::InitApply(_) | WatchEvent::InitDone => None,
+            WatchEvent::Apply(record) | WatchEvent::Delete(record) => Some(record),
+        })
+    })
+}
+
+fn woken_by_record(record: DynamicObject) -> Option<ObjectRef<Watched>> {
+    let reference = index::reference(&record)?;
+    Some(ObjectRef::new(&reference.name).within(&reference.namespace))
+}
+
+/// Sweeps at the start and every `resync`, and looks after single departures in between.
+async fn tidy_up(
+    cluster: Cluster,
+    mut gone: mpsc::UnboundedReceiver<ApiKeyReference>,
+    retention: SignedDuration,
+    resync: Duration,
+    mut stopped: tokio::sync::watch::Receiver<bool>,
+) {
+    let mut ticks = tokio::time::interval(resync.max(Duration::from_secs(1)));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let done = tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            _ = ticks.tick() => sweep::sweep(&cluster, retention).await,
+            Some(reference) = gone.recv() => sweep::revoke_orphans_of(&cluster, &reference).await,
+        };
+        if let Err(error) = done {
+            warn!(%error, "cannot look for records without an ApiKey; trying again");
+            // Whoever was missed is found by the next sweep, so that one is brought forward.
+            ticks.reset_after(SHORTEST_PAUSE * 10);
+        }
+    }
+}
+
+/// One pass over one ApiKey.
+async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result<Action, Error> {
+    let (namespace, name) = (api_key.namespace().unwrap_or_default(), api_key.name_any());
+    let started = Instant::now();
+    let span = info_span!("pass", api_key = format!("{namespace}/{name}"));
+    let done = reconcile(&context, &namespace, &name).instrument(span).await;
+    context.metrics.observe_pass(started.elapsed(), done.as_ref().err().map(Error::kind));
+    let wake = done?;
+    context.attempts().remove(&ObjectRef::from_obj(&*api_key));
+    Ok(Action::requeue(context.until(wake)))
+}
+
+async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<Option<Timestamp>, Error> {
+    let mut held: Option<HeldKey> = None;
+    let mut second_looks = 0;
+    for _ in 0..WRITES_PER_PASS {
+        let facts = held.as_ref().map(HeldKey::facts);
+        let seen = observe(&context.cluster, &context.index, namespace, name, facts).await?;
+        let Some(sight) = seen else { return Ok(None) };
+        let done = match lifecycle::plan(&sight.observed, clock::now()) {
+            Plan::Done => return Ok(None),
+            Plan::Settled { status, wake } => {
+                show(context, &sight, &status).await?;
+                return Ok(wake);
+            }
+            Plan::Write(write) => carry_out(context, &sight, write, &mut held).await,
+        };
+        match done {
+            Err(error) if second_looks < SECOND_LOOKS && error.is_worth_another_look() => {
+                debug!(%error, "looking again");
+                second_looks += 1;
+            }
+            done => done?,
+        }
+    }
+    Err(Error::NoRest)
+}
+
+async fn carry_out(context: &Context, sight: &Sight, write: Write, held: &mut Option<HeldKey>) -> Result<(), Error> {
+    let released = matches!(write, Write::RemoveFinalizer);
+    let issued = matches!(write, Write::CreateSecret { .. });
+    debug!(write = kind(&write), "writing");
+    apply(&context.cluster, sight, write, held).await?;
+    if issued {
+        context.metrics.observe_issue(clock::now().duration_since(sight.observed.created));
+    }
+    if released {
+        let note = "every key of this ApiKey is revoked for good".to_owned();
+        publish(context, &sight.object, Announcement { reason: "Revoked", warning: false, note }).await;
+    }
+    Ok(())
+}
+
+/// The word for a write in the log; the write itself holds a digest.
+fn kind(write: &Write) -> &'static str {
+    match write {
+        Write::AddFinalizer => "AddFinalizer",
+        Write::RemoveFinalizer => "RemoveFinalizer",
+        Write::CreateRecord { .. } => "CreateRecord",
+        Write::UpdateRecord { .. } => "UpdateRecord",
+        Write::CreateSecret { .. } => "CreateSecret",
+        Write::ReplaceSecret { .. } => "ReplaceSecret",
+        Write::MarkSecret { .. } => "MarkSecret",
+    }
+}
+
+/// Writes the status where it differs, and tells people what changed.
+async fn show(context: &Context, sight: &Sight, status: &ApiKeyStatus) -> Result<(), Error> {
+    if *status == sight.observed.status {
+        return Ok(());
+    }
+    write_status(&context.cluster, sight, status).await?;
+    let current = sight.observed.records.iter().find(|record| Some(record.spec.serial) == status.serial);
+    let cause = current.map(|record| record.cause);
+    for announcement in lifecycle::announcements(&sight.observed.status, status, cause) {
+        info!(
+            api_key = %record_of(&sight.observed.reference),
+            reason = announcement.reason,
+            note = announcement.note,
+            "changed"
+        );
+        publish(context, &sight.object, announcement).await;
+    }
+    Ok(())
+}
+
+/// Events are for people and best effort: they are refused in a namespace that is going, for one.
+async fn publish(context: &Context, object: &DynamicObject, announcement: Announcement) {
+    let event = Event {
+        type_: if announcement.warning { EventType::Warning } else { EventType::Normal },
+        reason: announcement.reason.to_owned(),
+        note: Some(announcement.note),
+        action: announcement.reason.to_owned(),
+        secondary: None,
+    };
+    let regarding = object.object_ref(&kube::api::ApiResource::erase::<ApiKey>(&()));
+    if let Err(error) = context.recorder.publish(&event, &regarding).await {
+        debug!(error = %Error::from(error), reason = announcement.reason, "the event was not taken");
+    }
+}
+
+/// `namespace/name`, for the log.
+fn record_of(reference: &ApiKeyReference) -> String {
+    format!("{}/{}", reference.namespace, reference.name)
+}
+
+/// The pause doubles with every failure in a row, is spread so that many failures do not come back at once, and is never
+/// shorter than what the API server asked for.
+fn pause_after_failure(api_key: Arc<Watched>, error: &Error, context: Arc<Context>) -> Action {
+    let mut attempts = context.attempts();
+    let attempt = attempts.entry(ObjectRef::from_obj(&*api_key)).or_default();
+    let pause = SHORTEST_PAUSE.saturating_mul(1 << (*attempt).min(16)).min(LONGEST_PAUSE);
+    *attempt = attempt.saturating_add(1);
+    let pause = pause.mul_f64(rand::rng().random_range(0.75..1.25)).max(error.retry_after().unwrap_or_default());
+    warn!(namespace = api_key.namespace(), name = api_key.name_any(), %error, attempt, pause_ms = pause.as_millis(), "a pass failed");
+    Action::requeue(pause)
+}
+
+impl Context {
+    fn attempts(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectRef<Watched>, u32>> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long until the next pass: at `wake`, or at the resync, whichever is first. Timers stand still while a machine
+    /// sleeps, so that a distant `wake` is reached in several steps, each of which reads the clock anew.
+    fn until(&self, wake: Option<Timestamp>) -> Duration {
+        let objects = u32::try_from(self.store.len()).unwrap_or(u32::MAX);
+        let longest = self.resync.max(Duration::from_secs((objects * READS_PER_PASS / RESYNC_READS_PER_SECOND).into()));
+        let spread = longest.mul_f64(rand::rng().random_range(0.5..1.0));
+        let awaited = wake.map(|wake| Duration::try_from(wake.duration_since(clock::now())).unwrap_or_default());
+        // A moment later, as a status in whole seconds must not be derived just before its second begins.
+        awaited.map_or(spread, |awaited| (awaited + Duration::from_millis(20)).min(spread))
+    }
+}

@@ -1,0 +1,72 @@
+//! The objects that the controller may touch, and where they are.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Api, Client};
+
+use crate::api::{ApiKey, ApiKeyRecord};
+
+/// Typed access for requests that are answered within [`crate::client::REQUEST_TIMEOUT`].
+#[derive(Clone)]
+pub(super) struct Cluster {
+    client: Client,
+    system_namespace: String,
+    watched_namespace: Option<String>,
+}
+
+impl Cluster {
+    pub(super) fn new(client: Client, system_namespace: &str, watched_namespace: Option<&str>) -> Self {
+        Self {
+            client,
+            system_namespace: system_namespace.to_owned(),
+            watched_namespace: watched_namespace.map(str::to_owned),
+        }
+    }
+
+    /// ApiKeys as they are stored: one that cannot be read must be answered with a condition, not with an error.
+    pub(super) fn api_keys(&self, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, &ApiResource::erase::<ApiKey>(&()))
+    }
+
+    /// Every ApiKey that this controller looks after, its metadata alone.
+    pub(super) fn watched_api_keys(&self) -> Api<PartialObjectMeta<ApiKey>> {
+        api_keys_in(self.client.clone(), self.watched_namespace.as_deref())
+    }
+
+    /// Whether ApiKeys of this namespace are looked after.
+    pub(super) fn watches(&self, namespace: &str) -> bool {
+        self.watched_namespace.as_deref().is_none_or(|watched| watched == namespace)
+    }
+
+    pub(super) fn secrets(&self, namespace: &str) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    pub(super) fn records(&self) -> Api<ApiKeyRecord> {
+        Api::namespaced(self.client.clone(), &self.system_namespace)
+    }
+
+    /// Records as they are stored: one that cannot be read must not hide the others from a list.
+    pub(super) fn stored_records(&self) -> Api<DynamicObject> {
+        stored_records(self.client.clone(), &self.system_namespace)
+    }
+
+    pub(super) fn recorder(&self, instance: &str) -> Recorder {
+        let reporter = Reporter { controller: "keywright-controller".into(), instance: Some(instance.to_owned()) };
+        Recorder::new(self.client.clone(), reporter)
+    }
+}
+
+/// The metadata of the ApiKeys of one namespace or of all.
+pub(super) fn api_keys_in(client: Client, namespace: Option<&str>) -> Api<PartialObjectMeta<ApiKey>> {
+    match namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    }
+}
+
+/// See [`Cluster::stored_records`].
+pub(super) fn stored_records(client: Client, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client, namespace, &ApiResource::erase::<ApiKeyRecord>(&()))
+}

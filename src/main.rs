@@ -1,0 +1,73 @@
+//! `keywright`: the one binary of the server image. Parses, picks a role, and turns its end into an exit code:
+//! 0 done, 1 failure, 2 usage.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::error;
+use tracing_subscriber::EnvFilter;
+
+use keywright::args::{Arguments, CrdsArguments, Role, ServerArguments};
+use keywright::{api, client, controller, server, telemetry};
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().role {
+        Role::Crds(arguments) => print_crds(&arguments),
+        Role::Controller(arguments) => serve(&arguments.server, async {
+            let config = client::config(arguments.server.kubeconfig.as_deref()).await?;
+            controller::run(&config, arguments.options(&hostname()), terminated()?).await
+        }),
+        Role::Verifier(arguments) => serve(&arguments.server, async {
+            let config = client::config(arguments.server.kubeconfig.as_deref()).await?;
+            server::run(client::watching(&config)?, arguments.options(), terminated()?).await
+        }),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(error = format!("{error:#}"), "failed");
+            eprintln!("keywright: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_crds(arguments: &CrdsArguments) -> anyhow::Result<()> {
+    for definition in api::custom_resource_definitions() {
+        let yaml = serde_yaml::to_string(&definition)?;
+        match &arguments.output_directory {
+            Some(folder) => {
+                let file = folder.join(format!("{}.yaml", definition.spec.names.plural));
+                std::fs::write(&file, yaml).with_context(|| format!("cannot write {}", file.display()))?;
+            }
+            None => write!(std::io::stdout(), "---\n{yaml}")?,
+        }
+    }
+    Ok(())
+}
+
+fn serve(arguments: &ServerArguments, role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    telemetry::start_log(arguments.log_format, EnvFilter::try_new(&arguments.log_filter)?)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(role)
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn terminated() -> anyhow::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// In a Pod, the Pod's name.
+fn hostname() -> String {
+    std::env::var("POD_NAME")
+        .or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"))
+        .map_or_else(|_| "keywright".to_owned(), |name| name.trim().to_owned())
+}

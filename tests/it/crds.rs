@@ -1,0 +1,322 @@
+//! The CustomResourceDefinitions on the real API server: what they refuse without any webhook, and in which words.
+
+use std::collections::BTreeMap;
+
+use keywright::api::{ApiKey, ApiKeyRecord, custom_resource_definitions};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+
+use super::scene::api_key;
+use super::testbed::Installation;
+
+#[test]
+fn the_generated_files_are_those_of_the_types() {
+    for definition in custom_resource_definitions() {
+        let file = format!("{}/crds/{}.yaml", env!("CARGO_MANIFEST_DIR"), definition.spec.names.plural);
+        let generated = serde_yaml::to_string(&definition).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), generated, "{file} is out of date: run make crds");
+    }
+}
+
+/// A dry run, so that thousands of objects leave nothing behind.
+async fn create(api: &Api<ApiKey>, spec: Value) -> Result<(), String> {
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    // Through JSON and not through the type, which would refuse what the API server is to refuse.
+    let mut object = serde_json::to_value(api_key("row", json!({}))).unwrap();
+    object["spec"] = spec;
+    let api: Api<kube::api::DynamicObject> = Api::namespaced_with(
+        api.clone().into_client(),
+        api.namespace().unwrap(),
+        &kube::api::ApiResource::erase::<ApiKey>(&()),
+    );
+    api.create(&dry_run, &serde_json::from_value(object).unwrap()).await.map(drop).map_err(message)
+}
+
+fn message(error: kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn every_row_of_the_address_cases_gets_its_verdict_from_the_definition_alone() {
+    let installation = Installation::new("crd-addresses").await;
+    let api = installation.tenant::<ApiKey>();
+    let mut wrong = Vec::new();
+    let mut rows = 0;
+    for line in include_str!("../cases/allowed-ips.tsv").lines().filter(|line| !line.starts_with('#')) {
+        let columns: Vec<_> = line.split('\t').collect();
+        let entry: String = serde_json::from_str(&format!("\"{}\"", columns[0])).unwrap();
+        let answer = create(&api, json!({"allowedIPs": [entry]})).await;
+        if answer.is_ok() != (columns[1] == "accept") {
+            wrong.push(format!("{line}: {answer:?}"));
+        }
+        rows += 1;
+    }
+    assert_eq!(rows, 144);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[tokio::test]
+async fn every_rule_refuses_with_a_message_that_helps() {
+    let installation = Installation::new("crd-rules").await;
+    let api = installation.tenant::<ApiKey>();
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let address = "must be an IPv4 or IPv6 address or a CIDR without host bits, such as 192.0.2.7, 10.0.0.0/8 or \
+        2001:db8::/32: no leading zeros, spaces, zones, ports, ranges or names, no IPv4-mapped IPv6, and not the \
+        unspecified, the broadcast or a multicast address";
+    let lifetime = "expiresIn must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d";
+    let every = "every must be a duration such as 30d or 12h, from 1m to 3650d";
+    for (good, bad, expected) in [
+        (
+            json!({"displayName": "Ä".repeat(128)}),
+            json!({"displayName": "a\tb"}),
+            "spec.displayName: Invalid value: \"a\\tb\": displayName must not hold control characters",
+        ),
+        (
+            json!({"displayName": "x"}),
+            json!({"displayName": ""}),
+            "spec.displayName: Invalid value: \"\": spec.displayName in body should be at least 1 chars long",
+        ),
+        (
+            json!({"displayName": "x"}),
+            json!({"displayName": "x".repeat(129)}),
+            "spec.displayName: Too long: may not be more than 128 bytes",
+        ),
+        (
+            json!({"description": "a\nb"}),
+            json!({"description": "a\rb"}),
+            "spec.description: Invalid value: \"a\\rb\": description must not hold control characters other than newline",
+        ),
+        (
+            json!({"owner": "ada@example.org"}),
+            json!({"owner": "a b"}),
+            "spec.owner: Invalid value: \"a b\": owner must be 1 to 128 letters, digits and ._@:/+=-",
+        ),
+        (
+            json!({"expiresIn": "Never"}),
+            json!({"expiresIn": "never"}),
+            &*format!("spec.expiresIn: Invalid value: \"never\": {lifetime}"),
+        ),
+        (
+            json!({"expiresIn": "1m"}),
+            json!({"expiresIn": "59s"}),
+            &*format!("spec.expiresIn: Invalid value: \"59s\": {lifetime}"),
+        ),
+        (
+            json!({"expiresIn": "3650d"}),
+            json!({"expiresIn": "3650d1s"}),
+            &*format!("spec.expiresIn: Invalid value: \"3650d1s\": {lifetime}"),
+        ),
+        (
+            json!({"expiresAt": "2027-01-01T00:00:00Z"}),
+            json!({"expiresAt": "soon"}),
+            "spec.expiresAt: Invalid value: \"soon\": spec.expiresAt in body must be of type date-time: \"soon\"",
+        ),
+        (
+            json!({"expiresIn": "1d"}),
+            json!({"expiresIn": "1d", "expiresAt": "2027-01-01T00:00:00Z"}),
+            "spec: Invalid value: expiresIn and expiresAt exclude each other: keep one",
+        ),
+        (
+            json!({}),
+            json!({"allowedIPs": []}),
+            "spec.allowedIPs: Invalid value: an empty list allows nobody: leave the field out to allow any address",
+        ),
+        (
+            json!({"allowedIPs": ["10.0.0.0/8", "::1"]}),
+            json!({"allowedIPs": ["::1", "10.0.0.1/8"]}),
+            &*format!("spec.allowedIPs[1]: Invalid value: \"10.0.0.1/8\": {address}"),
+        ),
+        (
+            json!({"allowedIPs": ["10.0.0.1"]}),
+            json!({"allowedIPs": ["10.0.0.1,10.0.0.2"]}),
+            "spec.allowedIPs[0]: Invalid value: \"10.0.0.1,10.0.0.2\": one address or CIDR for each item: write a list instead of commas",
+        ),
+        (
+            json!({"allowedIPs": ["10.0.0.1"]}),
+            json!({"allowedIPs": ["10.0.0.1", "10.0.0.1"]}),
+            "spec.allowedIPs[1]: Duplicate value: \"10.0.0.1\"",
+        ),
+        (
+            json!({"allowedIPs": addresses(256)}),
+            json!({"allowedIPs": addresses(257)}),
+            "spec.allowedIPs: Too many: 257: must have at most 256 items",
+        ),
+        (
+            json!({"scopes": ["a:b/c.d_e-f"]}),
+            json!({"scopes": ["ok", "not ok"]}),
+            "spec.scopes[1]: Invalid value: \"not ok\": a scope is 1 to 64 letters, digits and ._:/-",
+        ),
+        (json!({"scopes": []}), json!({"scopes": ["a", "a"]}), "spec.scopes[1]: Duplicate value: \"a\""),
+        (
+            json!({"scopes": scopes(32)}),
+            json!({"scopes": scopes(33)}),
+            "spec.scopes: Too many: 33: must have at most 32 items",
+        ),
+        (
+            json!({"suspended": true}),
+            json!({"suspended": "yes"}),
+            "spec.suspended: Invalid value: \"string\": spec.suspended in body must be of type boolean: \"string\"",
+        ),
+        (
+            json!({"rotation": {"every": "1m"}}),
+            json!({"rotation": {"every": "30s"}}),
+            &*format!("spec.rotation.every: Invalid value: \"30s\": {every}"),
+        ),
+        (
+            json!({"rotation": {"every": "1h", "overlap": "1h"}}),
+            json!({"rotation": {"every": "1h", "overlap": "61m"}}),
+            "spec.rotation: Invalid value: overlap must not be longer than every",
+        ),
+        (
+            json!({"rotation": {"overlap": "0s"}}),
+            json!({"rotation": {"overlap": "soon"}}),
+            "spec.rotation.overlap: Invalid value: \"soon\": overlap must be a duration such as 24h or 0s, at most 3650d",
+        ),
+        (
+            json!({"secret": {"name": "a.b-c"}}),
+            json!({"secret": {"name": "A"}}),
+            "spec.secret.name: Invalid value: \"A\": secret.name must be a Secret's name: lower-case letters, digits, - and .",
+        ),
+        (
+            json!({"secret": {"key": "API_KEY"}}),
+            json!({"secret": {"key": "a/b"}}),
+            "spec.secret.key: Invalid value: \"a/b\": secret.key must be letters, digits and -._",
+        ),
+        (
+            json!({"keyHash": digest}),
+            json!({"keyHash": "sha256:00"}),
+            "spec.keyHash: Invalid value: \"sha256:00\": keyHash must be sha256: and 64 lower-case hexadecimal digits",
+        ),
+        (
+            json!({"keyHash": digest}),
+            json!({"keyHash": digest, "secret": {}}),
+            "spec: Invalid value: keyHash excludes secret: a key that was made elsewhere is not delivered",
+        ),
+        (
+            json!({"keyHash": digest}),
+            json!({"keyHash": digest, "rotation": {}}),
+            "spec: Invalid value: keyHash excludes rotation: a key that was made elsewhere cannot be replaced here",
+        ),
+    ] {
+        assert_eq!(create(&api, good.clone()).await, Ok(()), "{good}");
+        let refused = create(&api, bad.clone()).await.unwrap_err();
+        assert!(refused.contains(expected), "{bad}\n  says    {refused}\n  and not {expected}");
+    }
+}
+
+fn addresses(count: u32) -> Vec<String> {
+    (0..count).map(|index| std::net::Ipv4Addr::from(0x0a00_0000 + index).to_string()).collect()
+}
+
+fn scopes(count: u32) -> Vec<String> {
+    (0..count).map(|index| format!("scope-{index}")).collect()
+}
+
+#[tokio::test]
+async fn what_is_immutable_stays() {
+    let installation = Installation::new("crd-immutable").await;
+    let api = installation.tenant::<ApiKey>();
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let (name, key, hash) = (
+        "spec.secret.name is immutable: create another ApiKey for another Secret",
+        "secret.key is immutable: create another ApiKey for another data key",
+        "keyHash is immutable: create another ApiKey for another key",
+    );
+    for (index, (before, allowed, refused, expected)) in [
+        (
+            json!({}),
+            json!({"secret": {"name": "object-0", "key": "api-key"}}),
+            json!({"secret": {"name": "other"}}),
+            name,
+        ),
+        (json!({"secret": {"name": "other"}}), json!({"owner": "ada"}), json!({"secret": null}), name),
+        (json!({"secret": {"key": "A"}}), json!({"owner": "ada"}), json!({"secret": {"key": null}}), key),
+        (json!({}), json!({"owner": "ada"}), json!({"keyHash": digest}), hash),
+        (json!({"keyHash": digest}), json!({"owner": "ada"}), json!({"keyHash": null}), hash),
+        (json!({"keyHash": digest}), json!({"suspended": true}), json!({"keyHash": digest.replace('0', "1")}), hash),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let object = format!("object-{index}");
+        api.create(&PostParams::default(), &api_key(&object, before)).await.unwrap();
+        let patch = |spec: &Value| Patch::Merge(json!({ "spec": spec }));
+        api.patch(&object, &PatchParams::default(), &patch(&allowed)).await.unwrap();
+        let answer = api.patch(&object, &PatchParams::default(), &patch(&refused)).await.map_err(message);
+        let said = answer.expect_err("an immutable field changed");
+        assert!(said.contains(expected), "{refused}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_keeps_its_identity_and_its_end() {
+    let installation = Installation::new("crd-records").await;
+    let api = installation.system::<ApiKeyRecord>();
+    let record = json!({
+        "apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKeyRecord", "metadata": {"name": "uid-1"},
+        "spec": {
+            "digest": format!("sha256:{}", "0".repeat(64)), "keyPrefix": "keyw1_abcdefgh", "serial": 1,
+            "apiKey": {"namespace": "team-a", "name": "ci", "uid": "uid"}, "rotateRequest": "1",
+        },
+    });
+    api.create(&PostParams::default(), &serde_json::from_value(record).unwrap()).await.unwrap();
+    let patch = async |spec: Value| {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        api.patch("uid-1", &PatchParams::default(), &patch).await.map(drop).map_err(message)
+    };
+    for (change, expected) in [
+        (json!({"digest": format!("sha256:{}", "1".repeat(64))}), "digest, apiKey and serial are immutable"),
+        (json!({"apiKey": {"name": "other"}}), "digest, apiKey and serial are immutable"),
+        (json!({"serial": 2}), "digest, apiKey and serial are immutable"),
+        (json!({"keyPrefix": null}), "keyPrefix is immutable"),
+        (json!({"rotateRequest": "2"}), "rotateRequest is immutable"),
+        (json!({"allowedIPs": []}), "an empty list allows nobody"),
+    ] {
+        let said = patch(change.clone()).await.expect_err("an immutable field changed");
+        assert!(said.contains(expected), "{change}: {said}");
+    }
+    patch(json!({"owner": "ada", "suspended": true, "notAfter": "2027-01-01T00:00:00Z"})).await.unwrap();
+    patch(json!({"revoked": {"at": "2027-01-01T00:00:00Z", "reason": "Deleted"}})).await.unwrap();
+    for change in [json!({"revoked": null}), json!({"revoked": {"reason": "Replaced"}})] {
+        let said = patch(change).await.expect_err("a revoked key came back");
+        assert!(said.contains("revoked cannot be unset or changed: a revoked key stays revoked"), "{said}");
+    }
+    let leaked = kube::api::ListParams::default().fields(&format!("spec.digest=sha256:{}", "0".repeat(64)));
+    let found = api.list(&leaked).await.unwrap();
+    assert_eq!(found.items.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["uid-1"]);
+}
+
+#[tokio::test]
+async fn kubectl_prints_the_columns_that_people_look_for() {
+    let installation = Installation::new("crd-columns").await;
+    let api = installation.tenant::<ApiKey>();
+    let spec = json!({"owner": "ada", "displayName": "Build", "allowedIPs": ["10.0.0.0/8"]});
+    api.create(&PostParams::default(), &api_key("ci", spec)).await.unwrap();
+    let header = |words: &[&str]| {
+        let mut kubectl = installation.control_plane.kubectl(words);
+        let printed = super::testbed::output(kubectl.args(["--namespace", &installation.tenant_namespace])).unwrap();
+        // Columns are apart by three spaces or more; names hold one.
+        let split = |line: &str| {
+            line.split("   ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let lines: Vec<_> = printed.lines().map(split).collect();
+        (lines[0].clone(), lines[1].clone())
+    };
+    let narrow = ["NAME", "OWNER", "KEY", "CREATED", "LAST USED", "EXPIRES", "STATUS"];
+    for words in [["get", "apikeys"], ["get", "kwk"], ["get", "keywright"]] {
+        let (columns, row) = header(&words);
+        assert_eq!(columns, narrow, "{words:?}");
+        assert_eq!(row[..2], ["ci", "ada"], "{words:?}");
+    }
+    let (columns, _) = header(&["get", "apikeys", "--output=wide"]);
+    assert_eq!(columns, [&narrow[..], &["SECRET", "ALLOWED IPS", "DISPLAY NAME"]].concat());
+    let names: BTreeMap<_, _> = custom_resource_definitions()
+        .into_iter()
+        .map(|crd| (crd.spec.names.plural, crd.spec.names.short_names))
+        .collect();
+    assert_eq!(names["apikeyrecords"], Some(vec!["kwr".to_owned()]));
+}

@@ -1,0 +1,108 @@
+//! The edges between modules, and what pure files must not hold. One crate cannot have the compiler see to it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Who may use whom. Everything may use itself and its children.
+const EDGES: &[(&str, &[&str])] = &[
+    ("api", &[]),
+    ("key", &[]),
+    ("address", &[]),
+    ("duration", &[]),
+    ("clock", &[]),
+    ("client", &[]),
+    ("telemetry", &[]),
+    ("lifecycle", &["api", "key", "address", "duration"]),
+    ("keyring", &["api", "key", "address"]),
+    ("verify", &["keyring", "key", "address"]),
+    ("feed", &["api", "keyring"]),
+    ("server", &["feed", "verify", "keyring", "key", "address", "clock"]),
+    ("controller", &["api", "key", "lifecycle", "server", "client", "clock", "telemetry"]),
+    ("args", &["address", "duration", "telemetry", "controller", "server"]),
+];
+
+/// Modules that take values and the time, and give values.
+const PURE: &[&str] = &["key", "address", "duration", "lifecycle", "keyring", "verify"];
+
+const NOT_PURE: &[&str] = &[
+    "async ",
+    ".await",
+    "tokio::",
+    "kube::",
+    "Timestamp::now",
+    "Instant::now",
+    "SystemTime::now",
+    "rand::rng",
+    "SysRng",
+];
+
+/// A module's production code: without the tests at its end, and without comments.
+fn modules() -> Vec<(String, PathBuf, String)> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![source.clone()];
+    let mut modules = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let relative = path.strip_prefix(&source).unwrap();
+            let top = relative.components().next().unwrap().as_os_str().to_str().unwrap();
+            let name = top.trim_end_matches(".rs").to_owned();
+            if !["main", "lib"].contains(&&*name) && path.file_name().unwrap() != "tests.rs" {
+                let text = fs::read_to_string(&path).unwrap();
+                let code =
+                    text.split("#[cfg(test)]\n#[allow").next().unwrap().split("#[cfg(test)]\nmod").next().unwrap();
+                let code =
+                    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+                modules.push((name, path, code));
+            }
+        }
+    }
+    assert!(modules.len() > 20, "the source is not where it was");
+    modules
+}
+
+#[test]
+fn edges_point_one_way() {
+    let names: BTreeSet<&str> = EDGES.iter().map(|(name, _)| *name).collect();
+    for (name, path, code) in modules() {
+        let (_, allowed) =
+            EDGES.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name} is new here"));
+        for other in &names {
+            let uses = code.contains(&format!("crate::{other}::"))
+                || code.contains(&format!("crate::{other};"))
+                || braced(&code).any(|used| used == *other);
+            assert!(!uses || *other == name || allowed.contains(other), "{} must not use {other}", path.display());
+        }
+    }
+}
+
+/// The names in `use crate::{client, clock};` and the like.
+fn braced(code: &str) -> impl Iterator<Item = &str> {
+    code.split("use crate::{")
+        .skip(1)
+        .filter_map(|rest| rest.split('}').next())
+        .flat_map(|names| names.split(',').map(|name| name.trim().split("::").next().unwrap()))
+}
+
+#[test]
+fn pure_files_hold_no_clock_no_randomness_and_no_network() {
+    for (name, path, code) in modules().into_iter().filter(|(name, ..)| PURE.contains(&&**name)) {
+        for word in NOT_PURE {
+            assert!(!code.contains(word), "{word} in {} ({name} is pure)", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_verifier_never_reaches_secrets() {
+    for (_, path, code) in
+        modules().into_iter().filter(|(name, ..)| ["verify", "server", "feed", "keyring"].contains(&&**name))
+    {
+        assert!(!code.contains("core::v1::Secret"), "{}", path.display());
+    }
+}

@@ -1,0 +1,366 @@
+//! A key's life on the real API server, told through what its users notice.
+
+use k8s_openapi::api::events::v1::Event;
+use keywright::api::{ApiKey, ConditionStatus, ConditionType, Reason};
+use keywright::key::{Digest, Presented};
+use kube::ResourceExt;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use serde_json::json;
+
+use super::scene::{INSIDE, OUTSIDE, Scene, is};
+use super::testbed::{Installation, output, wait};
+
+#[tokio::test]
+async fn a_declared_key_is_handed_out_recognised_and_enforced() {
+    let scene = Scene::new("issue").await;
+    let spec = json!({"owner": "ada@example.org", "scopes": ["read", "write"], "allowedIPs": ["192.0.2.0/24"], "expiresIn": "90d"});
+    scene.declare("ci", spec).await;
+    let key = scene.key("ci", 1).await;
+
+    let prefix = Presented::parse(key.as_bytes()).unwrap().prefix().to_string();
+    scene.answers(&key, INSIDE, 200).await;
+    let allowed = scene.ask(&key, INSIDE, "/verify?namespace=elsewhere&scope=read").await;
+    assert_eq!(allowed.status, 403, "the route asks for another namespace");
+    let route = format!("/verify?namespace={}&scope=read", scene.installation.tenant_namespace);
+    let allowed = scene.ask(&key, INSIDE, &route).await;
+    for header in [
+        format!("x-keywright-key: {prefix}"),
+        format!("x-keywright-namespace: {}", scene.installation.tenant_namespace),
+        "x-keywright-name: ci".to_owned(),
+        "x-keywright-owner: ada@example.org".to_owned(),
+        "x-keywright-scopes: read write".to_owned(),
+        "cache-control: no-store".to_owned(),
+    ] {
+        assert!(allowed.head.contains(&header), "{header} is not in {}", allowed.head);
+    }
+    assert_eq!(scene.ask(&key, OUTSIDE, "/verify").await.status, 403);
+    assert_eq!(scene.ask(&format!("{}000000", &key[..49]), INSIDE, "/verify").await.status, 401);
+
+    let api_key = scene.check_in_force("ci").await;
+    let status = api_key.status.unwrap();
+    assert_eq!((status.serial, status.secret_name.as_deref()), (Some(1), Some("ci")));
+    assert_eq!(status.observed_generation, api_key.metadata.generation);
+    let secret = scene.secrets().get("ci").await.unwrap();
+    assert_eq!(secret.type_.as_deref(), Some("Opaque"));
+    assert_eq!(secret.annotations()["keywright.dev/key-prefix"], prefix);
+    assert_eq!(secret.annotations()["keywright.dev/serial"], "1");
+    assert_eq!(secret.annotations()["keywright.dev/expires-at"], status.expires.unwrap());
+    assert_eq!(secret.labels()["app.kubernetes.io/managed-by"], "keywright");
+    let [owner] = secret.owner_references() else { panic!("one owner") };
+    assert_eq!((owner.kind.as_str(), owner.controller), ("ApiKey", Some(true)));
+    let record = scene.record(&key).await;
+    assert!(record.owner_references().is_empty(), "the garbage collector deletes what a foreign namespace owns");
+}
+
+#[tokio::test]
+async fn issuing_takes_four_writes_and_a_restart_none() {
+    let mut scene = Scene::new("writes").await;
+    scene.declare("ci", json!({"expiresIn": "30d"})).await;
+    scene.check_in_force("ci").await;
+    let issue = ["patch apikeys", "create apikeyrecords", "create secrets", "update apikeys/status"];
+    assert_eq!(scene.writes().await, issue);
+
+    scene.kill_controller().await;
+    scene.start_controller(&["--resync=1s"]).await;
+    // Whatever the restart and the resync had to write comes before the answer to something new.
+    scene.declare("another", json!({})).await;
+    scene.check_in_force("another").await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(scene.writes().await, [issue, issue].concat());
+}
+
+#[tokio::test]
+async fn the_key_is_in_its_secret_and_nowhere_else() {
+    let scene = Scene::in_installation(Installation::new("secrecy").await, &["--log-filter=trace"]).await;
+    scene.declare("ci", json!({})).await;
+    let key = scene.key("ci", 1).await;
+    scene.answers(&key, INSIDE, 200).await;
+    scene.secrets().delete("ci", &DeleteParams::default()).await.unwrap();
+    touch(&scene, "ci").await;
+    let second = scene.key("ci", 2).await;
+    wait_for_event(&scene, "ci", "SecretRecreated").await;
+    let system = &scene.installation.system_namespace;
+    let tenant = &scene.installation.tenant_namespace;
+    let mut told = scene.controller.as_ref().unwrap().printed() + &scene.verifier.printed();
+    for (namespace, kinds) in [(tenant, "apikeys,events"), (system, "apikeyrecords,leases,secrets")] {
+        let mut kubectl =
+            scene.installation.control_plane.kubectl(["get", kinds, "--output=yaml", "--namespace", namespace]);
+        told += &output(&mut kubectl).unwrap();
+    }
+    assert!(told.contains(&key[..14]), "the prefix is what people recognise a key by");
+    for key in [key, second] {
+        assert!(!told.contains(&key[..15]), "more than the prefix of a key was told");
+        assert!(!told.contains(&key[14..]), "the secret part of a key was told");
+    }
+}
+
+#[tokio::test]
+async fn what_is_edited_is_enforced() {
+    let scene = Scene::new("edits").await;
+    scene.declare("ci", json!({"owner": "ada", "allowedIPs": ["192.0.2.0/24"]})).await;
+    let key = scene.key("ci", 1).await;
+    scene.answers(&key, INSIDE, 200).await;
+    scene.edit("ci", json!({"allowedIPs": ["198.51.100.0/24"]})).await;
+    scene.answers(&key, INSIDE, 403).await;
+    scene.answers(&key, OUTSIDE, 200).await;
+    scene.edit("ci", json!({"allowedIPs": null, "scopes": ["read"], "owner": "grace"})).await;
+    scene.answers(&key, INSIDE, 200).await;
+    let record = scene.record(&key).await.name_any();
+    wait::for_object(&scene.records(), &record, |record: &keywright::api::ApiKeyRecord| {
+        record.spec.owner.as_deref() == Some("grace") && record.spec.scopes == ["read"]
+    })
+    .await;
+    scene.edit("ci", json!({"suspended": true})).await;
+    scene.answers(&key, INSIDE, 401).await;
+    let suspended = scene.reason("ci", Reason::Suspended).await;
+    assert_eq!(condition(&suspended, ConditionType::Ready), ConditionStatus::True, "suspended as declared");
+    wait_for_event(&scene, "ci", "Suspended").await;
+    scene.edit("ci", json!({"suspended": false})).await;
+    scene.answers(&key, INSIDE, 200).await;
+    let back = scene.check_in_force("ci").await;
+    assert_eq!(back.status.unwrap().serial, Some(1), "no edit makes a new key");
+}
+
+#[tokio::test]
+async fn an_expired_key_is_refused_shown_and_can_come_back() {
+    let scene = Scene::new("expiry").await;
+    let expires_at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(6);
+    let expires_at = jiff::Timestamp::from_second(expires_at.as_second()).unwrap();
+    scene.declare("brief", json!({"expiresAt": expires_at.to_string()})).await;
+    let key = scene.key("brief", 1).await;
+    scene.answers(&key, INSIDE, 200).await;
+    loop {
+        let before = jiff::Timestamp::now();
+        let status = scene.ask(&key, INSIDE, "/verify").await.status;
+        let after = jiff::Timestamp::now();
+        assert!(status != 200 || before < expires_at, "let in at {before}, expired at {expires_at}");
+        assert!(status != 401 || after >= expires_at, "refused at {after}, expires at {expires_at}");
+        if status == 401 {
+            break;
+        }
+    }
+    let expired = scene.reason("brief", Reason::Expired).await;
+    assert_eq!(condition(&expired, ConditionType::Ready), ConditionStatus::True, "expired as declared");
+    assert_eq!(condition(&expired, ConditionType::ExpiringSoon), ConditionStatus::False);
+    for reason in ["Issued", "ExpiringSoon", "Expired"] {
+        wait_for_event(&scene, "brief", reason).await;
+    }
+    scene.edit("brief", json!({"expiresAt": "2036-01-01T00:00:00Z"})).await;
+    scene.answers(&key, INSIDE, 200).await;
+    let back = scene.check_in_force("brief").await.status.unwrap();
+    assert_eq!((back.serial, back.expires.as_deref()), (Some(1), Some("2036-01-01T00:00:00Z")));
+    wait::for_object(&scene.secrets(), "brief", |secret: &k8s_openapi::api::core::v1::Secret| {
+        secret.annotations()["keywright.dev/expires-at"] == "2036-01-01T00:00:00Z"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deleted_apikey_leaves_a_tombstone_and_its_name_gets_a_new_key() {
+    let mut scene = Scene::new("deletion").await;
+    let uid = scene.declare("ci", json!({})).await.uid().unwrap();
+    let key = scene.key("ci", 1).await;
+    scene.answers(&key, INSIDE, 200).await;
+    scene.delete("ci").await;
+    scene.answers(&key, INSIDE, 401).await;
+    assert_eq!(scene.record(&key).await.spec.revoked.unwrap().reason, "Deleted");
+    wait_for_event(&scene, "ci", "Revoked").await;
+    // The garbage collector looks for new kinds every 30 s, and this one is as new as the control plane.
+    let gone = |secrets: &[k8s_openapi::api::core::v1::Secret]| secrets.is_empty();
+    wait::for_objects(&scene.secrets(), Default::default(), 3 * wait::DEADLINE, gone).await;
+
+    let again = scene.declare("ci", json!({})).await;
+    assert_ne!(again.uid().unwrap(), uid);
+    let second = scene.key("ci", 1).await;
+    assert_ne!(second, key);
+    scene.check_in_force("ci").await;
+    assert_eq!(scene.ask(&key, INSIDE, "/verify").await.status, 401, "a revoked key never comes back");
+
+    scene.kill_controller().await;
+    scene.start_controller(&["--tombstone-retention=0s", "--resync=1s"]).await;
+    wait::for_absence(&scene.records(), &format!("{uid}-1")).await;
+    scene.check_in_force("ci").await;
+    assert_eq!(scene.ask(&key, INSIDE, "/verify").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_key_dies_with_its_apikey_even_when_the_finalizer_is_stripped() {
+    let mut scene = Scene::new("stripped").await;
+    scene.declare("ci", json!({})).await;
+    let key = scene.key("ci", 1).await;
+    scene.answers(&key, INSIDE, 200).await;
+    scene.kill_controller().await;
+    scene.api_keys().delete("ci", &DeleteParams::default()).await.unwrap();
+    let nothing = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    scene.api_keys().patch("ci", &PatchParams::default(), &nothing).await.unwrap();
+    wait::for_absence(&scene.api_keys(), "ci").await;
+    assert_eq!(scene.ask(&key, INSIDE, "/verify").await.status, 200, "nobody was there to revoke it");
+    scene.start_controller(&[]).await;
+    scene.answers(&key, INSIDE, 401).await;
+    assert_eq!(scene.record(&key).await.spec.revoked.unwrap().reason, "Orphaned");
+}
+
+#[tokio::test]
+async fn a_deleted_namespace_takes_its_keys_with_it() {
+    let scene = Scene::new("namespace").await;
+    let mut keys = Vec::new();
+    for index in 0..10 {
+        scene.declare(&format!("key-{index}"), json!({})).await;
+        keys.push(scene.key(&format!("key-{index}"), 1).await);
+    }
+    let namespaces = kube::Api::<k8s_openapi::api::core::v1::Namespace>::all(scene.installation.client.clone());
+    namespaces.delete(&scene.installation.tenant_namespace, &DeleteParams::default()).await.unwrap();
+    wait::for_absence(&namespaces, &scene.installation.tenant_namespace).await;
+    for key in keys {
+        scene.answers(&key, INSIDE, 401).await;
+    }
+    let records = scene.records().list(&Default::default()).await.unwrap();
+    assert!(records.iter().all(|record| record.spec.revoked.is_some()), "{records:#?}");
+}
+
+#[tokio::test]
+async fn a_missing_or_changed_secret_gets_a_new_key_within_the_budget() {
+    let scene = Scene::new("secrets").await;
+    scene.declare("ci", json!({"rotation": {"overlap": "1h"}})).await;
+    let first = scene.key("ci", 1).await;
+    scene.secrets().delete("ci", &DeleteParams::default()).await.unwrap();
+    touch(&scene, "ci").await;
+    let second = scene.key("ci", 2).await;
+    assert_ne!(first, second);
+    let api_key = scene.check_in_force("ci").await;
+    let status = api_key.status.clone().unwrap();
+    assert_eq!(status.retiring.iter().map(|old| old.serial).collect::<Vec<_>>(), [1]);
+    assert!(is(&api_key, Reason::Rotating));
+    scene.answers(&first, INSIDE, 200).await;
+    wait_for_event(&scene, "ci", "SecretRecreated").await;
+
+    let planted = Patch::Merge(json!({"stringData": {"api-key": first}}));
+    scene.secrets().patch("ci", &PatchParams::default(), &planted).await.unwrap();
+    touch(&scene, "ci").await;
+    // The old key is a live one: it becomes the current key's place only until its overlap ends, and never for longer.
+    let planted = Patch::Merge(json!({"stringData": {"api-key": "keyw1_not-a-key"}}));
+    scene.secrets().patch("ci", &PatchParams::default(), &planted).await.unwrap();
+    touch(&scene, "ci").await;
+    let waiting = scene.reason("ci", Reason::MintBudget).await;
+    let message = &waiting.status.unwrap().conditions[0].message;
+    assert!(message.contains("the next key is issued at 20"), "{message}");
+    assert_eq!(scene.live_records(&api_key.uid().unwrap()).await.len(), 2, "nothing was minted");
+}
+
+#[tokio::test]
+async fn a_foreign_secret_is_left_alone_until_the_name_is_free() {
+    let scene = Scene::new("foreign").await;
+    let foreign = json!({"metadata": {"name": "ci"}, "stringData": {"api-key": "somebody else's"}});
+    let foreign = serde_json::from_value(foreign).unwrap();
+    let foreign = scene.secrets().create(&PostParams::default(), &foreign).await.unwrap();
+    scene.declare("ci", json!({})).await;
+    let taken = scene.reason("ci", Reason::SecretNameTaken).await;
+    assert_eq!(condition(&taken, ConditionType::Stalled), ConditionStatus::True);
+    wait_for_event(&scene, "ci", "SecretNameTaken").await;
+    assert_eq!(scene.secrets().get("ci").await.unwrap().resource_version(), foreign.resource_version());
+    assert!(scene.live_records(&taken.uid().unwrap()).await.is_empty(), "no key without a place for it");
+    scene.secrets().delete("ci", &DeleteParams::default()).await.unwrap();
+    touch(&scene, "ci").await;
+    assert_eq!(scene.check_in_force("ci").await.status.unwrap().serial, Some(1));
+}
+
+#[tokio::test]
+async fn a_record_that_is_revoked_or_removed_by_hand_is_not_restored() {
+    let scene = Scene::new("records").await;
+    for (name, revoke) in [("revoked", true), ("removed", false)] {
+        scene.declare(name, json!({})).await;
+        let first = scene.key(name, 1).await;
+        scene.answers(&first, INSIDE, 200).await;
+        let record = scene.record(&first).await.name_any();
+        if revoke {
+            let patch = Patch::Merge(json!({"spec": {"revoked": {"at": "2026-11-01T00:00:00Z", "reason": "ByHand"}}}));
+            scene.records().patch(&record, &PatchParams::default(), &patch).await.unwrap();
+        } else {
+            scene.records().delete(&record, &DeleteParams::default()).await.unwrap();
+        }
+        let second = scene.key(name, 2).await;
+        assert_ne!(first, second);
+        scene.check_in_force(name).await;
+        scene.answers(&first, INSIDE, 401).await;
+        wait_for_event(&scene, name, "SecretRecreated").await;
+    }
+}
+
+#[tokio::test]
+async fn rules_edited_into_a_record_by_hand_do_not_last() {
+    let scene = Scene::new("widened").await;
+    scene.declare("ci", json!({"allowedIPs": ["192.0.2.0/24"]})).await;
+    let key = scene.key("ci", 1).await;
+    let record = scene.record(&key).await.name_any();
+    let widened = Patch::Merge(json!({"spec": {"allowedIPs": ["0.0.0.0/0"]}}));
+    let widened = scene.records().patch(&record, &PatchParams::default(), &widened).await.unwrap();
+    wait::for_object(&scene.records(), &record, move |record: &keywright::api::ApiKeyRecord| {
+        record.resource_version() != widened.resource_version()
+            && record.spec.allowed_ips.as_deref() == Some(&["192.0.2.0/24".to_owned()])
+    })
+    .await;
+    scene.answers(&key, OUTSIDE, 403).await;
+}
+
+#[tokio::test]
+async fn what_the_definition_cannot_refuse_is_not_acted_on() {
+    let scene = Scene::new("invalid").await;
+    let twice = json!(["192.0.2.1", "192.0.2.1/32"]);
+    scene.declare("never", json!({"allowedIPs": twice})).await;
+    let invalid = scene.reason("never", Reason::Invalid).await;
+    assert_eq!(condition(&invalid, ConditionType::Ready), ConditionStatus::False);
+    assert_eq!(condition(&invalid, ConditionType::Stalled), ConditionStatus::True);
+    let message = &invalid.status.unwrap().conditions[0].message;
+    assert!(message.starts_with("spec.allowedIPs[1]: "), "{message}");
+    assert!(scene.secrets().get_opt("never").await.unwrap().is_none());
+
+    scene.declare("ci", json!({})).await;
+    let key = scene.key("ci", 1).await;
+    scene.answers(&key, INSIDE, 200).await;
+    scene.edit("ci", json!({"allowedIPs": twice})).await;
+    scene.answers(&key, INSIDE, 401).await;
+    scene.edit("ci", json!({"allowedIPs": ["192.0.2.0/24"]})).await;
+    scene.answers(&key, INSIDE, 200).await;
+}
+
+#[tokio::test]
+async fn a_key_made_elsewhere_is_enforced_and_never_delivered() {
+    let scene = Scene::new("submitted").await;
+    let key = include_str!("../cases/keys.tsv").lines().nth(2).unwrap().split('\t').next().unwrap();
+    let digest = Digest::of(key.as_bytes()).to_string();
+    scene.declare("laptop", json!({"keyHash": digest, "owner": "ada"})).await;
+    let active = scene.reason("laptop", Reason::Active).await.status.unwrap();
+    assert_eq!((active.key_prefix, active.secret_name), (None, None));
+    scene.answers(key, INSIDE, 200).await;
+    let answer = scene.ask(key, INSIDE, "/verify").await;
+    assert!(answer.head.contains(&format!("x-keywright-key: {}", &key[..14])), "{}", answer.head);
+    assert!(scene.secrets().get_opt("laptop").await.unwrap().is_none());
+    scene.delete("laptop").await;
+    scene.answers(key, INSIDE, 401).await;
+    scene.declare("laptop", json!({"keyHash": digest})).await;
+    scene.reason("laptop", Reason::Active).await;
+    assert_eq!(scene.ask(key, INSIDE, "/verify").await.status, 401, "what was revoked stays revoked");
+}
+
+/// The ApiKey is looked at again: there is no watch on Secrets.
+async fn touch(scene: &Scene, name: &str) {
+    let touched = jiff::Timestamp::now().to_string();
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {"example.org/touched": touched}}}));
+    scene.api_keys().patch(name, &PatchParams::default(), &patch).await.unwrap();
+}
+
+async fn wait_for_event(scene: &Scene, name: &str, reason: &str) {
+    let events = scene.installation.tenant::<Event>();
+    wait::for_objects(&events, Default::default(), wait::DEADLINE, |events| {
+        events.iter().any(|event| {
+            event.reason.as_deref() == Some(reason)
+                && event.regarding.as_ref().is_some_and(|regarding| regarding.name.as_deref() == Some(name))
+        })
+    })
+    .await;
+}
+
+fn condition(api_key: &ApiKey, type_: ConditionType) -> ConditionStatus {
+    let conditions = &api_key.status.as_ref().unwrap().conditions;
+    conditions.iter().find(|condition| condition.type_ == type_).unwrap().status
+}

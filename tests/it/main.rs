@@ -1,0 +1,18 @@
+//! The integration tests: one binary, so that they share one control plane and are linked once.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "in a test, stopping with a message is how a failure is told"
+)]
+
+mod bed;
+mod crds;
+mod house;
+mod keys;
+mod mishaps;
+mod scene;
+mod testbed;
+mod verifier;

@@ -1,0 +1,149 @@
+//! One real control plane for the whole test run: started at its first use, gone with the test process.
+
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, bail};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
+
+/// A control plane without nodes: Pods stay Pending, everything else is as in any cluster.
+pub struct ControlPlane {
+    programs: PathBuf,
+    state: PathBuf,
+    kubeconfig: PathBuf,
+    /// The content of that file.
+    admin: Value,
+    /// The control plane ends when this end of the pipe is closed: by this process, or by the kernel after it.
+    _lifeline: ChildStdin,
+}
+
+static SHARED: OnceLock<Result<ControlPlane>> = OnceLock::new();
+
+impl ControlPlane {
+    /// The control plane of this run. The first caller starts it, and may have to build it first.
+    pub async fn shared() -> &'static Self {
+        let started = tokio::task::spawn_blocking(|| SHARED.get_or_init(Self::start)).await;
+        match started.expect("starting the control plane does not panic") {
+            Ok(control_plane) => control_plane,
+            Err(error) => panic!("the control plane did not start: {error:#}"),
+        }
+    }
+
+    fn start() -> Result<Self> {
+        let scripts = project().join("tests/testbed");
+        let programs =
+            PathBuf::from(output(Command::new(scripts.join("build.sh")).stderr(Stdio::inherit()))?.trim_end());
+        // Short, as it also holds Unix sockets, whose paths are limited to 107 octets.
+        let state = std::env::temp_dir().join(format!("keywright-testbed-{:08x}", rand::random::<u32>()));
+        let mut child = Command::new(scripts.join("control-plane.sh"))
+            .args([&programs, &state])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("tests/testbed/control-plane.sh")?;
+        let (lifeline, stdout) = child.stdin.take().zip(child.stdout.take()).context("its pipes")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let ready = line.trim_end().strip_prefix("ready ").context("control-plane.sh says above what went wrong")?;
+        let kubeconfig = PathBuf::from(ready);
+        let admin = serde_yaml::from_str(&std::fs::read_to_string(&kubeconfig)?)?;
+        let control_plane = Self { programs, state, kubeconfig, admin, _lifeline: lifeline };
+        control_plane.install_custom_resources()?;
+        Ok(control_plane)
+    }
+
+    fn install_custom_resources(&self) -> Result<()> {
+        let folder = project().join("crds").canonicalize()?; // kubectl does not follow a link to a folder
+        output(self.kubectl(["apply", "--filename"]).arg(folder))?;
+        output(&mut self.kubectl(["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"]))?;
+        Ok(())
+    }
+
+    /// A new client with an administrator's rights. Each test needs its own, as a client ends with its runtime.
+    pub async fn client(&self) -> kube::Client {
+        self.client_of(&self.kubeconfig).await
+    }
+
+    /// A new client of whoever the kubeconfig file is for. It tries nothing twice, so that a test sees what happened.
+    pub async fn client_of(&self, kubeconfig: &Path) -> kube::Client {
+        kube::Client::try_from(Self::config(kubeconfig).await).expect("a usable kubeconfig")
+    }
+
+    /// A client without credentials of its own, for requests that bring theirs.
+    pub(super) async fn client_without_credentials(&self) -> kube::Client {
+        let mut config = Self::config(&self.kubeconfig).await;
+        config.auth_info = Default::default();
+        kube::Client::try_from(config).expect("a usable kubeconfig")
+    }
+
+    async fn config(kubeconfig: &Path) -> kube::Config {
+        let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("a readable kubeconfig");
+        let options = KubeConfigOptions::default();
+        let mut config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a complete kubeconfig");
+        config.proxy_url = None; // the environment's: never for loopback
+        config.default_retry = false;
+        config
+    }
+
+    /// Writes a kubeconfig file: the administrator's, or a token's owner's; for the API server, or for whoever stands
+    /// in front of it at this address without TLS (a fault proxy).
+    pub fn write_kubeconfig(&self, token: Option<&str>, server: Option<&str>) -> PathBuf {
+        let mut kubeconfig = self.admin.clone();
+        if let Some(token) = token {
+            kubeconfig["users"][0]["user"] = json!({"token": token});
+        }
+        if let Some(server) = server {
+            kubeconfig["clusters"][0]["cluster"] = json!({"server": server});
+        }
+        self.write_private(&format!("{:08x}.kubeconfig", rand::random::<u32>()), &kubeconfig.to_string())
+    }
+
+    /// Writes a file that we alone may read, and that is removed with the control plane.
+    pub(super) fn write_private(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.state.join(name);
+        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path);
+        let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+        written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        path
+    }
+
+    /// Where the API server writes its audit log.
+    pub(super) fn audit_log(&self) -> PathBuf {
+        self.state.join("audit.log")
+    }
+
+    /// `kubectl ARGUMENTS`, as an administrator.
+    pub fn kubectl<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut command = Command::new(self.programs.join("kubectl"));
+        command.env("KUBECONFIG", &self.kubeconfig).args(arguments);
+        command
+    }
+
+    /// `helm ARGUMENTS`, as an administrator.
+    pub fn helm<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut command = Command::new(self.programs.join("helm"));
+        command.env("KUBECONFIG", &self.kubeconfig).args(arguments);
+        command
+    }
+}
+
+/// The project's folder.
+pub(super) fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs a command to its end; its standard output, or an error that holds its standard error.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}

@@ -1,0 +1,228 @@
+//! The real `keywright` program as a child process: started, awaited, killed; never outliving its test.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{sleep, timeout};
+
+use super::faults::FaultProxy;
+use super::installation::{Credentials, Installation};
+use super::wait::DEADLINE;
+
+/// A program about to be started. See [`Installation::program`].
+#[must_use]
+pub struct Launch<'a> {
+    installation: &'a Installation,
+    role: &'static str,
+    server: Option<String>,
+    credentials: Option<&'a Credentials>,
+    arguments: Vec<String>,
+}
+
+/// A running `keywright`. Dropping it kills it.
+pub struct Program {
+    child: Child,
+    output: Arc<Output>,
+    /// The fields of its `listening` line.
+    listening: Value,
+    /// Held for as long as the thread has to live that started the child.
+    _thread: mpsc::Sender<()>,
+}
+
+/// What a program printed: both of its streams, in order.
+pub struct Output {
+    /// Which program, and where it runs.
+    pub title: String,
+    printed: watch::Sender<Printed>,
+}
+
+#[derive(Default)]
+struct Printed {
+    text: String,
+    complete: bool,
+}
+
+impl<'a> Launch<'a> {
+    pub(super) fn new(installation: &'a Installation, role: &'static str) -> Self {
+        Self { installation, role, server: None, credentials: None, arguments: Vec::new() }
+    }
+
+    /// Reaches the API server through the fault proxy.
+    pub fn through(mut self, faults: &FaultProxy) -> Self {
+        self.server = Some(faults.url());
+        self
+    }
+
+    /// Runs in the Pod of these credentials, as a restarted container does; otherwise it gets a Pod of its own.
+    pub fn in_pod(mut self, credentials: &'a Credentials) -> Self {
+        self.credentials = Some(credentials);
+        self
+    }
+
+    /// One more argument: `--resync=1m`.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Starts the program and waits until it listens.
+    pub async fn start(self) -> Program {
+        let own;
+        let credentials = match self.credentials {
+            Some(credentials) => credentials,
+            None => {
+                own = self.installation.credentials(self.role).await;
+                &own
+            }
+        };
+        let output = Output::new(format!("keywright {} in {}", self.role, credentials.pod_name));
+        self.installation.keep_output(output.clone());
+        Program::start(self.command(credentials), output).await
+    }
+
+    fn command(self, credentials: &Credentials) -> Vec<String> {
+        let kubeconfig = credentials.write_kubeconfig(self.server.as_deref());
+        let mut command = vec!["setpriv".to_owned(), "--pdeathsig=KILL".to_owned()];
+        command.extend([env!("CARGO_BIN_EXE_keywright").to_owned(), self.role.to_owned()]);
+        command.push(format!("--kubeconfig={}", kubeconfig.display()));
+        command.push(format!("--namespace={}", self.installation.system_namespace));
+        command.push("--admin-address=127.0.0.1:0".to_owned());
+        match self.role {
+            "controller" => command.push(format!("--watch-namespace={}", self.installation.tenant_namespace)),
+            "verifier" => command.push("--http-address=127.0.0.1:0".to_owned()),
+            _ => {}
+        }
+        command.extend(self.arguments);
+        command
+    }
+}
+
+impl Program {
+    async fn start(command: Vec<String>, output: Arc<Output>) -> Self {
+        let (started, starting) = oneshot::channel();
+        let (_thread, dropped) = mpsc::channel();
+        let runtime = tokio::runtime::Handle::current();
+        let reader = output.clone();
+        // pdeathsig is delivered when the thread that started the child ends, so that one must live as long as the child.
+        thread::spawn(move || {
+            let _entered = runtime.enter();
+            let (from_child, child) = spawn(&command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
+            if started.send(child).is_ok() {
+                reader.read(from_child);
+                let _: Result<(), _> = dropped.recv();
+            }
+        });
+        let child = starting.await.expect("the program starts");
+        let mut program = Self { child, output, listening: Value::Null, _thread };
+        program.listening = program.output.line("\"listening\"").await;
+        program
+    }
+
+    /// The address that it listens on, by the name of the flag: `http` or `admin`.
+    pub fn address(&self, of: &str) -> SocketAddr {
+        let address = self.listening[format!("{of}_address")].as_str().and_then(|address| address.parse().ok());
+        address.unwrap_or_else(|| panic!("no {of}_address in {}", self.listening))
+    }
+
+    /// Waits until `/readyz` says 200.
+    pub async fn ready(&self) {
+        let address = self.address("admin");
+        let polled = timeout(DEADLINE, async {
+            while !matches!(get(address, "/readyz").await, Ok(StatusCode::OK)) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+        polled.await.unwrap_or_else(|_| panic!("{} was not ready within {DEADLINE:?}", self.output.title));
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("a child that was not awaited has an id")
+    }
+
+    /// Everything that it has printed so far.
+    pub fn printed(&self) -> String {
+        self.output.text()
+    }
+
+    /// SIGKILL, and gone.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("a child can be killed");
+    }
+
+    /// SIGTERM, and how it then ended.
+    pub async fn terminate(self) -> ExitStatus {
+        let sent = std::process::Command::new("kill").args(["-TERM", &self.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{}: SIGTERM could not be sent", self.output.title);
+        self.exited().await
+    }
+
+    /// How it ended by itself.
+    pub async fn exited(mut self) -> ExitStatus {
+        let exited = timeout(DEADLINE, self.child.wait()).await;
+        exited.unwrap_or_else(|_| panic!("{} did not exit within {DEADLINE:?}", self.output.title)).expect("its status")
+    }
+}
+
+impl Output {
+    fn new(title: String) -> Arc<Self> {
+        Arc::new(Self { title, printed: watch::Sender::default() })
+    }
+
+    /// Everything so far.
+    pub fn text(&self) -> String {
+        self.printed.borrow().text.clone()
+    }
+
+    fn read(&self, from_child: std::io::PipeReader) {
+        let mut lines = BufReader::new(from_child);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+            self.printed.send_modify(|printed| printed.text += &String::from_utf8_lossy(&line));
+            line.clear();
+        }
+        self.printed.send_modify(|printed| printed.complete = true);
+    }
+
+    /// Waits for a JSON line that holds the text, and gives its fields.
+    async fn line(&self, containing: &str) -> Value {
+        let find = |printed: &Printed| {
+            let line = printed.text.lines().find(|line| line.contains(containing) && line.ends_with('}'))?;
+            serde_json::from_str(line).ok()
+        };
+        let mut printed = self.printed.subscribe();
+        let waited = timeout(DEADLINE, printed.wait_for(|printed| printed.complete || find(printed).is_some())).await;
+        let found = waited.ok().and_then(Result::ok).and_then(|printed| find(&printed));
+        found.unwrap_or_else(|| panic!("{} ended or took too long; no {containing} in:\n{}", self.title, self.text()))
+    }
+}
+
+fn spawn(command: &[String]) -> std::io::Result<(std::io::PipeReader, Child)> {
+    let (from_child, to_us) = std::io::pipe()?;
+    let mut child = Command::new(&command[0]);
+    child.args(&command[1..]).stdin(Stdio::null()).stdout(to_us.try_clone()?).stderr(to_us).kill_on_drop(true);
+    for variable in "HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy https_proxy all_proxy KUBECONFIG".split(' ') {
+        child.env_remove(variable);
+    }
+    Ok((from_child, child.spawn()?))
+}
+
+async fn get(address: SocketAddr, path: &str) -> anyhow::Result<StatusCode> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(TcpStream::connect(address).await?)).await?;
+    let request = Request::get(path).header("Host", address.to_string()).body(Empty::<Bytes>::new())?;
+    let (answer, _) = tokio::join!(async { sender.send_request(request).await.inspect(|_| drop(sender)) }, connection);
+    Ok(answer?.status())
+}

@@ -1,0 +1,228 @@
+//! The verifier at work: records in the real API server, the real program with its own rights, and faults in between.
+//! The records are written as the controller writes them, by a test in its place.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::iter;
+use keywright::api::ApiKeyRecord;
+use keywright::key::Key;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use rand::rngs::SysRng;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+use super::testbed::{ApiRequest, Fault, FaultProxy, Installation, Occurrence::Nth, Outcome, Program, wait};
+
+/// Where the tests' requests come from.
+const CLIENT: &str = "192.0.2.44";
+
+struct Bench {
+    /// With the controller's rights.
+    records: Api<ApiKeyRecord>,
+    faults: FaultProxy,
+    installation: Installation,
+}
+
+impl Bench {
+    async fn new(test_name: &str) -> Self {
+        let installation = Installation::new(test_name).await;
+        let kubeconfig = installation.credentials("controller").await.write_kubeconfig(None);
+        let client = installation.control_plane.client_of(&kubeconfig).await;
+        Self {
+            records: Api::namespaced(client, &installation.system_namespace),
+            faults: FaultProxy::start(installation.control_plane).await,
+            installation,
+        }
+    }
+
+    /// A verifier that reaches the API server through the faults.
+    async fn verifier(&self, arguments: &[&str]) -> Program {
+        let launch = self.installation.program("verifier").through(&self.faults);
+        let launch = arguments.iter().fold(launch, |launch, argument| launch.argument(argument));
+        let verifier = launch.start().await;
+        verifier.ready().await;
+        verifier
+    }
+
+    /// A new key with a record of this name.
+    async fn issue(&self, name: &str) -> String {
+        let key = Key::mint(&mut SysRng).unwrap();
+        let record = json!({
+            "apiVersion": "keywright.dev/v1alpha1",
+            "kind": "ApiKeyRecord",
+            "metadata": { "name": name },
+            "spec": {
+                "digest": key.digest().to_string(),
+                "keyPrefix": key.prefix().as_str(),
+                "apiKey": { "namespace": self.installation.tenant_namespace, "name": name, "uid": name },
+                "serial": 1,
+            },
+        });
+        let record = serde_json::from_value(record).unwrap();
+        self.records.create(&PostParams::default(), &record).await.unwrap();
+        key.reveal().to_owned()
+    }
+
+    async fn change(&self, name: &str, spec: Value) {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        self.records.patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    async fn revoke(&self, name: &str) {
+        self.change(name, json!({ "revoked": { "at": "2026-01-01T00:00:00Z", "reason": "Deleted" } })).await;
+    }
+}
+
+/// What `path` says to a request with `key`, or with none: the status and the whole answer.
+async fn get(address: SocketAddr, path: &str, key: &str) -> (u16, String) {
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: verifier\r\nX-API-Key: {key}\r\nX-Forwarded-For: {CLIENT}\r\nConnection: close\r\n\r\n"
+    );
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+}
+
+async fn ask(verifier: &Program, key: &str) -> u16 {
+    get(verifier.address("http"), "/verify", key).await.0
+}
+
+/// Asks until the answer has this status. Returns how long that took.
+async fn answers(verifier: &Program, key: &str, status: u16) -> Duration {
+    let started = Instant::now();
+    loop {
+        let last = ask(verifier, key).await;
+        if last == status {
+            return started.elapsed();
+        }
+        assert!(started.elapsed() < wait::DEADLINE, "expected {status}, last heard {last}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn is_watch(request: &ApiRequest) -> bool {
+    request.watch && request.resource == "apikeyrecords"
+}
+
+#[tokio::test]
+async fn every_change_of_a_record_is_enforced() {
+    let bench = Bench::new("changes").await;
+    let verifier = bench.verifier(&[]).await;
+    let key = bench.issue("key-1").await;
+    answers(&verifier, &key, 200).await;
+    let changes = [
+        (json!({ "suspended": true }), 401),
+        (json!({ "suspended": null }), 200),
+        (json!({ "allowedIPs": ["198.51.100.0/24"] }), 403),
+        (json!({ "allowedIPs": ["198.51.100.0/24", "192.0.2.44/32"] }), 200),
+        (json!({ "notAfter": "2026-01-01T00:00:00Z" }), 401),
+        (json!({ "notAfter": "2100-01-01T00:00:00Z" }), 200),
+    ];
+    for (change, status) in changes {
+        bench.change("key-1", change.clone()).await;
+        let took = answers(&verifier, &key, status).await;
+        println!("{change} was enforced after {took:?}");
+    }
+    let deleted = bench.issue("key-2").await;
+    answers(&verifier, &deleted, 200).await;
+    bench.records.delete("key-2", &DeleteParams::default()).await.unwrap();
+    answers(&verifier, &deleted, 401).await;
+    bench.revoke("key-1").await;
+    answers(&verifier, &key, 401).await;
+    assert_eq!(verifier.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn more_records_than_fit_into_one_page_are_all_known_when_it_is_ready() {
+    let bench = Bench::new("pages").await;
+    let issue = async |number: u32| bench.issue(&format!("key-{number:04}")).await;
+    let keys: Vec<String> = iter(0..1001).map(issue).buffer_unordered(16).collect().await;
+    let verifier = bench.verifier(&[]).await;
+    for key in &keys {
+        assert_eq!(ask(&verifier, key).await, 200);
+    }
+    let (_, metrics) = get(verifier.address("admin"), "/metrics", "").await;
+    assert!(metrics.contains("keywright_records 1001"), "{metrics}");
+    let lists = bench.faults.requests().iter().filter(|request| !request.watch).count();
+    assert_eq!(lists, 3, "pages of 500");
+}
+
+#[tokio::test]
+async fn a_watch_that_is_cut_off_or_gone_loses_nothing() {
+    let bench = Bench::new("cut").await;
+    let verifier = bench.verifier(&["--lease-duration=6s"]).await;
+    let cut = bench.faults.inject(Fault::CutWatch, Nth(1), is_watch);
+    let key = bench.issue("key-1").await;
+    cut.hit().await;
+    answers(&verifier, &key, 200).await;
+    for outcome in [Outcome::Status(410), Outcome::Status(500), Outcome::Reset, Outcome::TooManyRequests(1)] {
+        let refused = bench.faults.inject(Fault::Before(outcome), Nth(1), is_watch);
+        refused.hit().await;
+        let key = bench.issue(&format!("after-{outcome:?}").to_lowercase().replace(['(', ')'], "-x")).await;
+        answers(&verifier, &key, 200).await;
+    }
+}
+
+/// The connection stays open and nothing comes any more: no error would ever tell.
+#[tokio::test]
+async fn a_revocation_is_enforced_although_the_watch_hangs() {
+    let bench = Bench::new("hang").await;
+    let verifier = bench.verifier(&[]).await;
+    let key = bench.issue("key-1").await;
+    answers(&verifier, &key, 200).await;
+    let hung = bench.faults.inject(Fault::HangWatch, Nth(1), is_watch);
+    bench.revoke("key-1").await;
+    hung.hit().await;
+    let took = answers(&verifier, &key, 401).await;
+    assert!(took < Duration::from_secs(27), "{took:?}");
+    println!("noticed after {took:?}");
+}
+
+#[tokio::test]
+async fn cut_off_from_the_api_server_it_serves_for_the_lease_duration_and_no_longer() {
+    let bench = Bench::new("partition").await;
+    let verifier = bench.verifier(&["--lease-duration=5s"]).await;
+    let (key, revoked) = (bench.issue("key-1").await, bench.issue("key-2").await);
+    answers(&verifier, &key, 200).await;
+    answers(&verifier, &revoked, 200).await;
+    bench.faults.partition();
+    bench.revoke("key-2").await;
+    assert_eq!(ask(&verifier, &key).await, 200);
+    let took = answers(&verifier, &key, 503).await;
+    assert!((2..6).contains(&took.as_secs()), "{took:?}");
+    let (status, answer) = get(verifier.address("admin"), "/readyz", "").await;
+    assert!(status == 503 && answer.contains("nothing heard from the API server for 5 s"), "{answer}");
+    bench.faults.heal();
+    // Not for a moment on the way back.
+    let started = Instant::now();
+    loop {
+        assert_ne!(ask(&verifier, &revoked).await, 200);
+        if ask(&verifier, &key).await == 200 {
+            break;
+        }
+        assert!(started.elapsed() < wait::DEADLINE, "not back");
+    }
+    assert_eq!(ask(&verifier, &revoked).await, 401);
+    assert_eq!(get(verifier.address("admin"), "/readyz", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn it_lists_and_watches_records_and_does_nothing_else() {
+    let bench = Bench::new("rights").await;
+    let verifier = bench.verifier(&["--lease-duration=3s"]).await;
+    let key = bench.issue("key-1").await;
+    answers(&verifier, &key, 200).await;
+    let user = format!("system:serviceaccount:{}:keywright-verifier", bench.installation.system_namespace);
+    let requests = bench.installation.audited_requests().await;
+    let mut seen: Vec<_> = requests.iter().filter(|request| request.user == user).collect();
+    seen.retain(|request| !(request.resource == "apikeyrecords" && ["list", "watch"].contains(&&*request.verb)));
+    assert!(seen.is_empty(), "{seen:?}");
+    assert!(!verifier.printed().contains(&key[..15]), "no more of a key than its prefix");
+}

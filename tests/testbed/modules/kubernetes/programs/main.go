@@ -1,0 +1,33 @@
+// The Kubernetes programs that the test bed needs, linked once and chosen by the name they are started under:
+// one link and one file instead of three of each.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"k8s.io/component-base/cli"
+	_ "k8s.io/component-base/logs/json/register"
+	_ "k8s.io/component-base/metrics/prometheus/clientgo"
+	_ "k8s.io/component-base/metrics/prometheus/version"
+	kubectl "k8s.io/kubectl/pkg/cmd"
+	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
+	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+)
+
+func main() {
+	commands := map[string]func() *cobra.Command{
+		"kube-apiserver":          apiserver.NewAPIServerCommand,
+		"kube-controller-manager": controllermanager.NewControllerManagerCommand,
+		"kubectl":                 kubectl.NewDefaultKubectlCommand,
+	}
+	name := filepath.Base(os.Args[0])
+	command, known := commands[name]
+	if !known {
+		fmt.Fprintf(os.Stderr, "%s is not one of the programs in this file: start it through a link named after one\n", name)
+		os.Exit(2)
+	}
+	os.Exit(cli.Run(command()))
+}
