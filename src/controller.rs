@@ -141,6 +141,9 @@ const SECOND_LOOKS: u32 = 3;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// How long passes that are under way may go on after the end was asked for.
+const DRAIN: Duration = Duration::from_secs(10);
+
 /// A watch ends after this time and is opened again, and one that is silent for a little longer is given up: a
 /// connection that died without a word is noticed within 25 s.
 const WATCH_SECONDS: u32 = 20;
@@ -173,7 +176,7 @@ impl Readiness {
 
     fn check(&self) -> Result<(), String> {
         let ready = self.0.load(Ordering::Relaxed);
-        if ready { Ok(()) } else { Err("the first list of ApiKeys is not in".to_owned()) }
+        if ready { Ok(()) } else { Err("the first lists of ApiKeys and records are not in".to_owned()) }
     }
 }
 
@@ -236,7 +239,7 @@ async fn work(
     shutdown: impl Future<Output = ()>,
 ) {
     let cluster = Cluster::new(requests, &options.system_namespace, options.watched_namespace.as_deref());
-    let index = Arc::new(RecordIndex::default());
+    let index = Arc::new(RecordIndex::new());
     let (store, writer) = reflector::store::<Watched>();
     let (gone, gone_receiver) = mpsc::unbounded_channel();
 
@@ -253,7 +256,7 @@ async fn work(
     let context = Arc::new(Context {
         recorder: cluster.recorder(&options.identity),
         cluster: cluster.clone(),
-        index,
+        index: index.clone(),
         store: store.clone(),
         metrics,
         attempts: Mutex::default(),
@@ -273,14 +276,26 @@ async fn work(
     let tidying = tidy_up(cluster, gone_receiver, options.tombstone_retention, options.resync, stopped);
     let becoming_ready = async {
         if store.wait_until_ready().await.is_ok() {
+            index.until_complete().await;
             readiness.set();
         }
+        future::pending::<()>().await;
     };
-    let stopping = async {
-        shutdown.await;
-        let _ = stop.send(true);
-    };
-    tokio::join!(controller, tidying, becoming_ready, stopping);
+    let mut working = pin!(async {
+        tokio::select! {
+            _ = future::join(controller, tidying) => {}
+            () = becoming_ready => {}
+        }
+    });
+    tokio::select! {
+        () = &mut working => {}
+        () = shutdown => {
+            let _ = stop.send(true);
+            if tokio::time::timeout(DRAIN, working).await.is_err() {
+                warn!("some passes were still at work: whoever takes over goes on from what is stored");
+            }
+        }
+    }
 }
 
 fn records_type() -> kube::api::ApiResource {
@@ -362,12 +377,15 @@ async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result<Action, Er
 }
 
 async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<Option<Timestamp>, Error> {
+    context.index.until_complete().await;
     let mut held: Option<HeldKey> = None;
+    let mut places = None;
     let mut second_looks = 0;
     for _ in 0..WRITES_PER_PASS {
         let facts = held.as_ref().map(HeldKey::facts);
-        let seen = observe(&context.cluster, &context.index, namespace, name, facts).await?;
+        let seen = observe(&context.cluster, &context.index, (namespace, name), facts, places.as_ref()).await?;
         let Some(sight) = seen else { return Ok(None) };
+        places = Some(sight.places.clone());
         let done = match lifecycle::plan(&sight.observed, clock::now()) {
             Plan::Done => return Ok(None),
             Plan::Settled { status, wake } => {

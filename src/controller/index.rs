@@ -6,13 +6,14 @@ use std::sync::{Mutex, PoisonError};
 
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
+use tokio::sync::watch;
 
 use crate::api::ApiKeyReference;
 
 /// The records of every ApiKey, by its uid.
-#[derive(Default)]
 pub(super) struct RecordIndex {
     state: Mutex<State>,
+    complete: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -33,13 +34,27 @@ struct Mention {
 }
 
 impl RecordIndex {
+    pub(super) fn new() -> Self {
+        Self { state: Mutex::default(), complete: watch::Sender::new(false) }
+    }
+
+    /// Waits for the first list. Before it, the older keys of an ApiKey would be overlooked, and a finalizer taken off
+    /// while one of them is still let in.
+    pub(super) async fn until_complete(&self) {
+        // Fails only without a sender, and that is part of this very value.
+        let _ = self.complete.subscribe().wait_for(|complete| *complete).await;
+    }
+
     /// Takes in one event of the watch.
     pub(super) fn observe(&self, event: &Event<DynamicObject>) {
         let mut state = self.lock();
         match event {
             Event::Init => state.listed.clear(),
             Event::InitApply(record) => insert(&mut state.listed, record),
-            Event::InitDone => state.known = std::mem::take(&mut state.listed),
+            Event::InitDone => {
+                state.known = std::mem::take(&mut state.listed);
+                self.complete.send_replace(true);
+            }
             Event::Apply(record) => insert(&mut state.known, record),
             Event::Delete(record) => {
                 let Some(mention) = mention(record) else { return };

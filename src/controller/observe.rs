@@ -20,47 +20,65 @@ use crate::api::{
     KEY_PREFIX_ANNOTATION, MANAGED_BY, ROTATE_ANNOTATION, SERIAL_ANNOTATION,
 };
 use crate::key::Digest;
-use crate::lifecycle::declaration::{self, Delivery};
+use crate::lifecycle::declaration::{self, Declaration, Delivery};
 use crate::lifecycle::{Cause, Held, Marks, Observed, Record, Secret, record_name};
 
 /// An ApiKey as stored, and what there is to know about it.
 pub(super) struct Sight {
     pub(super) object: DynamicObject,
     pub(super) observed: Observed,
+    pub(super) places: Places,
 }
 
 /// Records are read this many at a time.
 const PARALLEL_READS: usize = 8;
 
-/// `None`: there is no such ApiKey.
+/// Where an ApiKey's Secret and records are: known once it was read, and then as a rule still true.
+#[derive(Clone, PartialEq)]
+pub(super) struct Places {
+    uid: String,
+    /// The Secret's name and data key, where a Secret matters.
+    secret: Option<(String, String)>,
+}
+
+/// Observes the ApiKey of that name; `None`: there is no such ApiKey. With the places of an earlier look, everything is
+/// read at once instead of the ApiKey first; where they turn out to be others, the rest is read again.
 pub(super) async fn observe(
     cluster: &Cluster,
     index: &RecordIndex,
-    namespace: &str,
-    name: &str,
+    (namespace, name): (&str, &str),
     held: Option<Held>,
+    places: Option<&Places>,
 ) -> Result<Option<Sight>, Error> {
-    let Some(object) = cluster.api_keys(namespace).get_opt(name).await? else {
-        return Ok(None);
+    let api_keys = cluster.api_keys(namespace);
+    let api_key = async { api_keys.get_opt(name).await.map_err(Error::from) };
+    let serial = held.as_ref().map(|held| held.serial);
+    let (object, early) = match places {
+        Some(places) => {
+            let (object, rest) = futures::try_join!(api_key, surroundings(cluster, index, namespace, places, serial))?;
+            (object, Some((places, rest)))
+        }
+        None => (api_key.await?, None),
     };
+    let Some(object) = object else { return Ok(None) };
+
     let reference = reference(&object, namespace, name);
     let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default();
     let status = status(&object);
     let declared = declaration::read(object.data.get("spec").unwrap_or(&Value::Null), name, created);
     let deleting = object.metadata.deletion_timestamp.is_some();
-
-    let mut serials = index.serials(&reference.uid);
-    serials.extend(status.serial);
-    serials.extend(held.as_ref().map(|held| held.serial));
-    let target = match &declared {
-        Ok(declaration) if !deleting => match &declaration.delivery {
-            Delivery::Secret { name, key } => Some((name.as_str(), key.as_str())),
-            Delivery::Submitted(_) => None,
-        },
+    let secret = match &declared {
+        Ok(Declaration { delivery: Delivery::Secret { name, key }, .. }) if !deleting => {
+            Some((name.clone(), key.clone()))
+        }
         _ => None,
     };
-    let (secret, records) =
-        futures::try_join!(secret(cluster, &reference, target), records(cluster, &reference.uid, serials))?;
+    let places = Places { uid: reference.uid.clone(), secret };
+    let known = |records: &[Record]| status.serial.is_none_or(|shown| records.iter().any(|r| r.spec.serial >= shown));
+    let (secret, records) = match early {
+        Some((guessed, (secret, records))) if *guessed == places && known(&records) => (secret, records),
+        _ => surroundings(cluster, index, namespace, &places, serial.into_iter().chain(status.serial)).await?,
+    };
 
     let observed = Observed {
         generation: object.metadata.generation.unwrap_or_default(),
@@ -75,7 +93,20 @@ pub(super) async fn observe(
         held,
         reference,
     };
-    Ok(Some(Sight { object, observed }))
+    Ok(Some(Sight { object, observed, places }))
+}
+
+/// The Secret, and the records: those that the index mentions, those with these serials, and any that follow.
+async fn surroundings(
+    cluster: &Cluster,
+    index: &RecordIndex,
+    namespace: &str,
+    places: &Places,
+    more: impl IntoIterator<Item = u32>,
+) -> Result<(Secret, Vec<Record>), Error> {
+    let mut serials = index.serials(&places.uid);
+    serials.extend(more);
+    futures::try_join!(secret(cluster, namespace, places), records(cluster, &places.uid, serials))
 }
 
 fn reference(object: &DynamicObject, namespace: &str, name: &str) -> ApiKeyReference {
@@ -90,13 +121,11 @@ fn status(object: &DynamicObject) -> ApiKeyStatus {
     serde_json::from_value(stored).unwrap_or_else(|_| ApiKeyStatus { serial, ..ApiKeyStatus::default() })
 }
 
-async fn secret(cluster: &Cluster, reference: &ApiKeyReference, target: Option<(&str, &str)>) -> Result<Secret, Error> {
-    let Some((name, key)) = target else {
-        return Ok(Secret::Absent);
-    };
-    Ok(match cluster.secrets(&reference.namespace).get_opt(name).await? {
+async fn secret(cluster: &Cluster, namespace: &str, places: &Places) -> Result<Secret, Error> {
+    let Some((name, key)) = &places.secret else { return Ok(Secret::Absent) };
+    Ok(match cluster.secrets(namespace).get_opt(name).await? {
         None => Secret::Absent,
-        Some(secret) => recognise(secret, &reference.uid, key),
+        Some(secret) => recognise(secret, &places.uid, key),
     })
 }
 

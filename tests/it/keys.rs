@@ -201,6 +201,30 @@ async fn a_key_dies_with_its_apikey_even_when_the_finalizer_is_stripped() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_a_restarted_controller_finds_revokes_older_keys_too() {
+    let mut scene = Scene::new("older-keys").await;
+    scene.declare("ci", json!({})).await;
+    let first = scene.key("ci", 1).await;
+    scene.secrets().delete("ci", &DeleteParams::default()).await.unwrap();
+    touch(&scene, "ci").await;
+    let second = scene.key("ci", 2).await;
+    for key in [&first, &second] {
+        scene.answers(key, INSIDE, 200).await;
+    }
+    scene.kill_controller().await;
+    scene.api_keys().delete("ci", &DeleteParams::default()).await.unwrap();
+    scene.start_controller(&[]).await;
+    wait::for_absence(&scene.api_keys(), "ci").await;
+    let records = scene.records().list(&Default::default()).await.unwrap();
+    for record in &records {
+        assert_eq!(record.spec.revoked.as_ref().unwrap().reason, "Deleted", "before the finalizer went: {record:#?}");
+    }
+    for key in [&first, &second] {
+        scene.answers(key, INSIDE, 401).await;
+    }
+}
+
+#[tokio::test]
 async fn a_deleted_namespace_takes_its_keys_with_it() {
     let scene = Scene::new("namespace").await;
     let mut keys = Vec::new();

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use keywright::api::Reason;
+use keywright::api::{ApiKeyRecord, Reason};
 use keywright::key::Digest;
 use kube::ResourceExt;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::scene::{INSIDE, Scene};
@@ -54,6 +54,51 @@ async fn a_write_that_does_not_get_through_is_tried_again() {
             assert_eq!(scene.live_records(&uid).await.len(), 1, "{method} {resource}, {kind}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_takes_the_secrets_place_between_look_and_write_is_not_overwritten() {
+    let (scene, faults) = Scene::with_faults("races").await;
+    scene.declare("ci", json!({})).await;
+    scene.key("ci", 1).await;
+    let is_secret = |request: &ApiRequest| request.is("PUT", "secrets");
+    let late = faults.inject(Fault::Delay(Duration::from_secs(2)), Occurrence::Nth(1), is_secret);
+    let changed = Patch::Merge(json!({"stringData": {"api-key": "changed by hand"}}));
+    scene.secrets().patch("ci", &PatchParams::default(), &changed).await.unwrap();
+    scene.edit("ci", json!({"description": "look again"})).await;
+    late.hit().await;
+    scene.secrets().delete("ci", &DeleteParams::default()).await.unwrap();
+    let foreign = json!({"metadata": {"name": "ci"}, "stringData": {"api-key": "somebody else's"}});
+    let foreign = serde_json::from_value(foreign).unwrap();
+    let foreign = scene.secrets().create(&PostParams::default(), &foreign).await.unwrap();
+    scene.reason("ci", Reason::SecretNameTaken).await;
+    assert_eq!(scene.secrets().get("ci").await.unwrap().metadata, foreign.metadata, "it is still somebody else's");
+}
+
+#[tokio::test]
+async fn a_record_that_changes_between_look_and_write_is_looked_at_again() {
+    let (scene, faults) = Scene::with_faults("late-write").await;
+    let uid = scene.declare("ci", json!({})).await.uid().unwrap();
+    let key = scene.key("ci", 1).await;
+    let is_record = |request: &ApiRequest| request.is("PUT", "apikeyrecords");
+    let late = faults.inject(Fault::Delay(Duration::from_secs(1)), Occurrence::Nth(1), is_record);
+    scene.edit("ci", json!({"allowedIPs": ["192.0.2.0/24"]})).await;
+    late.hit().await;
+    let suspended = Patch::Merge(json!({"spec": {"suspended": true}}));
+    let by_hand = scene
+        .records()
+        .patch(&format!("{uid}-1"), &PatchParams::default(), &suspended)
+        .await
+        .unwrap()
+        .resource_version();
+    let written = wait::for_object(&scene.records(), &format!("{uid}-1"), move |record: &ApiKeyRecord| {
+        record.resource_version() != by_hand && record.spec.allowed_ips.is_some()
+    })
+    .await;
+    // The late write is refused (409), and the next look sees the change and plans from it.
+    assert!(!written.spec.suspended);
+    assert_eq!(faults.count("PUT", "apikeyrecords"), 2, "the first one was refused");
+    scene.answers(&key, INSIDE, 200).await;
 }
 
 #[tokio::test]
