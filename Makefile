@@ -63,4 +63,5 @@ testbed: ## Build etcd, Kubernetes and helm for the tests (eight minutes, once)
 	@tests/testbed/build.sh >/dev/null
 
 $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny:
-	cargo install --locked --quiet --root $(CACHE)/cargo-deny-$(CARGO_DENY) cargo-deny@$(CARGO_DENY)
+	@echo "installing cargo-deny $(CARGO_DENY), once"
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install --debug --locked --quiet --root $(CACHE)/cargo-deny-$(CARGO_DENY) cargo-deny@$(CARGO_DENY)

@@ -73,6 +73,10 @@ async fn what_takes_the_secrets_place_between_look_and_write_is_not_overwritten(
     let foreign = scene.secrets().create(&PostParams::default(), &foreign).await.unwrap();
     scene.reason("ci", Reason::SecretNameTaken).await;
     assert_eq!(scene.secrets().get("ci").await.unwrap().metadata, foreign.metadata, "it is still somebody else's");
+    // Where OwnerReferencesPermissionEnforcement is on, it would be refused with 403 even without a precondition.
+    let requests = scene.installation.audited_requests().await;
+    let mut writes = requests.iter().filter(|request| request.verb == "update" && request.resource == "secrets");
+    assert_eq!(writes.next().map(|request| request.code), Some(409), "refused for its resource version");
 }
 
 #[tokio::test]
