@@ -14,8 +14,8 @@ help: ## Show this list
 
 .PHONY: demo
 demo: testbed ## Watch a key being issued, used, refused, expired and revoked on a real control plane (KEEP=1 leaves it running)
-	cargo build --locked --release
-	@KEEP=$(KEEP) tests/demo.sh "$$(tests/testbed/build.sh)" target/release/keywright
+	cargo build --locked
+	@KEEP=$(KEEP) tests/demo.sh "$$(tests/testbed/build.sh)" target/debug/keywright
 
 .PHONY: test
 test: format lint policy unit integration documentation ## Run everything that CI runs

@@ -222,7 +222,7 @@ impl Follower<'_> {
     /// Follows one watch to its end, on from where the last one came to or from a new list.
     async fn advance(&mut self) -> Result<(), Interruption> {
         let version = match self.version.clone() {
-            Some(version) if !self.is_rewound(&version).await? && self.is_in_time() => version,
+            Some(version) if !self.is_rewound(&version).await? => version,
             _ => self.relist().await?,
         };
         self.watch(&version).await
@@ -278,9 +278,7 @@ impl Follower<'_> {
         let mut events = pin!(events);
         let mut is_silent = true;
         // That it was opened says nothing about what is still to come on it.
-        if !self.is_in_time() {
-            return Err(Interruption::TooLate);
-        }
+        self.feed.current(Instant::now()).map_err(|_| Interruption::TooLate)?;
         while let Some(event) = timeout(self.pace.silence, events.try_next()).await?.map_err(Interruption::of_watch)? {
             is_silent = false;
             self.apply(event)?;
@@ -288,10 +286,6 @@ impl Follower<'_> {
         }
         self.hear()?;
         if is_silent && opened.elapsed() < self.pace.shortest_watch { Err(Interruption::CutShort) } else { Ok(()) }
-    }
-
-    fn is_in_time(&self) -> bool {
-        self.feed.current(Instant::now()).is_ok()
     }
 
     fn hear(&self) -> Result<(), Interruption> {

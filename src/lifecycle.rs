@@ -53,6 +53,8 @@ pub struct Observed {
     pub status: ApiKeyStatus,
     /// The Secret that the spec names.
     pub secret: Secret,
+    /// Why the Secret cannot be created, in the API server's words. Asked only after a key did not reach its Secret.
+    pub obstacle: Option<String>,
     /// The records of this ApiKey, by ascending serial. Revoked ones may be left out below the newest.
     pub records: Vec<Record>,
     /// The key that this process has announced in a record and not yet handed out.
@@ -74,6 +76,8 @@ pub enum Secret {
         digest: Option<Digest>,
         /// What its annotations say, and whether its labels are as they should be.
         marks: Marks,
+        /// Whether it refuses every change.
+        immutable: bool,
     },
 }
 
@@ -408,6 +412,10 @@ fn plan_delivered(observed: &Observed, declaration: &Declaration, now: Timestamp
     if let Some(current) = observed.current() {
         return plan_current(observed, declaration, current, now);
     }
+    // Nothing is minted that has no place to go: every try would leave a tombstone.
+    if let Some(obstacle) = observed.obstacle() {
+        return status::obstructed(observed, declaration, obstacle, now);
+    }
     let cause = observed.cause_of_next();
     match observed.budget_until(now).filter(|_| cause.unrequested()) {
         Some(until) => status::over_budget(observed, declaration, until, now),
@@ -447,7 +455,7 @@ fn plan_current(observed: &Observed, declaration: &Declaration, current: &Record
         return revoke(record, RevocationReason::Replaced, now);
     }
     match &observed.secret {
-        Secret::Ours { resource_version, marks: said, .. } if *said != marks(current) => {
+        Secret::Ours { resource_version, marks: said, immutable: false, .. } if *said != marks(current) => {
             Plan::Write(Write::MarkSecret { resource_version: resource_version.clone(), marks: marks(current) })
         }
         _ => status::in_force(observed, declaration, current, now),
@@ -503,6 +511,19 @@ impl Observed {
         let current = self.current().map_or(0, |current| current.spec.serial);
         let delivered = self.newest_delivered_serial().max(current);
         self.live_records().filter(|record| record.spec.serial > delivered).last()
+    }
+
+    /// Whether the newest key did not reach the Secret.
+    pub fn failed_to_deliver(records: &[Record]) -> bool {
+        let newest = records.last().and_then(|record| record.spec.revoked.as_ref());
+        newest.is_some_and(|revocation| revocation.reason == RevocationReason::NotDelivered.as_str())
+    }
+
+    fn obstacle(&self) -> Option<&str> {
+        match &self.secret {
+            Secret::Ours { immutable: true, .. } => Some("it is immutable; delete it, and a new one is made"),
+            _ => self.obstacle.as_deref(),
+        }
     }
 
     fn cause_of_next(&self) -> Cause {

@@ -153,22 +153,40 @@ fn record(
 /// The Secret with the held key in it, and nothing else.
 fn secret(sight: &Sight, metadata: ObjectMeta, marks: &Marks, held: Option<&HeldKey>) -> Result<Secret, Error> {
     let target = sight.observed.declared.as_ref().ok().map(|declaration| &declaration.delivery);
-    let (Some(Delivery::Secret { name, key }), Some(held)) = (target, held) else {
-        return Err(Error::NothingHeld);
-    };
-    let octets = ByteString(held.key.reveal().as_bytes().to_vec());
-    let mut secret = Secret {
+    let (Some(Delivery::Secret { name, key }), Some(held)) = (target, held) else { return Err(Error::NothingHeld) };
+    let mut secret = own_secret(&sight.observed.reference, metadata, name, key, held.key.reveal());
+    mark(&mut secret.metadata, marks);
+    Ok(secret)
+}
+
+fn own_secret(reference: &ApiKeyReference, metadata: ObjectMeta, name: &str, key: &str, value: &str) -> Secret {
+    Secret {
         metadata: ObjectMeta {
-            name: Some(name.clone()),
-            owner_references: Some(vec![owner(&sight.observed.reference)]),
+            name: Some(name.to_owned()),
+            owner_references: Some(vec![owner(reference)]),
             ..metadata
         },
         type_: Some("Opaque".into()),
-        data: Some(BTreeMap::from([(key.clone(), octets)])),
+        data: Some(BTreeMap::from([(key.to_owned(), ByteString(value.as_bytes().to_vec()))])),
         ..Secret::default()
-    };
-    mark(&mut secret.metadata, marks);
-    Ok(secret)
+    }
+}
+
+/// Why the API server would not create the Secret: a quota, a policy, a namespace that is going. A dry run, with nothing
+/// under the data key.
+pub(super) async fn refusal_of_secret(
+    cluster: &Cluster,
+    reference: &ApiKeyReference,
+    name: &str,
+    key: &str,
+) -> Result<Option<String>, Error> {
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let secret = own_secret(reference, ObjectMeta::default(), name, key, "");
+    match cluster.secrets(&reference.namespace).create(&dry_run, &secret).await.map_err(Error::from) {
+        Err(Error::Refused(status)) if matches!(status.code, 400 | 403 | 422) => Ok(Some(status.message.clone())),
+        Err(Error::Refused(status)) if status.code == 409 => Ok(None),
+        answer => answer.map(|_| None),
+    }
 }
 
 /// Reads the Secret anew, because its octets were not kept, and writes it back changed under the resource version that

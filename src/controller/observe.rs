@@ -13,6 +13,7 @@ use serde_json::Value;
 use zeroize::Zeroize;
 
 use super::Error;
+use super::apply::refusal_of_secret;
 use super::cluster::Cluster;
 use super::index::RecordIndex;
 use crate::api::{
@@ -80,6 +81,13 @@ pub(super) async fn observe(
         _ => surroundings(cluster, index, namespace, &places, serial.into_iter().chain(status.serial)).await?,
     };
 
+    let obstacle = match (&places.secret, &secret) {
+        (Some((name, key)), Secret::Absent) if Observed::failed_to_deliver(&records) => {
+            refusal_of_secret(cluster, &reference, name, key).await?
+        }
+        _ => None,
+    };
+
     let observed = Observed {
         generation: object.metadata.generation.unwrap_or_default(),
         created,
@@ -89,6 +97,7 @@ pub(super) async fn observe(
         declared,
         status,
         secret,
+        obstacle,
         records,
         held,
         reference,
@@ -148,6 +157,7 @@ fn recognise(mut secret: KubernetesSecret, uid: &str, key: &str) -> Secret {
             expires_at: annotation(EXPIRES_AT_ANNOTATION),
             managed: secret.labels().get(MANAGED_BY.0).is_some_and(|value| value == MANAGED_BY.1),
         },
+        immutable: secret.immutable == Some(true),
     }
 }
 

@@ -95,6 +95,15 @@ pub(super) fn issuing(observed: &Observed, declaration: &Declaration, until: Tim
     settle(observed, Some(declaration), observed.status.clone(), verdict, Some(until), now)
 }
 
+/// There is no place to hand a key out in.
+pub(super) fn obstructed(observed: &Observed, declaration: &Declaration, obstacle: &str, now: Timestamp) -> Plan {
+    let name = secret_name(declaration).unwrap_or_default();
+    let message = cut(format!("Secret {name:?} cannot be written: {obstacle}"));
+    let verdict = Verdict { reason: Reason::Issuing, message };
+    let wake = now.saturating_add(NAME_RETRY).ok();
+    settle(observed, Some(declaration), observed.status.clone(), verdict, wake, now)
+}
+
 /// A key has to be made again, too soon after the last one.
 pub(super) fn over_budget(observed: &Observed, declaration: &Declaration, until: Timestamp, now: Timestamp) -> Plan {
     let message = format!("the Secret or the record was changed again; the next key is issued at {until}");

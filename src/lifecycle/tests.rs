@@ -71,6 +71,7 @@ impl World {
             declared: declaration::read(&self.spec, "ci", self.created),
             status: self.status.clone(),
             secret: self.secret.clone(),
+            obstacle: None,
             records: self.records.values().cloned().collect(),
             held: self.held.clone(),
         }
@@ -191,7 +192,8 @@ impl World {
         let record = &self.records[&held.serial];
         assert!(record.live() && record.spec.digest == held.digest.to_string(), "announced before it is handed out");
         self.handed_out.insert(held.digest.to_string());
-        self.secret = Secret::Ours { resource_version: self.next_version(), digest: Some(held.digest), marks };
+        self.secret =
+            Secret::Ours { resource_version: self.next_version(), digest: Some(held.digest), marks, immutable: false };
     }
 
     fn reason(&self) -> Reason {
@@ -555,6 +557,26 @@ fn a_foreign_secret_is_never_touched_and_nothing_is_minted() {
     world.meddle(Meddling::FreeSecretName);
     world.run(None);
     assert_eq!((world.reason(), world.minted), (Reason::Active, 1));
+}
+
+#[test]
+fn nothing_is_minted_that_has_no_place_to_go() {
+    let mut world = issued(json!({}));
+    world.secret = Secret::Absent;
+    let observed = Observed { obstacle: Some("exceeded quota".into()), ..world.observed() };
+    let Plan::Settled { status, wake } = plan(&observed, world.now) else { panic!("not settled") };
+    assert_eq!(status.conditions[0].reason, Reason::Issuing);
+    assert_eq!(status.conditions[0].message, "Secret \"ci\" cannot be written: exceeded quota");
+    assert_eq!(wake, Some(world.now + NAME_RETRY));
+
+    let mut world = issued(json!({}));
+    let Secret::Ours { immutable, .. } = &mut world.secret else { panic!("not ours") };
+    *immutable = true;
+    world.run(None);
+    assert_eq!(world.reason(), Reason::Active);
+    world.meddle(Meddling::ChangeSecret);
+    world.run(None);
+    assert_eq!((world.reason(), world.minted), (Reason::Issuing, 1));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A key's life on the real API server, told through what its users notice.
 
+use k8s_openapi::api::core::v1::ResourceQuota;
 use k8s_openapi::api::events::v1::Event;
 use keywright::api::{ApiKey, ConditionStatus, ConditionType, Reason};
 use keywright::key::{Digest, Presented};
@@ -286,6 +287,37 @@ async fn a_foreign_secret_is_left_alone_until_the_name_is_free() {
     scene.secrets().delete("ci", &DeleteParams::default()).await.unwrap();
     touch(&scene, "ci").await;
     assert_eq!(scene.check_in_force("ci").await.status.unwrap().serial, Some(1));
+}
+
+#[tokio::test]
+async fn a_secret_that_cannot_be_created_is_told_and_keys_are_not_made_in_vain() {
+    let scene = Scene::new("quota").await;
+    let quotas = scene.installation.tenant::<ResourceQuota>();
+    let quota = json!({"metadata": {"name": "no-secrets"}, "spec": {"hard": {"count/secrets": "0"}}});
+    quotas.create(&PostParams::default(), &serde_json::from_value(quota).unwrap()).await.unwrap();
+    // The test bed runs no quota controller that would count.
+    let counted = Patch::Merge(json!({"status": {"hard": {"count/secrets": "0"}, "used": {"count/secrets": "0"}}}));
+    quotas.patch_status("no-secrets", &PatchParams::default(), &counted).await.unwrap();
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let probe = serde_json::from_value(json!({"metadata": {"name": "probe"}})).unwrap();
+    while scene.secrets().create(&dry_run, &probe).await.is_ok() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let uid = scene.declare("ci", json!({})).await.uid().unwrap();
+    let told = wait::for_object(&scene.api_keys(), "ci", |api_key: &ApiKey| {
+        let conditions = api_key.status.iter().flat_map(|status| &status.conditions);
+        conditions.into_iter().any(|condition| condition.message.contains("no-secrets"))
+    })
+    .await;
+    assert!(is(&told, Reason::Issuing));
+    for _ in 0..10 {
+        touch(&scene, "ci").await;
+    }
+    assert!(scene.live_records(&uid).await.is_empty());
+    quotas.delete("no-secrets", &DeleteParams::default()).await.unwrap();
+    touch(&scene, "ci").await;
+    let api_key = scene.check_in_force("ci").await;
+    assert_eq!(api_key.status.unwrap().serial, Some(2), "one key was made in vain");
 }
 
 #[tokio::test]
