@@ -8,11 +8,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use jiff::SignedDuration;
 use rand::RngExt;
-use tracing_subscriber::EnvFilter;
 
 use crate::address::client::ClientAddressSource;
 use crate::telemetry::LogFormat;
-use crate::{controller, duration, server};
+use crate::{controller, duration, server, telemetry};
 
 /// Issues, delivers, verifies, expires and revokes API keys on Kubernetes.
 #[derive(Debug, Parser)]
@@ -161,7 +160,7 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
 
 /// Checked here and kept as text, because a filter cannot be cloned.
 fn log_filter(text: &str) -> Result<String, String> {
-    match EnvFilter::try_new(text) {
+    match telemetry::log_filter(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(problem) => Err(format!("{problem}; info or keywright=debug,warn would be good")),
     }

@@ -6,6 +6,7 @@
 mod apply;
 mod cluster;
 mod election;
+mod error;
 mod index;
 mod observe;
 mod sweep;
@@ -28,7 +29,6 @@ use kube::runtime::{WatchStreamExt, reflector::Store};
 use kube::{Client, Config, Resource, ResourceExt};
 use prometheus_client::registry::Registry;
 use rand::RngExt;
-use thiserror::Error as ThisError;
 use tokio::sync::mpsc;
 use tracing::{Instrument, debug, info, info_span, warn};
 
@@ -39,6 +39,7 @@ use crate::telemetry::ControllerMetrics;
 use crate::{client, clock};
 use apply::{HeldKey, apply, write_status};
 use cluster::Cluster;
+use error::Error;
 use index::RecordIndex;
 use observe::{Sight, observe};
 
@@ -61,74 +62,6 @@ pub struct Options {
     pub concurrency: u16,
     /// At the latest after this time every ApiKey is looked at again.
     pub resync: Duration,
-}
-
-/// What went wrong in a pass over one ApiKey. Never holds a key: the answers of the API server do not repeat a Secret's
-/// data.
-#[derive(Debug, ThisError)]
-pub enum Error {
-    /// The API server refused.
-    #[error("the API server refused with {} {}: {}", .0.code, .0.reason, .0.message)]
-    Refused(Box<kube::core::Status>),
-    /// No answer, or none that can be read; a write may have taken effect.
-    #[error("no usable answer from the API server: {0}")]
-    Unanswered(kube::Error),
-    /// The operating system gave no random octets. There is nothing to fall back to.
-    #[error("the operating system gave no random octets: {0}")]
-    Random(String),
-    /// A plan that hands a key out without one in memory.
-    #[error("no key is held that could be handed out")]
-    NothingHeld,
-    /// The status could not be written as JSON.
-    #[error("cannot write the status as JSON: {0}")]
-    Json(#[from] serde_json::Error),
-    /// Something else writes the same objects, or a rule of this crate contradicts another one.
-    #[error("no rest after {WRITES_PER_PASS} writes; looking again later")]
-    NoRest,
-}
-
-impl Error {
-    fn random(error: impl std::fmt::Display) -> Self {
-        Self::Random(error.to_string())
-    }
-
-    /// The label in metrics.
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Refused(status) if status.code == 409 => "conflict",
-            Self::Refused(status) if status.code == 403 => "forbidden",
-            Self::Refused(_) => "refused",
-            Self::Unanswered(_) => "unanswered",
-            Self::Random(_) => "random",
-            Self::NothingHeld | Self::Json(_) | Self::NoRest => "internal",
-        }
-    }
-
-    /// Whether observing again at once may show another world: the write lost against another one, or may have taken
-    /// effect although its answer was lost.
-    fn is_worth_another_look(&self) -> bool {
-        match self {
-            Self::Refused(status) => status.code == 409 || status.code >= 500,
-            Self::Unanswered(_) => true,
-            _ => false,
-        }
-    }
-
-    /// What the API server asked to wait, with 429 say.
-    fn retry_after(&self) -> Option<Duration> {
-        let Self::Refused(status) = self else { return None };
-        let seconds = status.details.as_ref()?.retry_after_seconds;
-        (seconds > 0).then(|| Duration::from_secs(seconds.into()))
-    }
-}
-
-impl From<kube::Error> for Error {
-    fn from(error: kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) => Self::Refused(status),
-            other => Self::Unanswered(other),
-        }
-    }
 }
 
 /// Writes in one pass: issuing takes three, and each older key of an edited ApiKey one more.
@@ -402,7 +335,7 @@ async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<Opt
             done => done?,
         }
     }
-    Err(Error::NoRest)
+    Err(Error::NoRest(WRITES_PER_PASS))
 }
 
 async fn carry_out(context: &Context, sight: &Sight, write: Write, held: &mut Option<HeldKey>) -> Result<(), Error> {

@@ -8,7 +8,6 @@ use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
-use tracing_subscriber::EnvFilter;
 
 use keywright::args::{Arguments, CrdsArguments, Role, ServerArguments};
 use keywright::{api, client, controller, server, telemetry};
@@ -50,7 +49,7 @@ fn print_crds(arguments: &CrdsArguments) -> anyhow::Result<()> {
 }
 
 fn serve(arguments: &ServerArguments, role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    telemetry::start_log(arguments.log_format, EnvFilter::try_new(&arguments.log_filter)?)?;
+    telemetry::start_log(arguments.log_format, telemetry::log_filter(&arguments.log_filter)?)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(role)
 }
 

@@ -20,6 +20,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// What is logged: `text` in tracing's syntax, and never what kube's client says. That repeats the whole body of an
+/// answer which it cannot read, at level WARN, and the body may be a Secret.
+///
+/// # Errors
+/// If `text` is no filter.
+pub fn log_filter(text: &str) -> anyhow::Result<EnvFilter> {
+    Ok(EnvFilter::try_new(text)?.add_directive("kube_client::client=off".parse()?))
+}
+
 /// Starts logging to standard error. Fails where something already did.
 pub fn start_log(format: LogFormat, filter: EnvFilter) -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -78,5 +87,47 @@ impl ControllerMetrics {
     /// One key handed out, this long after its ApiKey was created.
     pub fn observe_issue(&self, took: SignedDuration) {
         self.issues.observe(took.as_secs_f64().max(0.0));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(octets)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_filter_lets_the_client_repeat_what_it_cannot_read() {
+        for filter in ["trace", "kube_client=trace", "kube_client::client=trace", "info,kube_client::client=warn"] {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let log = tracing_subscriber::fmt()
+                .with_env_filter(log_filter(filter).unwrap())
+                .with_writer(move || writer.clone())
+                .finish();
+            tracing::subscriber::with_default(log, || {
+                tracing::warn!(target: "kube_client::client", "the body of a Secret");
+                tracing::warn!(target: "keywright", "something else");
+                tracing::error!(target: "kube_client::config", "something else");
+            });
+            let said = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            assert!(!said.contains("Secret"), "{filter}: {said}");
+        }
+        assert!(log_filter("a=b=c").is_err());
     }
 }
