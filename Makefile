@@ -58,7 +58,7 @@ crds: ## Generate the CustomResourceDefinitions from the types
 	cargo run --locked --quiet -- crds --output-directory crds/
 
 .PHONY: testbed
-testbed: ## Build etcd, Kubernetes and helm for the tests (eight minutes, once)
+testbed: ## Build etcd, Kubernetes and helm for the tests (ten minutes, once)
 	@tests/testbed/tools.sh
 	@tests/testbed/build.sh >/dev/null
 

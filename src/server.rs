@@ -669,6 +669,8 @@ mod tests {
         running.stop.send(()).unwrap();
         assert_eq!(rest(&mut idle), "");
         assert!(Socket::connect(running.address).is_err(), "nobody listens any more");
+        sleep(Duration::from_millis(100)).await;
+        assert!(!running.task.is_finished(), "it waits for the request in flight");
         busy.write_all(b"x").unwrap();
         assert_eq!(statuses(&rest(&mut busy)), [200]);
         timeout(PATIENCE, running.task).await.unwrap().unwrap();
@@ -708,6 +710,8 @@ mod tests {
                 open.push(socket);
             }
             println!("descriptors ran out after {} connections", open.len());
+            // Until the server has tried to accept one more; nothing outside tells when.
+            std::thread::sleep(Duration::from_millis(300));
             drop(open);
             assert_eq!(statuses(&running.exchange(last_request(KEY))), [200]);
         });

@@ -224,12 +224,12 @@ impl DecisionLabels {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 mod tests {
+    use std::cell::RefCell;
     use std::io;
-    use std::sync::Mutex;
+    use std::sync::Once;
 
     use prometheus_client::encoding::text;
     use serde_json::{Value, json};
-    use tracing_subscriber::fmt::MakeWriter;
 
     use super::*;
     use crate::address::Network;
@@ -477,13 +477,18 @@ mod tests {
         assert!(fixture.metrics().contains("keywright_verify_duration_seconds_count 1"));
     }
 
-    /// A log in memory.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
+    thread_local! {
+        /// What this thread has logged, while anybody wants to know.
+        static LOG: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+    }
 
-    impl io::Write for Log {
+    /// Writes into [`LOG`]. One subscriber for all tests: tracing may leave out lines where subscribers come and go on
+    /// several threads.
+    struct ToThread;
+
+    impl io::Write for ToThread {
         fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(octets);
+            LOG.with_borrow_mut(|log| log.as_mut().map(|log| log.extend_from_slice(octets)));
             Ok(octets.len())
         }
 
@@ -492,22 +497,17 @@ mod tests {
         }
     }
 
-    impl<'a> MakeWriter<'a> for Log {
-        type Writer = Self;
-
-        fn make_writer(&'a self) -> Self {
-            self.clone()
-        }
-    }
-
     /// The log lines of one request, as JSON.
     fn logged(fixture: &Fixture, target: &str, headers: &[(String, String)]) -> Vec<Value> {
-        let log = Log::default();
-        let subscriber =
-            tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE).with_writer(log.clone());
-        tracing::subscriber::with_default(subscriber.finish(), || fixture.get(target, headers));
-        let octets = log.0.lock().unwrap().clone();
-        String::from_utf8(octets).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        static SUBSCRIBER: Once = Once::new();
+        SUBSCRIBER.call_once(|| {
+            let lines = tracing_subscriber::fmt().json().with_max_level(tracing::Level::TRACE);
+            lines.with_writer(|| ToThread).init();
+        });
+        LOG.set(Some(Vec::new()));
+        fixture.get(target, headers);
+        let log = String::from_utf8(LOG.take().unwrap()).unwrap();
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     #[test]

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Builds the programs of the test bed from their Go modules, at the versions and checksums that go.mod and go.sum pin,
 # and prints the folder that holds them. The folder is named after a digest of everything that went in, so a change
-# builds anew and a repeat costs nothing. About eight minutes on two cores with nothing cached.
+# builds anew and a repeat costs nothing. About ten minutes on two cores with nothing cached.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -61,7 +61,7 @@ for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
   version+=" -X $package.gitMajor=${kubernetes%%.*} -X $package.gitMinor=$(cut -d. -f2 <<<"$kubernetes")"
 done
 
-say "building etcd, Kubernetes $kubernetes and helm once; about eight minutes on two cores"
+say "building etcd, Kubernetes $kubernetes and helm once; about ten minutes on two cores"
 build kubernetes etcd go.etcd.io/etcd/server/v3 ""
 build kubernetes kubernetes ./programs "$version"
 for program in kube-apiserver kube-controller-manager kubectl; do ln -s kubernetes "$staging/$program"; done
