@@ -125,6 +125,8 @@ mod tests {
                 tracing::warn!(target: "keywright", "something else");
                 tracing::error!(target: "kube_client::config", "something else");
             });
+            let directives = log_filter(filter).unwrap().to_string();
+            assert!(directives.contains("kube_client::client=off"), "{filter}: {directives}");
             let said = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
             assert!(!said.contains("Secret"), "{filter}: {said}");
         }
