@@ -80,13 +80,15 @@ impl Candidate {
         loop {
             tokio::time::sleep(PERIOD).await;
             let sent = Instant::now();
-            match self.attempt().await {
-                Ok(true) => renewed = sent,
-                Ok(false) => {
+            let left = RENEW_DEADLINE.saturating_sub(renewed.elapsed());
+            match tokio::time::timeout(left, self.attempt()).await {
+                Ok(Ok(true)) => renewed = sent,
+                Ok(Ok(false)) => {
                     warn!("another controller took the lease");
                     return;
                 }
-                Err(error) => warn!(%error, "cannot renew the lease"),
+                Ok(Err(error)) => warn!(%error, "cannot renew the lease"),
+                Err(_) => warn!("no answer to the renewal of the lease"),
             }
             if renewed.elapsed() >= RENEW_DEADLINE {
                 return;

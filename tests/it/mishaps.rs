@@ -12,7 +12,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::scene::{INSIDE, Scene};
-use super::testbed::{ApiRequest, Fault, Installation, Occurrence, Outcome, wait};
+use super::testbed::{ApiRequest, Fault, FaultProxy, Installation, Occurrence, Outcome, wait};
 
 /// The writes of an issue, in their order.
 const WRITES: [(&str, &str); 4] =
@@ -239,13 +239,15 @@ async fn holder(scene: &Scene) -> String {
 
 #[tokio::test]
 async fn a_leader_that_cannot_renew_stops() {
-    let installation = Installation::new("lost-lead").await;
-    let faults = super::testbed::FaultProxy::start(installation.control_plane).await;
-    let controller = installation.program("controller").through(&faults).start().await;
-    let leases = installation.system::<Lease>();
-    wait::for_object(&leases, "keywright-controller", |_: &Lease| true).await;
-    let is_renewal = |request: &ApiRequest| request.is("PUT", "leases");
-    faults.inject(Fault::Before(Outcome::Status(500)), Occurrence::Every, is_renewal);
-    let ended = tokio::time::timeout(Duration::from_secs(30), controller.exited()).await;
-    assert_eq!(ended.expect("it goes on without a lease").code(), Some(1));
+    for outcome in [Outcome::Status(500), Outcome::Hang] {
+        let installation = Installation::new("lost-lead").await;
+        let faults = FaultProxy::start(installation.control_plane).await;
+        let controller = installation.program("controller").through(&faults).start().await;
+        let leases = installation.system::<Lease>();
+        wait::for_object(&leases, "keywright-controller", |_: &Lease| true).await;
+        let is_renewal = |request: &ApiRequest| request.is("PUT", "leases");
+        faults.inject(Fault::Before(outcome), Occurrence::Every, is_renewal);
+        let ended = tokio::time::timeout(Duration::from_secs(30), controller.exited()).await;
+        assert_eq!(ended.expect("it goes on without a lease").code(), Some(1), "{outcome:?}");
+    }
 }
