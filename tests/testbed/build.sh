@@ -1,13 +1,14 @@
 #!/bin/bash
 # Builds the programs of the test bed from their Go modules, at the versions and checksums that go.mod and go.sum pin,
 # and prints the folder that holds them. The folder is named after a digest of everything that went in, so a change
-# builds anew and a repeat costs nothing. About ten minutes on two cores with nothing cached.
+# builds anew and a repeat costs nothing. About fifteen minutes on two cores with nothing cached.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${KEYWRIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/keywright}
 go_needed=1.26.6
 kubernetes=1.37.2
+containerd=2.4.2
 
 digest=$(cd "$here" && find build.sh modules -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
 programs=$cache/testbed/$digest
@@ -61,11 +62,20 @@ for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
   version+=" -X $package.gitMajor=${kubernetes%%.*} -X $package.gitMinor=$(cut -d. -f2 <<<"$kubernetes")"
 done
 
-say "building etcd, Kubernetes $kubernetes and helm once; about ten minutes on two cores"
+say "building etcd, Kubernetes $kubernetes, containerd, CoreDNS and helm once; about fifteen minutes on two cores"
 build kubernetes etcd go.etcd.io/etcd/server/v3 ""
 build kubernetes kubernetes ./programs "$version"
-for program in kube-apiserver kube-controller-manager kubectl; do ln -s kubernetes "$staging/$program"; done
+for program in kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl; do ln -s kubernetes "$staging/$program"; done
 build helm helm helm.sh/helm/v4/cmd/helm ""
+mkdir "$staging/cni"
+build containerd containerd github.com/containerd/containerd/v2/cmd/containerd \
+  "-X github.com/containerd/containerd/v2/version.Version=$containerd"
+build containerd containerd-shim-runc-v2 github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 ""
+build containerd ctr github.com/containerd/containerd/v2/cmd/ctr ""
+build cni cni/ptp github.com/containernetworking/plugins/plugins/main/ptp ""
+build cni cni/host-local github.com/containernetworking/plugins/plugins/ipam/host-local ""
+build coredns coredns . ""
+build pause pause . ""
 
 touch "$staging/complete"
 chmod 755 "$staging"

@@ -1,0 +1,3 @@
+module keywright.dev/testbed/pause
+
+go 1.26.0
