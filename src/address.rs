@@ -116,7 +116,7 @@ pub enum ListRefusal {
     },
 }
 
-/// First and last members, ascending and disjoint.
+/// First and last members, ascending, with a gap between any two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ranges<T>(Box<[(T, T)]>);
 
@@ -152,6 +152,11 @@ impl Network {
             }
             _ => false,
         }
+    }
+
+    /// Whether its addresses are IPv4 addresses.
+    pub fn is_ipv4(&self) -> bool {
+        self.address.is_ipv4()
     }
 
     /// Whether every address of its family is in this network: `0.0.0.0/0` and `::/0`.
@@ -359,6 +364,18 @@ impl AllowedAddresses {
         &self.networks
     }
 
+    /// Whether the list lets every IPv4 client in, by one entry or by several together.
+    pub fn covers_ipv4(&self) -> bool {
+        let multicast = (0xe000_0000, 0xefff_ffff);
+        self.ipv4.cover((0, u32::MAX), &[(0, 0), multicast, (u32::MAX, u32::MAX)])
+    }
+
+    /// Whether the list lets every IPv6 client in, by one entry or by several together.
+    pub fn covers_ipv6(&self) -> bool {
+        let multicast = (0xff << 120, u128::MAX);
+        self.ipv6.cover((0, u128::MAX), &[(0, 0), (IPV4_MAPPED, IPV4_MAPPED | 0xffff_ffff), multicast])
+    }
+
     /// The canonical forms of the entries, in the caller's order.
     pub fn canonical_entries(&self) -> Vec<String> {
         self.networks.iter().map(Network::to_string).collect()
@@ -400,17 +417,24 @@ impl ListRefusal {
     }
 }
 
-impl<T: Copy + Ord> Ranges<T> {
+impl<T: Copy + Ord + Into<u128>> Ranges<T> {
     fn merged(mut ranges: Vec<(T, T)>) -> Self {
         ranges.sort_unstable();
         let mut merged: Vec<(T, T)> = Vec::with_capacity(ranges.len());
         for (first, last) in ranges {
             match merged.last_mut() {
-                Some(previous) if first <= previous.1 => previous.1 = previous.1.max(last),
+                Some(previous) if first.into() <= previous.1.into().saturating_add(1) => {
+                    previous.1 = previous.1.max(last);
+                }
                 _ => merged.push((first, last)),
             }
         }
         Self(merged.into())
+    }
+
+    /// Whether `whole` is in these ranges, but for what `nobody` has and no entry can name.
+    fn cover(&self, whole: (T, T), nobody: &[(T, T)]) -> bool {
+        !self.0.is_empty() && *Self::merged([&*self.0, nobody].concat()).0 == [whole]
     }
 
     fn contains(&self, member: T) -> bool {
@@ -462,8 +486,8 @@ fn is_unspecified_or_broadcast(address: IpAddr) -> bool {
     address.is_unspecified() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
-/// `text` as it may stand between quotes in a message, a log or a terminal.
-fn printable(text: &str) -> String {
+/// `text` as it may stand between quotes in a message, a log or a terminal: escaped, and cut if it is long.
+pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::new();
     for character in text.chars() {
         if shown.len() >= MAX_SHOWN {
@@ -611,6 +635,30 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(refusal(entry).suggestion(), suggestion, "{entry}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_covers_everything_is_recognised_in_pieces() {
+        for (entries, ipv4, ipv6) in [
+            (&["0.0.0.0/0"][..], true, false),
+            (&["::/0", "0.0.0.0/0"], true, true),
+            (&["128.0.0.0/1", "0.0.0.0/1"], true, false),
+            // 224.0.0.0/4, multicast, is refused as an entry; nobody is left out by that.
+            (&["0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3", "240.0.0.0/4"], true, false),
+            (&["0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3"], false, false),
+            (&["0.0.0.0/1", "128.0.0.0/1", "8000::/1"], true, false),
+            (&["8000::/1", "::/1"], false, true),
+            (
+                &["::/1", "8000::/2", "c000::/3", "e000::/4", "f000::/5", "f800::/6", "fc00::/7", "fe00::/8"],
+                false,
+                true,
+            ),
+            (&["::/1", "8000::/2", "c000::/3", "e000::/4", "f000::/5", "f800::/6", "fc00::/7"], false, false),
+            (&["240.0.0.0/4"], false, false),
+        ] {
+            let list = AllowedAddresses::parse(entries).unwrap();
+            assert_eq!((list.covers_ipv4(), list.covers_ipv6()), (ipv4, ipv6), "{entries:?}");
         }
     }
 

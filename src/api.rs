@@ -17,11 +17,17 @@ use kube::CustomResourceExt;
 /// The API group of both kinds.
 pub const GROUP: &str = "keywright.dev";
 
+/// The one version of both kinds.
+pub const VERSION: &str = "v1alpha1";
+
 /// Holds an ApiKey back until all its keys are revoked.
 pub const FINALIZER: &str = "keywright.dev/revocation";
 
 /// Annotation of an ApiKey: whenever its value changes, the key is to be rotated.
 pub const ROTATE_ANNOTATION: &str = "keywright.dev/rotate";
+
+/// Annotation of an ApiKey: who created it. The webhook stamps it, and it is immutable.
+pub const CREATED_BY_ANNOTATION: &str = "keywright.dev/created-by";
 
 /// Annotations of a Secret: which key it holds.
 pub const KEY_PREFIX_ANNOTATION: &str = "keywright.dev/key-prefix";

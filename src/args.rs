@@ -1,6 +1,7 @@
 //! The command line. Flags are read into types here, so that an unusable value is refused with what would be good, and
 //! turned into each role's options; each has a twin in the environment.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,10 +9,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use jiff::SignedDuration;
 use rand::RngExt;
+use rustls::pki_types::ServerName;
 
 use crate::address::client::ClientAddressSource;
 use crate::telemetry::LogFormat;
-use crate::{controller, duration, server, telemetry};
+use crate::{authority, certificates, controller, duration, server, telemetry, webhook};
 
 /// Issues, delivers, verifies, expires and revokes API keys on Kubernetes.
 #[derive(Debug, Parser)]
@@ -29,13 +31,17 @@ pub enum Role {
     Controller(ControllerArguments),
     /// Tells proxies whether a request may enter.
     Verifier(VerifierArguments),
+    /// Answers the API server's questions whether an ApiKey may be created or edited.
+    Webhook(WebhookArguments),
+    /// Looks after the webhook's certificate authority, once. Repeatable; changes nothing where nothing is wrong.
+    Certificates(CertificatesArguments),
     /// Prints the CustomResourceDefinitions as YAML, or writes them to a folder.
     Crds(CrdsArguments),
 }
 
-/// What every server needs.
+/// What everything needs that talks to Kubernetes.
 #[derive(Debug, Args)]
-pub struct ServerArguments {
+pub struct ProgramArguments {
     /// The kubeconfig file; else KUBECONFIG, else the Pod's ServiceAccount.
     #[arg(long, env = "KEYWRIGHT_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -44,10 +50,6 @@ pub struct ServerArguments {
     #[arg(long, env = "KEYWRIGHT_NAMESPACE", default_value = "keywright-system")]
     pub namespace: String,
 
-    /// Where /healthz, /readyz and /metrics answer.
-    #[arg(long, env = "KEYWRIGHT_ADMIN_ADDRESS", default_value = "0.0.0.0:9090", value_name = "ADDRESS:PORT")]
-    pub admin_address: SocketAddr,
-
     /// How log lines look.
     #[arg(long, env = "KEYWRIGHT_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
@@ -55,6 +57,18 @@ pub struct ServerArguments {
     /// What is logged, in the syntax of tracing: info, or keywright=debug,warn.
     #[arg(long, env = "KEYWRIGHT_LOG_FILTER", default_value = "info", value_parser = log_filter)]
     pub log_filter: String,
+}
+
+/// What every server needs.
+#[derive(Debug, Args)]
+pub struct ServerArguments {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub program: ProgramArguments,
+
+    /// Where /healthz, /readyz and /metrics answer.
+    #[arg(long, env = "KEYWRIGHT_ADMIN_ADDRESS", default_value = "0.0.0.0:9090", value_name = "ADDRESS:PORT")]
+    pub admin_address: SocketAddr,
 }
 
 /// Flags of `keywright controller`.
@@ -108,6 +122,65 @@ pub struct VerifierArguments {
     pub lease_duration: Duration,
 }
 
+/// Flags of `keywright webhook`.
+#[derive(Debug, Args)]
+pub struct WebhookArguments {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub server: ServerArguments,
+
+    /// Where the API server asks: /mutate and /validate.
+    #[arg(long, env = "KEYWRIGHT_HTTPS_ADDRESS", default_value = "0.0.0.0:9443", value_name = "ADDRESS:PORT")]
+    pub https_address: SocketAddr,
+
+    /// A name or address by which the API server calls. Repeatable. Absent: keywright-webhook.<namespace>.svc
+    #[arg(long, env = "KEYWRIGHT_SERVER_NAME", value_name = "NAME", value_delimiter = ',', value_parser = server_name)]
+    pub server_name: Vec<String>,
+
+    /// Serve the certificate in this PEM file, read again when it changes, instead of making one.
+    #[arg(long, env = "KEYWRIGHT_TLS_CERTIFICATE", value_name = "FILE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+
+    /// Its private key, a PEM file.
+    #[arg(long, env = "KEYWRIGHT_TLS_KEY", value_name = "FILE", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+
+    /// How long each certificate that is made here lasts; it is replaced after two thirds of that.
+    #[arg(long, env = "KEYWRIGHT_CERTIFICATE_LIFETIME", default_value_t = Shown(authority::CERTIFICATE_LIFETIME), value_name = "DURATION", value_parser = shown_duration)]
+    pub certificate_lifetime: Shown,
+
+    /// How often to look at where certificates come from: the authority's Secret, or the files.
+    #[arg(long, env = "KEYWRIGHT_CERTIFICATE_POLL", default_value = "10s", value_name = "DURATION", value_parser = positive_duration)]
+    pub certificate_poll: Duration,
+}
+
+/// Flags of `keywright certificates`.
+#[derive(Debug, Args)]
+pub struct CertificatesArguments {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub program: ProgramArguments,
+
+    /// The name of a MutatingWebhookConfiguration and a ValidatingWebhookConfiguration that are to trust the authority.
+    /// Repeatable. Empty: none, only the Secret is looked after.
+    #[arg(
+        long,
+        env = "KEYWRIGHT_WEBHOOK_CONFIGURATION",
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "keywright"
+    )]
+    pub webhook_configuration: Vec<String>,
+
+    /// Replace the authority although it is good. The one before stays trusted until the next time.
+    #[arg(long, env = "KEYWRIGHT_ROTATE")]
+    pub rotate: bool,
+
+    /// How long a new authority lasts; a run in the last third of that replaces it.
+    #[arg(long, env = "KEYWRIGHT_AUTHORITY_LIFETIME", default_value_t = Shown(authority::LIFETIME), value_name = "DURATION", value_parser = shown_duration)]
+    pub authority_lifetime: Shown,
+}
+
 /// Flags of `keywright crds`.
 #[derive(Debug, Args)]
 pub struct CrdsArguments {
@@ -121,7 +194,7 @@ impl ControllerArguments {
     pub fn options(&self, hostname: &str) -> controller::Options {
         let life: u64 = rand::rng().random();
         controller::Options {
-            system_namespace: self.server.namespace.clone(),
+            system_namespace: self.server.program.namespace.clone(),
             watched_namespace: self.watch_namespace.clone(),
             admin_address: self.server.admin_address,
             identity: format!("{hostname}_{life:016x}"),
@@ -137,11 +210,43 @@ impl VerifierArguments {
     /// The role's options.
     pub fn options(&self) -> server::Options {
         server::Options {
-            namespace: self.server.namespace.clone(),
+            namespace: self.server.program.namespace.clone(),
             http_address: self.http_address,
             admin_address: self.server.admin_address,
             client_address_source: self.http_client_ip.clone(),
             lease_duration: self.lease_duration,
+        }
+    }
+}
+
+impl WebhookArguments {
+    /// The role's options.
+    pub fn options(&self) -> webhook::Options {
+        let namespace = self.server.program.namespace.clone();
+        let server_names = match self.server_name.as_slice() {
+            [] => vec![format!("keywright-webhook.{namespace}.svc")],
+            names => names.to_vec(),
+        };
+        webhook::Options {
+            namespace,
+            https_address: self.https_address,
+            admin_address: self.server.admin_address,
+            server_names,
+            certificate_lifetime: self.certificate_lifetime.0,
+            certificate_poll: self.certificate_poll,
+        }
+    }
+}
+
+impl CertificatesArguments {
+    /// The role's options.
+    pub fn options(&self) -> certificates::Options {
+        let named = self.webhook_configuration.iter().filter(|name| !name.is_empty());
+        certificates::Options {
+            namespace: self.program.namespace.clone(),
+            webhook_configurations: named.cloned().collect(),
+            rotate: self.rotate,
+            authority_lifetime: self.authority_lifetime.0,
         }
     }
 }
@@ -156,6 +261,29 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| "must be at least 1s".to_owned())
+}
+
+/// A default that is a constant elsewhere, shown as it is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown(pub SignedDuration);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        duration::Display(self.0).fmt(f)
+    }
+}
+
+fn shown_duration(text: &str) -> Result<Shown, String> {
+    positive_duration(text)?;
+    Ok(Shown(duration::parse(text).map_err(|problem| problem.to_string())?))
+}
+
+/// What a certificate can hold and a client can demand.
+fn server_name(text: &str) -> Result<String, String> {
+    match ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("must be a DNS name or an IP address, such as keywright-webhook.keywright-system.svc".to_owned()),
+    }
 }
 
 /// Checked here and kept as text, because a filter cannot be cloned.

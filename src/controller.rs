@@ -122,7 +122,7 @@ pub async fn run(config: &Config, options: Options, shutdown: impl Future<Output
     let listener = server::bind(options.admin_address, "--admin-address").await?;
     info!(admin_address = %listener.local_addr()?, "listening");
     let mut registry = Registry::with_prefix("keywright");
-    let metrics = ControllerMetrics::new(&mut registry);
+    let metrics = ControllerMetrics::new(&mut registry, &Error::KINDS);
     let readiness = Readiness::default();
     let checked = readiness.clone();
     let admin = admin::serve(listener, move || checked.check(), Arc::new(registry), future::pending());

@@ -3,7 +3,8 @@
 //!
 //! # From `kubectl apply` to the Secret
 //!
-//! A watch wakes the [`controller`] with a name. It observes the ApiKey, its Secret and its records, asks
+//! The API server asks the webhook: [`admission`] completes the object, or refuses it with everything that is wrong
+//! with it, reading its spec as the controller does ([`declaration`]). A watch wakes the [`controller`] with a name. It observes the ApiKey, its Secret and its records, asks
 //! [`lifecycle::plan`] what to do next, carries out that one write under a precondition, and observes again until
 //! nothing is left to write. Nothing remembers how far it came: "crashed here" and "came this far" are the same input.
 //!
@@ -12,7 +13,7 @@
 //! The [`feed`] folds the records into a [`keyring`]; [`server`] decodes what a proxy asks, [`verify::check`] decides
 //! from that keyring and the time, without waiting or allocating, and `server` encodes the answer.
 //!
-//! The modules below [`lifecycle`] and [`verify`] are pure: values and the time go in, values come out.
+//! The modules below [`admission`], [`lifecycle`] and [`verify`] are pure: values and the time go in, values come out.
 
 pub mod api;
 
@@ -20,16 +21,24 @@ pub mod address;
 pub mod duration;
 pub mod key;
 
+pub mod admission;
+pub mod declaration;
+
 pub mod lifecycle;
 
 pub mod keyring;
 pub mod verify;
 
+pub mod authority;
+
+pub mod certificates;
 pub mod controller;
 pub mod feed;
 pub mod server;
+pub mod webhook;
 
 pub mod args;
 pub mod client;
 pub mod clock;
 pub mod telemetry;
+pub mod tls;

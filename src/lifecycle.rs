@@ -6,7 +6,6 @@
 //! One thing cannot be observed: a key between its record and its Secret exists in memory alone ([`Observed::held`]).
 //! When that memory is lost, the record is of a key that nobody holds; it is revoked and the next serial is issued.
 
-pub mod declaration;
 mod status;
 
 use std::fmt;
@@ -16,8 +15,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{ApiKeyRecordSpec, ApiKeyReference, ApiKeyStatus, Revocation};
+use crate::declaration::{Declaration, Delivery, Problem};
 use crate::key::{Digest, Prefix};
-use declaration::{Declaration, Delivery, Problem};
 
 pub use status::{Announcement, announcements};
 

@@ -9,19 +9,36 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 
-use keywright::args::{Arguments, CrdsArguments, Role, ServerArguments};
-use keywright::{api, client, controller, server, telemetry};
+use keywright::args::{Arguments, CrdsArguments, ProgramArguments, Role};
+use keywright::webhook::Authority;
+use keywright::{api, certificates, client, controller, server, telemetry, webhook};
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().role {
         Role::Crds(arguments) => print_crds(&arguments),
-        Role::Controller(arguments) => serve(&arguments.server, async {
-            let config = client::config(arguments.server.kubeconfig.as_deref()).await?;
+        Role::Controller(arguments) => run(&arguments.server.program, async {
+            let config = client::config(arguments.server.program.kubeconfig.as_deref()).await?;
             controller::run(&config, arguments.options(&hostname()), terminated()?).await
         }),
-        Role::Verifier(arguments) => serve(&arguments.server, async {
-            let config = client::config(arguments.server.kubeconfig.as_deref()).await?;
+        Role::Verifier(arguments) => run(&arguments.server.program, async {
+            let config = client::config(arguments.server.program.kubeconfig.as_deref()).await?;
             server::run(client::watching(&config)?, arguments.options(), terminated()?).await
+        }),
+        Role::Webhook(arguments) => run(&arguments.server.program, async {
+            let authority = match (&arguments.tls_certificate, &arguments.tls_key) {
+                (Some(certificate), Some(key)) => {
+                    Authority::Files { certificate: certificate.clone(), key: key.clone() }
+                }
+                _ => {
+                    let config = client::config(arguments.server.program.kubeconfig.as_deref()).await?;
+                    Authority::Secret(client::requesting(&config)?)
+                }
+            };
+            webhook::run(authority, arguments.options(), terminated()?).await
+        }),
+        Role::Certificates(arguments) => run(&arguments.program, async {
+            let config = client::config(arguments.program.kubeconfig.as_deref()).await?;
+            certificates::run(client::requesting(&config)?, arguments.options()).await
         }),
     };
     match done {
@@ -48,7 +65,7 @@ fn print_crds(arguments: &CrdsArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn serve(arguments: &ServerArguments, role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn run(arguments: &ProgramArguments, role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     telemetry::start_log(arguments.log_format, telemetry::log_filter(&arguments.log_filter)?)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(role)
 }

@@ -1,20 +1,24 @@
-//! The verifier's listeners: connections, drain, and what a denial looks like on the wire.
+//! Listeners: connections, limits, drain, and what a denial looks like on the wire.
 //!
-//! `server/http.rs` is the codec for proxies, `server/admin.rs` the page for probes and metrics. Handlers are plain
-//! functions from a request's head to an answer; only this file waits.
+//! `server/http.rs` is the codec for proxies, `server/webhook.rs` the one for the API server's reviews,
+//! `server/admin.rs` the page for probes and metrics. Handlers are plain functions from a request to an answer; only
+//! this file waits.
 
 pub mod admin;
 pub mod http;
+pub mod webhook;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, pending};
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use futures::FutureExt;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, EXPECT, HeaderValue, WWW_AUTHENTICATE};
@@ -22,21 +26,23 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use kube::Client;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::address::client::ClientAddressSource;
 use crate::clock;
 use crate::feed::Feed;
+use crate::tls;
 use crate::verify::Denial;
 
 /// What a verifier is told by its flags.
@@ -52,6 +58,14 @@ pub struct Options {
     pub client_address_source: ClientAddressSource,
     /// For how long decisions are made without hearing from the API server.
     pub lease_duration: Duration,
+}
+
+/// Where connections come in.
+pub struct Listener {
+    /// Accepts them.
+    pub tcp: TcpListener,
+    /// Ends their TLS; without it they are plain.
+    pub tls: Option<tls::Acceptor>,
 }
 
 /// What a client may take up. Beyond it, connections are closed or wait to be accepted.
@@ -71,6 +85,20 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+/// How the bodies of requests are taken in. However many come at once, they take up at most
+/// `small * Limits::connections + largest * large_at_once` octets.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Octets of the largest body. Longer: 413.
+    pub largest: usize,
+    /// Octets of a body that every connection may hold.
+    pub small: usize,
+    /// How many bodies may be longer than that at the same time. More wait, and are not read while they do.
+    pub large_at_once: usize,
+    /// How long a body may take to arrive, that wait included. Longer: 408.
+    pub timeout: Duration,
+}
+
 /// What a caller is told, however it asked: one constant for each thing it may know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -84,6 +112,9 @@ pub struct Answer {
 
 /// How long to wait before accepting again after that failed: for want of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a TLS handshake may take; the read timeout where that is shorter. A client needs two round trips for it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a verifier until `shutdown`: follows the records and answers proxies and probes.
 ///
@@ -111,7 +142,7 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     background.spawn(admin::serve(admin_listener, readiness, Arc::new(registry), pending()));
     background.spawn(async move { match feed.follow(client, &namespace).await {} });
     tokio::select! {
-        () = serve(listener, Limits::default(), handler, shutdown) => Ok(()),
+        () = serve(Listener::plain(listener), Limits::default(), handler, shutdown) => Ok(()),
         ended = background.join_next() => bail!("a part of the verifier ended by itself: {ended:?}"),
     }
 }
@@ -133,11 +164,40 @@ fn readiness(feed: &Feed) -> Result<(), String> {
 ///
 /// `handler` gets a request's head and the connection's peer, and must not block. If it panics, its connection is
 /// closed and nothing else is disturbed.
-pub async fn serve<H>(listener: TcpListener, limits: Limits, handler: H, shutdown: impl Future<Output = ()>)
+pub async fn serve<H>(listener: Listener, limits: Limits, handler: H, shutdown: impl Future<Output = ()>)
 where
     H: Fn(&Request<()>, IpAddr) -> Response<Full<Bytes>> + Send + Sync + 'static,
 {
     let handler = Arc::new(handler);
+    let service = move |request, peer| answer(request, peer, limits, Arc::clone(&handler));
+    serve_connections(listener, limits, service, shutdown).await;
+}
+
+/// Like [`serve`], for a handler that needs the whole request. If it panics, the answer is 500.
+pub async fn serve_with_bodies<H>(
+    listener: Listener,
+    limits: Limits,
+    bodies: BodyLimits,
+    handler: H,
+    shutdown: impl Future<Output = ()>,
+) where
+    H: Fn(&Request<Bytes>) -> Response<Full<Bytes>> + Send + Sync + 'static,
+{
+    let handler = Arc::new(handler);
+    let places = Arc::new(Semaphore::new(bodies.large_at_once));
+    let service = move |request, _| {
+        let (handler, places) = (Arc::clone(&handler), Arc::clone(&places));
+        async move { answer_with_body(request, limits, bodies, &places, &*handler).await }
+    };
+    serve_connections(listener, limits, service, shutdown).await;
+}
+
+async fn serve_connections<S, F>(listener: Listener, limits: Limits, service: S, shutdown: impl Future<Output = ()>)
+where
+    S: Fn(Request<Incoming>, IpAddr) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let Listener { tcp, tls } = listener;
     let slots = Arc::new(Semaphore::new(limits.connections));
     let connections = GracefulShutdown::new();
     let mut shutdown = pin!(shutdown);
@@ -145,27 +205,45 @@ where
         let (stream, peer, slot) = tokio::select! {
             biased;
             () = &mut shutdown => break,
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&tcp, &slots) => accepted,
         };
-        let handler = Arc::clone(&handler);
-        let service = service_fn(move |request| answer(request, peer.ip(), limits, Arc::clone(&handler)));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.read_timeout)
-            .max_header_size(limits.head)
-            .max_buf_size(limits.head)
-            .serve_connection(TokioIo::new(stream), service);
-        let connection = connections.watch(connection);
+        let service = service.clone();
+        let (tls, watcher) = (tls.clone(), connections.watcher());
         tokio::spawn(async move {
-            // An error is the client's: it went away, was too slow, or was told what is wrong.
-            connection.await.ok();
+            let service = move |request| service(request, peer.ip());
+            match tls {
+                None => converse(stream, limits, service, watcher).await,
+                Some(tls) => {
+                    if let Some(stream) = tls.accept(stream, limits.read_timeout.min(HANDSHAKE_TIMEOUT)).await {
+                        converse(stream, limits, service, watcher).await;
+                    }
+                }
+            }
             drop(slot);
         });
     }
-    drop(listener);
+    drop(tcp);
     if timeout(limits.drain, connections.shutdown()).await.is_err() {
         warn!(waited = ?limits.drain, "requests were still in flight at shutdown");
     }
+}
+
+/// Answers the requests of one connection until it ends, or until `watcher` tells that there should be no more.
+async fn converse<IO, S, F>(stream: IO, limits: Limits, service: S, watcher: Watcher)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Fn(Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let service = service_fn(move |request| service(request).map(Ok::<_, Infallible>));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.read_timeout)
+        .max_header_size(limits.head)
+        .max_buf_size(limits.head)
+        .serve_connection(TokioIo::new(stream), service);
+    // An error is the client's: it went away, was too slow, or was told what is wrong.
+    watcher.watch(connection).await.ok();
 }
 
 /// Waits for a free slot and for a connection to fill it. Whatever goes wrong passes.
@@ -191,12 +269,7 @@ async fn accept(
 }
 
 /// Waits for the request's end before it is decided on: no answer is older than what it rests on.
-async fn answer<H>(
-    request: Request<Incoming>,
-    peer: IpAddr,
-    limits: Limits,
-    handler: Arc<H>,
-) -> Result<Response<Full<Bytes>>, Infallible>
+async fn answer<H>(request: Request<Incoming>, peer: IpAddr, limits: Limits, handler: Arc<H>) -> Response<Full<Bytes>>
 where
     H: Fn(&Request<()>, IpAddr) -> Response<Full<Bytes>>,
 {
@@ -205,7 +278,87 @@ where
     if !body.is_end_stream() && !head.headers.contains_key(EXPECT) {
         timeout(limits.read_timeout, discard(body, limits.body)).await.ok();
     }
-    Ok(handler(&Request::from_parts(head, ()), peer))
+    handler(&Request::from_parts(head, ()), peer)
+}
+
+/// Takes the body in, or says why not.
+async fn answer_with_body<H>(
+    request: Request<Incoming>,
+    limits: Limits,
+    bodies: BodyLimits,
+    places: &Semaphore,
+    handler: &H,
+) -> Response<Full<Bytes>>
+where
+    H: Fn(&Request<Bytes>) -> Response<Full<Bytes>>,
+{
+    let (head, mut body) = request.into_parts();
+    match timeout(bodies.timeout, collect(&mut body, bodies, places)).await {
+        Ok(Ok((body, _place))) => {
+            let request = Request::from_parts(head, body);
+            catch_unwind(AssertUnwindSafe(|| handler(&request))).unwrap_or_else(|_| {
+                // The panic's own message is on standard error.
+                error!("a request could not be answered");
+                plain_text(StatusCode::INTERNAL_SERVER_ERROR, "the webhook failed; its log says why")
+            })
+        }
+        Ok(Err(Untaken::TooLarge)) => {
+            if !head.headers.contains_key(EXPECT) {
+                timeout(bodies.timeout, discard(body, limits.body)).await.ok();
+            }
+            let said = format!("the request is longer than {} octets", bodies.largest);
+            plain_text(StatusCode::PAYLOAD_TOO_LARGE, said)
+        }
+        Ok(Err(Untaken::Broken)) => plain_text(StatusCode::BAD_REQUEST, "the request ended before its body did"),
+        Err(_) => {
+            let said = format!("the request's body took longer than {:?}", bodies.timeout);
+            plain_text(StatusCode::REQUEST_TIMEOUT, said)
+        }
+    }
+}
+
+/// Why a body was not taken in.
+enum Untaken {
+    TooLarge,
+    Broken,
+}
+
+/// Reads a body to its end. The place of a large one is to be kept until its octets are gone.
+async fn collect<'p>(
+    body: &mut Incoming,
+    limits: BodyLimits,
+    places: &'p Semaphore,
+) -> Result<(Bytes, Option<SemaphorePermit<'p>>), Untaken> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limits.largest {
+        return Err(Untaken::TooLarge);
+    }
+    let mut whole = Vec::with_capacity(announced.min(limits.small));
+    let mut place = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Untaken::Broken)?.into_data() else {
+            continue; // trailers
+        };
+        let length = whole.len() + data.len();
+        if length > limits.largest {
+            return Err(Untaken::TooLarge);
+        }
+        if length > limits.small && place.is_none() {
+            // The semaphore is never closed, so there always is a place.
+            place = places.acquire().await.ok();
+            whole.reserve_exact(announced.saturating_sub(whole.len()));
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok((whole.into(), place))
+}
+
+/// An answer in words. The API server repeats plain text to whoever it asks for.
+fn plain_text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }
 
 /// Reads a body to its end, or to its first `limit` octets. Closing a connection with octets left unread resets it,
@@ -217,6 +370,13 @@ async fn discard(mut body: Incoming, limit: usize) {
         if read > limit {
             return;
         }
+    }
+}
+
+impl Listener {
+    /// One without TLS.
+    pub fn plain(tcp: TcpListener) -> Self {
+        Self { tcp, tls: None }
     }
 }
 
@@ -310,7 +470,7 @@ impl fmt::Debug for FeedMetrics {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-mod tests {
+pub(crate) mod tests {
     use std::io::{ErrorKind, Read, Write};
     use std::net::TcpStream as Socket;
 
@@ -330,11 +490,11 @@ mod tests {
     const UNKNOWN: &str = "keyw1_00000000000000000000000000000000000000000003dznj0";
 
     /// Long enough for anything that is expected to happen, even on a busy machine.
-    const PATIENCE: Duration = Duration::from_secs(10);
+    pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
     /// A listener on loopback, and how to end it.
-    struct Running {
-        address: SocketAddr,
+    pub(crate) struct Running {
+        pub(crate) address: SocketAddr,
         stop: oneshot::Sender<()>,
         task: JoinHandle<()>,
     }
@@ -367,7 +527,22 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let (stop, stopped) = oneshot::channel::<()>();
             let shutdown = async { stopped.await.unwrap_or_default() };
-            Self { address, stop, task: tokio::spawn(serve(listener, limits, handler, shutdown)) }
+            Self { address, stop, task: tokio::spawn(serve(Listener::plain(listener), limits, handler, shutdown)) }
+        }
+
+        pub(crate) async fn serving_bodies<H>(limits: Limits, bodies: BodyLimits, handler: H) -> Self
+        where
+            H: Fn(&Request<Bytes>) -> Response<Full<Bytes>> + Send + Sync + 'static,
+        {
+            let listener = bind("127.0.0.1:0".parse().unwrap(), "--https-address").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (stop, stopped) = oneshot::channel::<()>();
+            let shutdown = async { stopped.await.unwrap_or_default() };
+            Self {
+                address,
+                stop,
+                task: tokio::spawn(serve_with_bodies(Listener::plain(listener), limits, bodies, handler, shutdown)),
+            }
         }
 
         async fn verifier(limits: Limits) -> Self {
@@ -377,12 +552,12 @@ mod tests {
             Self::serving(limits, move |request: &Request<()>, peer: IpAddr| verifier.answer(request, peer)).await
         }
 
-        fn connect(&self) -> Socket {
+        pub(crate) fn connect(&self) -> Socket {
             connect(self.address)
         }
 
         /// All that is answered to `request`, until the server closes the connection.
-        fn exchange(&self, request: impl AsRef<[u8]>) -> String {
+        pub(crate) fn exchange(&self, request: impl AsRef<[u8]>) -> String {
             let mut socket = self.connect();
             socket.write_all(request.as_ref()).unwrap();
             rest(&mut socket)
@@ -395,7 +570,7 @@ mod tests {
         socket
     }
 
-    fn rest(socket: &mut Socket) -> String {
+    pub(crate) fn rest(socket: &mut Socket) -> String {
         let mut answer = Vec::new();
         match socket.read_to_end(&mut answer) {
             Ok(_) => {}
@@ -419,7 +594,7 @@ mod tests {
         answer + str::from_utf8(&body).unwrap()
     }
 
-    fn statuses(answers: &str) -> Vec<u16> {
+    pub(crate) fn statuses(answers: &str) -> Vec<u16> {
         answers.match_indices("HTTP/1.1 ").map(|(start, _)| answers[start + 9..start + 12].parse().unwrap()).collect()
     }
 

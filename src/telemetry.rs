@@ -53,8 +53,9 @@ struct ErrorKind {
 }
 
 impl ControllerMetrics {
-    /// Registers them all; `registry` gives the prefix.
-    pub fn new(registry: &mut Registry) -> Self {
+    /// Registers them all; `registry` gives the prefix. Every kind of failure is there from the start, at 0: a rate needs
+    /// a value to rise from.
+    pub fn new(registry: &mut Registry, error_kinds: &[&'static str]) -> Self {
         let metrics = Self {
             passes: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             errors: Family::default(),
@@ -73,6 +74,9 @@ impl ControllerMetrics {
             Unit::Seconds,
             metrics.issues.clone(),
         );
+        for kind in error_kinds {
+            drop(metrics.errors.get_or_create(&ErrorKind { kind }));
+        }
         metrics
     }
 

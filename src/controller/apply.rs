@@ -18,8 +18,8 @@ use crate::api::{
     ApiKeyRecord, ApiKeyRecordSpec, ApiKeyReference, ApiKeyStatus, CAUSE_ANNOTATION, EXPIRES_AT_ANNOTATION, FINALIZER,
     GROUP, KEY_PREFIX_ANNOTATION, MANAGED_BY, SERIAL_ANNOTATION,
 };
+use crate::declaration::Delivery;
 use crate::key::{Digest, Key};
-use crate::lifecycle::declaration::Delivery;
 use crate::lifecycle::{Cause, Held, Marks, Rules, Write, record_name};
 
 /// A key on its way from its record to its Secret: the one place where one is kept.

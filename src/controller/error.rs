@@ -35,6 +35,10 @@ pub(super) enum Error {
 }
 
 impl Error {
+    /// Every [`Error::kind`].
+    pub(super) const KINDS: [&'static str; 6] =
+        ["conflict", "forbidden", "refused", "unanswered", "random", "internal"];
+
     pub(super) fn random(error: impl std::fmt::Display) -> Self {
         Self::Random(error.to_string())
     }

@@ -20,8 +20,8 @@ use crate::api::{
     ApiKeyRecord, ApiKeyReference, ApiKeyStatus, CAUSE_ANNOTATION, EXPIRES_AT_ANNOTATION, FINALIZER, GROUP,
     KEY_PREFIX_ANNOTATION, MANAGED_BY, ROTATE_ANNOTATION, SERIAL_ANNOTATION,
 };
+use crate::declaration::{self, Declaration, Delivery};
 use crate::key::Digest;
-use crate::lifecycle::declaration::{self, Declaration, Delivery};
 use crate::lifecycle::{Cause, Held, Marks, Observed, Record, Secret, record_name};
 
 /// An ApiKey as stored, and what there is to know about it.

@@ -3,9 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::declaration::{Declaration, Delivery, Problem};
 use super::{Cause, NAME_RETRY, Observed, Plan, Record, whole_seconds};
 use crate::api::{ApiKeyStatus, Condition, ConditionStatus, ConditionType, Reason, Retiring};
+use crate::declaration::{Declaration, Delivery, Problem};
 
 /// `ExpiringSoon` from this long before the end.
 const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);

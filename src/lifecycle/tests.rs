@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::{ConditionStatus, ConditionType, Reason};
+use crate::declaration;
 
 const UID: &str = "6a0a1c9e-0000-4000-8000-000000000001";
 

@@ -12,7 +12,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
-use super::{Limits, serve as serve_connections};
+use super::{Limits, Listener, serve as serve_connections};
 
 /// The format that prometheus-client writes.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -28,7 +28,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let handler = move |request: &Request<()>, _: IpAddr| answer(request.uri().path(), &readiness, &registry);
-    serve_connections(listener, Limits::default(), handler, shutdown).await;
+    serve_connections(Listener::plain(listener), Limits::default(), handler, shutdown).await;
 }
 
 fn answer(path: &str, readiness: impl Fn() -> Result<(), String>, registry: &Registry) -> Response<Full<Bytes>> {

@@ -1,8 +1,8 @@
 //! PURE. What an ApiKey's spec declares, read once, with nothing left to check behind it.
 //!
-//! The CRD's rules refuse almost all of this at the door. It is checked again because a spec can be older than the
-//! rules, or have been stored while they were other ones, and because CEL cannot say everything (duplicates after
-//! canonicalisation).
+//! The one reading of a spec: the webhook refuses with these problems, and the controller reads again, because a spec
+//! can be older than the rules or have been stored while the webhook was not there. The CRD's rules refuse almost all
+//! of it too; CEL cannot say everything (duplicates after canonicalisation), and says it in fewer words.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::address::AllowedAddresses;
+use crate::address::{AllowedAddresses, printable};
 use crate::duration;
 use crate::key::Digest;
 
@@ -63,7 +63,16 @@ impl fmt::Display for Problem {
     }
 }
 
+/// The data key where none is given.
+pub const DEFAULT_SECRET_KEY: &str = "api-key";
+
+/// What an owner may be, in words. [`is_owner`] is the same in code.
+pub const OWNER_RULE: &str = "must be 1 to 128 letters, digits and ._@:/+=-";
+
 const DEFAULT_OVERLAP: SignedDuration = SignedDuration::from_hours(24);
+
+/// The longest list of scopes.
+const MAX_SCOPES: usize = 32;
 
 /// Reads the raw `spec` of the ApiKey called `name` and created at `created`, or says everything that is wrong with it.
 pub fn read(spec: &Value, name: &str, created: Timestamp) -> Result<Declaration, Vec<Problem>> {
@@ -71,14 +80,16 @@ pub fn read(spec: &Value, name: &str, created: Timestamp) -> Result<Declaration,
     if !spec.is_object() {
         reader.refuse("spec", "must be an object");
     }
-    reader.text(spec, "spec", "displayName", |text| {
+    let rule = "must be 1 to 128 characters, none of them a control character";
+    reader.text(spec, "spec", "displayName", rule, |text| {
         (1..=128).contains(&text.chars().count()) && !text.chars().any(char::is_control)
     });
-    reader.text(spec, "spec", "description", |text| {
+    let rule = "must be at most 1024 characters, none of them a control character other than newline";
+    reader.text(spec, "spec", "description", rule, |text| {
         text.chars().count() <= 1024 && !text.chars().any(|c| c.is_control() && c != '\n')
     });
     let declaration = Declaration {
-        owner: reader.text(spec, "spec", "owner", |text| is_word(text, 128, "._@:/+=-")),
+        owner: reader.text(spec, "spec", "owner", OWNER_RULE, is_owner),
         scopes: reader.scopes(spec),
         allowed_ips: reader.allowed_ips(spec),
         suspended: reader.field(spec, "spec", "suspended", "true or false").unwrap_or_default(),
@@ -104,27 +115,41 @@ impl Reader {
         let value = within.get(name).filter(|value| !value.is_null())?;
         let read = serde_json::from_value(value.clone()).ok();
         if read.is_none() {
-            self.refuse(format!("{path}.{name}"), format!("must be {expected}"));
+            // YAML reads an unquoted 12 or true as something else than a string.
+            let quotes = value.is_number() || value.is_boolean();
+            let remedy = if quotes && expected == "a string" { ": put it in quotes" } else { "" };
+            self.refuse(format!("{path}.{name}"), format!("must be {expected}{remedy}"));
         }
         read
     }
 
-    fn text(&mut self, within: &Value, path: &str, name: &str, fits: impl Fn(&str) -> bool) -> Option<String> {
+    fn text(
+        &mut self,
+        within: &Value,
+        path: &str,
+        name: &str,
+        rule: &str,
+        fits: impl Fn(&str) -> bool,
+    ) -> Option<String> {
         let text = self.field::<String>(within, path, name, "a string")?;
         if !fits(&text) {
-            self.refuse(format!("{path}.{name}"), "is too long or holds characters that are not allowed there");
+            self.refuse(format!("{path}.{name}"), format!("{rule}, not \"{}\"", printable(&text)));
         }
         Some(text)
     }
 
     fn scopes(&mut self, spec: &Value) -> Vec<String> {
         let scopes: Vec<String> = self.field(spec, "spec", "scopes", "a list of strings").unwrap_or_default();
-        if scopes.len() > 32 {
-            self.refuse("spec.scopes", "must have at most 32 items");
+        if scopes.len() > MAX_SCOPES {
+            self.refuse("spec.scopes", format!("has {} items; write at most {MAX_SCOPES}", scopes.len()));
         }
-        for (index, scope) in scopes.iter().enumerate().filter(|(_, scope)| !is_word(scope, 64, "._:/-")) {
-            let _ = scope;
-            self.refuse(format!("spec.scopes[{index}]"), "must be 1 to 64 letters, digits and ._:/-");
+        for (index, scope) in scopes.iter().take(MAX_SCOPES).enumerate() {
+            let path = format!("spec.scopes[{index}]");
+            if !is_word(scope, 64, "._:/-") {
+                self.refuse(path, format!("must be 1 to 64 letters, digits and ._:/-, not \"{}\"", printable(scope)));
+            } else if let Some(first) = scopes.iter().take(index).position(|earlier| earlier == scope) {
+                self.refuse(path, format!("is the same as spec.scopes[{first}]; remove one of them"));
+            }
         }
         scopes
     }
@@ -147,21 +172,33 @@ impl Reader {
         match duration::parse(&text) {
             Ok(duration) if duration >= at_least => Some(duration),
             Ok(_) => {
-                self.refuse(format!("{path}.{name}"), format!("must be at least {}", duration::Display(at_least)));
+                let rule = format!("must be at least {}, not \"{}\"", duration::Display(at_least), printable(&text));
+                self.refuse(format!("{path}.{name}"), rule);
                 None
             }
             Err(problem) => {
-                self.refuse(format!("{path}.{name}"), problem.to_string());
+                self.refuse(format!("{path}.{name}"), format!("{problem}, not \"{}\"", printable(&text)));
                 None
             }
         }
+    }
+
+    /// `expiresIn` where it is not `Never`.
+    fn life(&mut self, spec: &Value) -> Option<SignedDuration> {
+        let text = self.field::<String>(spec, "spec", "expiresIn", "a string")?;
+        let life = duration::parse(&text).ok().filter(|life| *life >= duration::SHORTEST_LIFE);
+        if life.is_none() {
+            let rule = "must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d";
+            self.refuse("spec.expiresIn", format!("{rule}, not \"{}\"", printable(&text)));
+        }
+        life
     }
 
     /// Whole seconds, rounded down: a key is refused a fraction of a second early rather than late.
     fn expiry(&mut self, spec: &Value, created: Timestamp) -> Option<Timestamp> {
         let at = self.field::<Time>(spec, "spec", "expiresAt", "an RFC 3339 time such as 2027-01-31T00:00:00Z");
         let never = spec.get("expiresIn").and_then(Value::as_str) == Some("Never");
-        let life = if never { None } else { self.duration(spec, "spec", "expiresIn", duration::SHORTEST_LIFE) };
+        let life = if never { None } else { self.life(spec) };
         if at.is_some() && (never || life.is_some()) {
             self.refuse("spec", "expiresIn and expiresAt exclude each other: keep one");
         }
@@ -177,7 +214,7 @@ impl Reader {
         let overlap = self.duration(&rotation, "spec.rotation", "overlap", SignedDuration::ZERO);
         let longest = every.unwrap_or(duration::LONGEST);
         if overlap.is_some_and(|overlap| overlap > longest) {
-            self.refuse("spec.rotation.overlap", "must not be longer than every");
+            self.refuse("spec.rotation.overlap", "must not be longer than spec.rotation.every");
         }
         overlap.unwrap_or(DEFAULT_OVERLAP.min(longest))
     }
@@ -199,12 +236,32 @@ impl Reader {
                 Err(problem) => self.refuse("spec.keyHash", problem.to_string()),
             }
         }
-        let fits = |text: &str| is_word(text, 253, "-._");
+        let name_rule = "must be a Secret's name: lower-case letters and digits, with - and . between them";
+        let key_rule = "must be a Secret's data key: 1 to 253 letters, digits and -._, and not . or beginning with ..";
+        let is_key = |text: &str| is_word(text, 253, "-._") && text != "." && !text.starts_with("..");
         Delivery::Secret {
-            name: self.text(&secret, "spec.secret", "name", fits).unwrap_or_else(|| name.to_owned()),
-            key: self.text(&secret, "spec.secret", "key", fits).unwrap_or_else(|| "api-key".to_owned()),
+            name: self
+                .text(&secret, "spec.secret", "name", name_rule, is_dns_subdomain)
+                .unwrap_or_else(|| name.to_owned()),
+            key: self
+                .text(&secret, "spec.secret", "key", key_rule, is_key)
+                .unwrap_or_else(|| DEFAULT_SECRET_KEY.to_owned()),
         }
     }
+}
+
+/// Whether an ApiKey may have this owner.
+pub fn is_owner(text: &str) -> bool {
+    is_word(text, 128, "._@:/+=-")
+}
+
+/// A DNS-1123 subdomain, as the API server wants objects' names.
+fn is_dns_subdomain(text: &str) -> bool {
+    let is_inner = |octet: u8| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-';
+    let is_label = |label: &str| {
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(is_inner)
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 /// 1 to `longest` ASCII letters, digits and `others`.
@@ -271,6 +328,8 @@ mod tests {
             (json!({"owner": "a b"}), "spec.owner"),
             (json!({"scopes": ["ok", "not ok"]}), "spec.scopes[1]"),
             (json!({"scopes": "all"}), "spec.scopes"),
+            (json!({"scopes": ["a", "b", "a"]}), "spec.scopes[2]"),
+            (json!({"scopes": (0..33).map(|n| n.to_string()).collect::<Vec<_>>()}), "spec.scopes"),
             (json!({"allowedIPs": ["10.0.0.0/8", "10.0.0.1/8"]}), "spec.allowedIPs[1]"),
             (json!({"allowedIPs": []}), "spec.allowedIPs"),
             (json!({"allowedIPs": "10.0.0.1"}), "spec.allowedIPs"),
@@ -283,7 +342,13 @@ mod tests {
             (json!({"rotation": {"every": "1s"}}), "spec.rotation.every"),
             (json!({"rotation": {"every": "1h", "overlap": "2h"}}), "spec.rotation.overlap"),
             (json!({"secret": {"name": "a/b"}}), "spec.secret.name"),
+            (json!({"secret": {"name": "Ci"}}), "spec.secret.name"),
+            (json!({"secret": {"name": "a..b"}}), "spec.secret.name"),
+            (json!({"secret": {"name": "-a"}}), "spec.secret.name"),
+            (json!({"secret": {"name": "a".repeat(254)}}), "spec.secret.name"),
             (json!({"secret": {"key": ""}}), "spec.secret.key"),
+            (json!({"secret": {"key": "."}}), "spec.secret.key"),
+            (json!({"secret": {"key": "..a"}}), "spec.secret.key"),
             (json!({"keyHash": "sha256:00"}), "spec.keyHash"),
             (json!({"keyHash": format!("sha256:{}", "0".repeat(64)), "secret": {}}), "spec"),
             (json!({"keyHash": format!("sha256:{}", "0".repeat(64)), "rotation": {}}), "spec"),
@@ -291,5 +356,35 @@ mod tests {
             assert_eq!(said(spec.clone()), [path], "{spec}");
         }
         assert_eq!(said(json!({"owner": "a b", "expiresIn": "x"})), ["spec.owner", "spec.expiresIn"]);
+    }
+
+    #[test]
+    fn a_problem_names_the_rule_and_what_was_written() {
+        for (spec, said) in [
+            (json!({"owner": "Ada L"}), r#"spec.owner: must be 1 to 128 letters, digits and ._@:/+=-, not "Ada L""#),
+            (json!({"owner": 7}), "spec.owner: must be a string: put it in quotes"),
+            (json!({"owner": ["ada"]}), "spec.owner: must be a string"),
+            (
+                json!({"displayName": "a\tb"}),
+                r#"spec.displayName: must be 1 to 128 characters, none of them a control character, not "a\tb""#,
+            ),
+            (
+                json!({"expiresIn": "never"}),
+                r#"spec.expiresIn: must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d, not "never""#,
+            ),
+            (
+                json!({"rotation": {"every": "1w"}}),
+                r#"spec.rotation.every: must be numbers with the units d, h, m or s, such as 90d, 1d12h or 10m, not "1w""#,
+            ),
+            (json!({"rotation": {"every": "1s"}}), r#"spec.rotation.every: must be at least 1m, not "1s""#),
+            (
+                json!({"secret": {"name": "Ci"}}),
+                r#"spec.secret.name: must be a Secret's name: lower-case letters and digits, with - and . between them, not "Ci""#,
+            ),
+            (json!({"scopes": ["a", "a"]}), "spec.scopes[1]: is the same as spec.scopes[0]; remove one of them"),
+        ] {
+            let problems = read(&spec, "ci", created()).unwrap_err();
+            assert_eq!(problems.iter().map(Problem::to_string).collect::<Vec<_>>(), [said]);
+        }
     }
 }

@@ -1,0 +1,421 @@
+//! PURE. The webhook's certificate authority: what the Secret [`SECRET`] holds, whether it will do, what is to be done
+//! about it, and the certificates that it signs.
+//!
+//! Key pairs come from the caller. The one thing that is random in here is the number that each ECDSA signature needs;
+//! ring draws it from the operating system, inside of rcgen. Serial numbers are digests of keys that are used once, and
+//! so as good as random (RFC 5280, 4.1.2.2).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::ByteString;
+use pem::{EncodeConfig, LineEnding, Pem};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls::RootCertStore;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use thiserror::Error;
+use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
+
+/// The Secret that holds the authority, of type `kubernetes.io/tls`.
+pub const SECRET: &str = "keywright-webhook-ca";
+
+/// Data key: the certificate of the authority that signs now, PEM.
+pub const CERTIFICATE: &str = "tls.crt";
+/// Data key: its private key, PKCS#8 in PEM.
+pub const KEY: &str = "tls.key";
+/// Data key: every certificate that is trusted, the newest first, PEM. What `caBundle` holds.
+pub const BUNDLE: &str = "ca.crt";
+
+/// How long an authority lasts. Only a run of `keywright certificates` can renew it, and an installation that works may
+/// see none for years; a year, as is usual where something renews all the time, would stop every edit of an ApiKey on
+/// its first birthday. Its reach is small: nobody trusts it but the API server, for one webhook, and `--rotate` ends it
+/// at any time.
+pub const LIFETIME: SignedDuration = SignedDuration::from_hours(3650 * 24);
+
+/// How long a replica's certificate lasts. It is renewed after two thirds, so a broken Secret can wait for more than
+/// two days to be mended. The private key never leaves the replica's memory: a shorter life would protect nothing.
+pub const CERTIFICATE_LIFETIME: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// Certificates are valid from this long ago, as clocks differ.
+const BACKDATING: SignedDuration = SignedDuration::from_hours(1);
+
+/// A certificate authority that signs now, and whose certificates are to be trusted beside its own.
+#[derive(Debug)]
+pub struct Authority {
+    certificate: CertificateDer<'static>,
+    not_before: Timestamp,
+    not_after: Timestamp,
+    key: KeyPair,
+    bundle: Vec<CertificateDer<'static>>,
+}
+
+/// Why what the Secret holds is no authority to rely on.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Flaw {
+    /// There is no such Secret.
+    #[error("it does not exist")]
+    Absent,
+    /// A data key is absent or empty.
+    #[error("it has no {0}")]
+    Missing(&'static str),
+    /// Something else than PEM, or PEM of something else.
+    #[error("its {0} is damaged: not certificates in PEM")]
+    NotPem(&'static str),
+    /// `tls.crt` must hold one certificate.
+    #[error("its tls.crt holds {0} certificates instead of one")]
+    NotOne(usize),
+    /// The certificate with this index does not follow RFC 5280.
+    #[error("its {0} is damaged: certificate {1} cannot be read")]
+    Unreadable(&'static str, usize),
+    /// It is no certificate of a CA.
+    #[error("its tls.crt may not sign certificates")]
+    NotAuthority,
+    /// Not PKCS#8, or of an algorithm that is not supported. No detail: it would be a part of the key.
+    #[error("its tls.key is damaged: not a private key as PKCS#8 in PEM")]
+    NotKey,
+    /// The key is another certificate's.
+    #[error("its tls.key does not belong to its tls.crt")]
+    OtherKey,
+    /// It is to be used from a later time on.
+    #[error("its tls.crt is not valid before {0}")]
+    NotYetValid(Timestamp),
+    /// Its time is over.
+    #[error("its tls.crt expired at {0}")]
+    Expired(Timestamp),
+    /// Nobody would trust what it signs.
+    #[error("its ca.crt does not hold its tls.crt: it is of another authority")]
+    NotInBundle,
+}
+
+/// Why a certificate could not be made.
+#[derive(Debug, Error)]
+pub enum SigningError {
+    /// A server name that no certificate can hold, or a key that cannot sign.
+    #[error("cannot sign a certificate: {0}")]
+    Signature(#[from] rcgen::Error),
+    /// A time beyond the year 9999.
+    #[error("the certificate's time is out of range")]
+    Time,
+}
+
+/// What is to be done about the Secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Keep,
+    /// Some of the certificates that it trusts expired: leave them out.
+    Prune,
+    /// A new authority, as was asked for or as this one is in the last third of its life.
+    Roll,
+}
+
+/// What one run of `keywright certificates` may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mandate {
+    /// Whether the webhook configurations can be written to. Without that, an authority that works stays: its successor
+    /// must be trusted before it signs.
+    pub publishes: bool,
+    /// Whether a new authority was asked for.
+    pub rotates: bool,
+}
+
+/// A certificate for a server, and its key.
+#[derive(Debug)]
+pub struct Leaf {
+    /// It alone: its issuer is what the other side trusts.
+    pub certificate: CertificateDer<'static>,
+    /// PKCS#8.
+    pub key: PrivateKeyDer<'static>,
+    /// The last moment of its life.
+    pub not_after: Timestamp,
+    /// When to have its successor.
+    pub renewal_at: Timestamp,
+}
+
+impl Authority {
+    /// Reads a Secret's data as of `now`.
+    ///
+    /// # Errors
+    /// Says what is wrong with it, and nothing of what it holds.
+    pub fn read(data: &BTreeMap<String, ByteString>, now: Timestamp) -> Result<Self, Flaw> {
+        let mut certificates = certificates(data, CERTIFICATE)?;
+        let count = certificates.len();
+        let (Some(certificate), 1) = (certificates.pop(), count) else {
+            return Err(Flaw::NotOne(count));
+        };
+        let parsed = parse(&certificate).ok_or(Flaw::Unreadable(CERTIFICATE, 0))?;
+        let key = key(data)?;
+        if !may_sign(&parsed) {
+            return Err(Flaw::NotAuthority);
+        }
+        if rcgen::PublicKeyData::subject_public_key_info(&key) != parsed.public_key().raw {
+            return Err(Flaw::OtherKey);
+        }
+        let (not_before, not_after) = validity(&parsed).ok_or(Flaw::Unreadable(CERTIFICATE, 0))?;
+        if now < not_before {
+            return Err(Flaw::NotYetValid(not_before));
+        }
+        if now >= not_after {
+            return Err(Flaw::Expired(not_after));
+        }
+        let bundle = self::certificates(data, BUNDLE)?;
+        if !bundle.contains(&certificate) {
+            return Err(Flaw::NotInBundle);
+        }
+        Ok(Self { certificate, not_before, not_after, key, bundle })
+    }
+
+    /// A new authority, from `now` on for `lifetime`, which trusts itself alone.
+    ///
+    /// # Errors
+    /// If the key cannot sign, or the time is out of range.
+    pub fn establish(key: KeyPair, lifetime: SignedDuration, now: Timestamp) -> Result<Self, SigningError> {
+        let (not_before, not_after) = (seconds(now - BACKDATING), seconds_up(now, lifetime)?);
+        let mut parameters = parameters(not_before, not_after, "keywright-webhook-ca")?;
+        // It signs servers' certificates, and no other authorities. No name constraints: it is trusted for one webhook
+        // alone, whose name the API server demands by itself.
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let certificate = parameters.self_signed(&key)?.der().clone();
+        Ok(Self { bundle: vec![certificate.clone()], certificate, not_before, not_after, key })
+    }
+
+    /// The same, which trusts these, too. One that it trusts already is not trusted twice.
+    #[must_use]
+    pub fn trusting(mut self, others: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
+        for other in others {
+            if !self.bundle.contains(&other) {
+                self.bundle.push(other);
+            }
+        }
+        self
+    }
+
+    /// The certificate that signs.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// What is trusted, the newest first.
+    pub fn bundle(&self) -> &[CertificateDer<'static>] {
+        &self.bundle
+    }
+
+    /// The last moment of its life.
+    pub fn not_after(&self) -> Timestamp {
+        self.not_after
+    }
+
+    /// From when on the next run of `keywright certificates` replaces it.
+    pub fn renewal_at(&self) -> Timestamp {
+        two_thirds(self.not_before, self.not_after)
+    }
+
+    /// What is to be done about it.
+    pub fn judge(&self, mandate: Mandate, now: Timestamp) -> Verdict {
+        if mandate.publishes && (mandate.rotates || now >= self.renewal_at()) {
+            Verdict::Roll
+        } else if unexpired(&self.bundle, now).len() < self.bundle.len() {
+            Verdict::Prune
+        } else {
+            Verdict::Keep
+        }
+    }
+
+    /// The same without the certificates that expired.
+    #[must_use]
+    pub fn pruned(mut self, now: Timestamp) -> Self {
+        self.bundle = unexpired(&self.bundle, now);
+        self
+    }
+
+    /// All of the Secret's data.
+    pub fn data(&self) -> BTreeMap<String, ByteString> {
+        let key = Zeroizing::new(self.key.serialize_der());
+        BTreeMap::from([
+            (CERTIFICATE.to_owned(), ByteString(encode(std::slice::from_ref(&self.certificate)))),
+            (KEY.to_owned(), ByteString(encode_block("PRIVATE KEY", &key).into_bytes())),
+            (BUNDLE.to_owned(), ByteString(encode(&self.bundle))),
+        ])
+    }
+
+    /// What `caBundle` is to hold: PEM.
+    pub fn encoded_bundle(&self) -> Vec<u8> {
+        encode(&self.bundle)
+    }
+
+    /// A certificate for a server of these names or addresses, for `lifetime` or as long as the authority lasts.
+    ///
+    /// # Errors
+    /// If a name cannot be in a certificate.
+    pub fn issue(
+        &self,
+        key: KeyPair,
+        server_names: &[String],
+        lifetime: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Leaf, SigningError> {
+        let not_before = seconds(now - BACKDATING).max(self.not_before);
+        let not_after = seconds_up(now, lifetime)?.min(self.not_after);
+        // The name is for people: servers are known by their alternative names (RFC 9525), and Go reads nothing else.
+        let mut parameters = parameters(not_before, not_after, "keywright-webhook")?;
+        parameters.subject_alt_names = CertificateParams::new(server_names)?.subject_alt_names;
+        parameters.is_ca = IsCa::ExplicitNoCa;
+        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        // All authorities have one name: this tells Go which of the bundle it is.
+        parameters.use_authority_key_identifier_extension = true;
+        let issuer = Issuer::from_ca_cert_der(&self.certificate, &self.key)?;
+        let certificate = parameters.signed_by(&key, &issuer)?.der().clone();
+        Ok(Leaf { certificate, key: key.into(), not_after, renewal_at: two_thirds(now, not_after) })
+    }
+}
+
+/// Whether a client that trusts `bundle` accepts `certificate` as of `now`, for each of the names.
+///
+/// # Errors
+/// The first reason why it does not.
+pub fn verify(
+    certificate: &CertificateDer<'_>,
+    bundle: &[CertificateDer<'static>],
+    server_names: &[String],
+    now: Timestamp,
+) -> Result<(), String> {
+    let mut roots = RootCertStore::empty();
+    // webpki does not look at the time of what is trusted; Go does.
+    roots.add_parsable_certificates(unexpired(bundle, now));
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    let verifier = verifier.map_err(|_| "no certificate of its authority is valid".to_owned())?;
+    let since = u64::try_from(now.as_second()).unwrap_or_default();
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(since));
+    for name in server_names {
+        let server_name = ServerName::try_from(name.as_str()).map_err(|_| format!("{name} is not a server's name"))?;
+        let verified = verifier.verify_server_cert(certificate, &[], &server_name, &[], now);
+        verified.map_err(|problem| format!("for {name}: {problem}"))?;
+    }
+    Ok(())
+}
+
+/// The certificates in `text` (PEM) that are authorities' and valid at `now`; what cannot be read is left out. At most
+/// `limit`, the first ones.
+pub fn salvage(text: &[u8], limit: usize, now: Timestamp) -> Vec<CertificateDer<'static>> {
+    let blocks = pem::parse_many(text).unwrap_or_default().into_iter();
+    let certificates = blocks.filter(|block| block.tag() == "CERTIFICATE");
+    let mut certificates: Vec<_> = certificates.map(|block| CertificateDer::from(block.into_contents())).collect();
+    certificates.retain(|certificate| parse(certificate).is_some_and(|parsed| may_sign(&parsed)));
+    certificates = unexpired(&certificates, now);
+    certificates.truncate(limit);
+    certificates
+}
+
+/// From when to when a certificate is valid; `None` if it cannot be read.
+pub fn lifetime(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
+    validity(&parse(certificate)?)
+}
+
+/// What the Secret is to hold for as long as its next authority is made known: the certificates that are trusted then,
+/// and what signs now untouched, be it good or not.
+pub fn staged(data: &BTreeMap<String, ByteString>, successor: &Authority) -> BTreeMap<String, ByteString> {
+    let mut staged = data.clone();
+    for key in [CERTIFICATE, KEY] {
+        // A Secret of this type must have both.
+        staged.entry(key.to_owned()).or_default();
+    }
+    staged.insert(BUNDLE.to_owned(), ByteString(successor.encoded_bundle()));
+    staged
+}
+
+fn present<'d>(data: &'d BTreeMap<String, ByteString>, name: &'static str) -> Result<&'d [u8], Flaw> {
+    data.get(name).map(|value| value.0.as_slice()).filter(|value| !value.is_empty()).ok_or(Flaw::Missing(name))
+}
+
+fn certificates(data: &BTreeMap<String, ByteString>, name: &'static str) -> Result<Vec<CertificateDer<'static>>, Flaw> {
+    let blocks = pem::parse_many(present(data, name)?).map_err(|_| Flaw::NotPem(name))?;
+    if blocks.is_empty() || blocks.iter().any(|block| block.tag() != "CERTIFICATE") {
+        return Err(Flaw::NotPem(name));
+    }
+    let certificates: Vec<_> = blocks.into_iter().map(|block| CertificateDer::from(block.into_contents())).collect();
+    match certificates.iter().position(|certificate| parse(certificate).is_none()) {
+        Some(index) => Err(Flaw::Unreadable(name, index)),
+        None => Ok(certificates),
+    }
+}
+
+fn key(data: &BTreeMap<String, ByteString>) -> Result<KeyPair, Flaw> {
+    let block = pem::parse(present(data, KEY)?).map_err(|_| Flaw::NotKey)?;
+    if block.tag() != "PRIVATE KEY" {
+        return Err(Flaw::NotKey);
+    }
+    let pkcs8 = Zeroizing::new(block.into_contents());
+    KeyPair::try_from(pkcs8.as_slice()).map_err(|_| Flaw::NotKey)
+}
+
+/// The certificate, if it can be read and nothing follows it.
+fn parse<'d>(certificate: &'d CertificateDer<'_>) -> Option<X509Certificate<'d>> {
+    let (rest, parsed) = X509Certificate::from_der(certificate).ok()?;
+    rest.is_empty().then_some(parsed)
+}
+
+fn may_sign(parsed: &X509Certificate<'_>) -> bool {
+    let usage = parsed.key_usage();
+    parsed.is_ca() && usage.is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
+}
+
+fn validity(parsed: &X509Certificate<'_>) -> Option<(Timestamp, Timestamp)> {
+    let at = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
+    at(parsed.validity().not_before).zip(at(parsed.validity().not_after))
+}
+
+fn unexpired(certificates: &[CertificateDer<'static>], now: Timestamp) -> Vec<CertificateDer<'static>> {
+    let is_valid = |certificate: &&CertificateDer<'_>| lifetime(certificate).is_some_and(|(_, end)| now < end);
+    certificates.iter().filter(is_valid).cloned().collect()
+}
+
+fn encode(certificates: &[CertificateDer<'_>]) -> Vec<u8> {
+    certificates.iter().map(|certificate| encode_block("CERTIFICATE", certificate)).collect::<String>().into_bytes()
+}
+
+fn encode_block(tag: &str, der: &[u8]) -> String {
+    pem::encode_config(&Pem::new(tag, der), EncodeConfig::new().set_line_ending(LineEnding::LF))
+}
+
+fn parameters(not_before: Timestamp, not_after: Timestamp, name: &str) -> Result<CertificateParams, SigningError> {
+    let at = |time: Timestamp| OffsetDateTime::from_unix_timestamp(time.as_second()).map_err(|_| SigningError::Time);
+    let mut parameters = CertificateParams::default();
+    (parameters.not_before, parameters.not_after) = (at(not_before)?, at(not_after)?);
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters.distinguished_name.push(DnType::CommonName, name);
+    Ok(parameters)
+}
+
+/// Certificates know no fractions of a second: a start is rounded down, an end up, so that no life is shorter than asked.
+fn seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+fn seconds_up(now: Timestamp, lifetime: SignedDuration) -> Result<Timestamp, SigningError> {
+    let end = now.checked_add(lifetime).map_err(|_| SigningError::Time)?;
+    let whole = seconds(end);
+    if whole < end {
+        whole.checked_add(SignedDuration::from_secs(1)).map_err(|_| SigningError::Time)
+    } else {
+        Ok(whole)
+    }
+}
+
+fn two_thirds(from: Timestamp, to: Timestamp) -> Timestamp {
+    from + (to.duration_since(from) / 3) * 2
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! I/O. The role `webhook`: answers the API server's admission reviews over TLS, with a certificate that it looks after
+//! itself.
+
+mod keeper;
+
+use std::future::{Future, pending};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::bail;
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::header::{CONNECTION, HeaderValue};
+use jiff::SignedDuration;
+use kube::Client;
+use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::info;
+
+use crate::clock;
+use crate::server::webhook::{BODY_LIMITS, LIMITS, Webhook};
+use crate::server::{self, Listener, admin};
+use crate::tls::{Acceptor, PemFiles};
+use keeper::{Keeper, Source};
+
+/// What a webhook is told by its flags.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The system namespace, where the authority's Secret is.
+    pub namespace: String,
+    /// Where the API server asks.
+    pub https_address: SocketAddr,
+    /// Where probes and metrics are answered.
+    pub admin_address: SocketAddr,
+    /// The names or addresses by which the API server calls.
+    pub server_names: Vec<String>,
+    /// How long each certificate lasts.
+    pub certificate_lifetime: SignedDuration,
+    /// How often the Secret, or the files, are looked at.
+    pub certificate_poll: Duration,
+}
+
+/// Where certificates come from.
+pub enum Authority {
+    /// Made here, by the authority in the Secret; read with this client, which may neither list nor write.
+    Secret(Client),
+    /// Made elsewhere.
+    Files {
+        /// PEM, the server's own first.
+        certificate: PathBuf,
+        /// PEM.
+        key: PathBuf,
+    },
+}
+
+/// How long connections are still accepted after the end was asked for, each for one request more. The API server never
+/// sends a review twice, so none may be cut off: it keeps connections open between reviews, and hears only with an answer
+/// that it should use this one no more. For those who were told of this replica by a Service there is the Pod's preStop
+/// pause, before this.
+const LEAVE_TAKING: Duration = Duration::from_secs(3);
+
+/// Answers reviews until `shutdown`.
+///
+/// # Errors
+/// If an address cannot be listened on, or a part of the webhook ends by itself.
+pub async fn run(authority: Authority, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let listener = server::bind(options.https_address, "--https-address").await?;
+    let admin_listener = server::bind(options.admin_address, "--admin-address").await?;
+    info!(https_address = %listener.local_addr()?, admin_address = %admin_listener.local_addr()?, "listening");
+
+    let mut registry = Registry::with_prefix("keywright");
+    let source = match authority {
+        Authority::Secret(client) => Source::secret(client, &options.namespace, options.certificate_lifetime),
+        Authority::Files { certificate, key } => Source::Files(PemFiles { certificate, key }),
+    };
+    let keeper = Keeper::new(source, options.server_names, options.certificate_poll, &mut registry);
+    let tls = Acceptor::new(keeper.served(), &mut registry)?;
+    let leaves = Arc::new(AtomicBool::new(false));
+    let handler = {
+        let leaves = Arc::clone(&leaves);
+        let reviews = Webhook::new(clock::now, &mut registry);
+        move |request: &Request<Bytes>| {
+            let mut response = reviews.answer(request);
+            if leaves.load(Ordering::Relaxed) {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        }
+    };
+    let readiness = {
+        let (keeper, leaves) = (Arc::clone(&keeper), Arc::clone(&leaves));
+        move || match leaves.load(Ordering::Relaxed) {
+            true => Err("shutting down".to_owned()),
+            false => keeper.readiness(clock::now()),
+        }
+    };
+    let leave = async move {
+        shutdown.await;
+        info!("shutting down");
+        leaves.store(true, Ordering::Relaxed);
+        sleep(LEAVE_TAKING).await;
+    };
+
+    let mut background = JoinSet::new();
+    background.spawn(admin::serve(admin_listener, readiness, Arc::new(registry), pending()));
+    background.spawn(async move { match keeper.follow().await {} });
+    let listener = Listener { tcp: listener, tls: Some(tls) };
+    tokio::select! {
+        () = server::serve_with_bodies(listener, LIMITS, BODY_LIMITS, handler, leave) => Ok(()),
+        ended = background.join_next() => bail!("a part of the webhook ended by itself: {ended:?}"),
+    }
+}

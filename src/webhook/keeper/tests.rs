@@ -1,0 +1,124 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use super::*;
+
+const NAME: &str = "keywright-webhook.keywright-system.svc";
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+const POLL: Duration = Duration::from_secs(10);
+
+fn now() -> Timestamp {
+    "2026-11-23T12:00:00Z".parse().unwrap()
+}
+
+fn authority(from: Timestamp) -> Authority {
+    Authority::establish(KeyPair::generate().unwrap(), authority::LIFETIME, from).unwrap()
+}
+
+/// A keeper of the Secret's kind. What it would read is handed to it here.
+fn keeper() -> Arc<Keeper> {
+    let config = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
+    let source = Source::secret(Client::try_from(config).unwrap(), "keywright-system", DAY);
+    Keeper::new(source, vec![NAME.to_owned(), "127.0.0.1".to_owned()], POLL, &mut Registry::default())
+}
+
+fn served(keeper: &Keeper, now: Timestamp) -> CertificateDer<'static> {
+    keeper.served.current(now).unwrap().leaf().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_certificate_is_made_once_and_again_after_two_thirds_of_its_life() {
+    let (keeper, authority) = (keeper(), authority(now()));
+    assert_eq!(keeper.readiness(now()).unwrap_err(), "no certificate to serve: nothing was read yet");
+    assert_eq!(keeper.renew(&authority, DAY, now()), Standing::Good);
+    assert_eq!(keeper.readiness(now()), Ok(()));
+    let first = served(&keeper, now());
+    let due = now() + DAY * 2 / 3;
+    let before = due - SignedDuration::from_secs(1);
+    keeper.renew(&authority, DAY, before);
+    assert_eq!(served(&keeper, before), first);
+    keeper.renew(&authority, DAY, due);
+    assert_ne!(served(&keeper, due), first);
+    assert_eq!(keeper.renewals.get(), 2);
+}
+
+#[tokio::test]
+async fn another_authority_is_followed_at_once_and_a_longer_bundle_costs_nothing() {
+    let (keeper, old, staged) = (keeper(), authority(now()), authority(now()));
+    keeper.renew(&old, DAY, now());
+    let first = served(&keeper, now());
+    let data = authority::staged(&old.data(), &staged.trusting([old.certificate().clone()]));
+    keeper.renew(&Authority::read(&data, now()).unwrap(), DAY, now());
+    assert_eq!(served(&keeper, now()), first, "it is still the old one that signs");
+    assert_eq!(keeper.state().bundle.len(), 2);
+    let new = authority(now()).trusting([old.certificate().clone()]);
+    keeper.renew(&new, DAY, now());
+    assert_ne!(served(&keeper, now()), first);
+    assert_eq!(keeper.readiness(now()), Ok(()));
+}
+
+#[tokio::test]
+async fn without_a_source_it_serves_until_the_end_and_then_says_so() {
+    let (keeper, authority) = (keeper(), authority(now()));
+    keeper.renew(&authority, DAY, now());
+    keeper.conclude(Standing::Flawed(Flaw::Absent), now());
+    let end = now() + DAY;
+    assert_eq!(keeper.readiness(end - SignedDuration::from_secs(1)), Ok(()));
+    let problem = keeper.readiness(end).unwrap_err();
+    assert!(problem.starts_with("the certificate expired at 2026-11-24T12:00:00Z"), "{problem}");
+    assert!(
+        problem.ends_with("Secret keywright-webhook-ca is of no use, it does not exist: run `keywright certificates`")
+    );
+    assert!(keeper.served.current(end).is_none());
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_leads_to_a_certificate_of_its_time() {
+    let (keeper, authority) = (keeper(), authority(now() - DAY * 30));
+    keeper.renew(&authority, DAY, now());
+    let earlier = now() - DAY * 3;
+    assert!(keeper.readiness(earlier).unwrap_err().contains(NAME));
+    keeper.renew(&authority, DAY, earlier);
+    assert_eq!(keeper.readiness(earlier), Ok(()));
+}
+
+#[tokio::test]
+async fn the_next_look_is_in_time_and_never_without_a_pause() {
+    let (keeper, authority) = (keeper(), authority(now()));
+    let pause = |now| keeper.pause(&keeper.state(), now);
+    assert!((POLL.mul_f64(0.8)..=POLL).contains(&pause(now())), "nothing to renew yet");
+    keeper.renew(&authority, DAY, now());
+    let due = keeper.state().renewal_at.unwrap();
+    assert!((POLL.mul_f64(0.8)..=POLL).contains(&pause(now())));
+    assert_eq!(pause(due - SignedDuration::from_secs(3)), Duration::from_secs(3));
+    assert_eq!(pause(due - SignedDuration::from_nanos(1)), SHORTEST_PAUSE);
+    assert!((POLL.mul_f64(0.8)..=POLL).contains(&pause(due)), "it could not be had");
+}
+
+#[tokio::test]
+async fn an_authority_near_its_end_is_used_and_warned_of() {
+    let (keeper, authority) = (keeper(), authority(now()));
+    let due = authority.renewal_at();
+    assert_eq!(keeper.renew(&authority, DAY, due), Standing::Ageing(authority.not_after()));
+    assert_eq!(keeper.readiness(due), Ok(()));
+}
+
+#[test]
+fn files_are_taken_up_when_they_do() {
+    let files = PemFiles { certificate: "tls.crt".into(), key: "tls.key".into() };
+    let keeper = Keeper::new(Source::Files(files), vec![NAME.to_owned()], POLL, &mut Registry::default());
+    let authority = authority(now());
+    let certificate = |name: &str| {
+        let leaf = authority.issue(KeyPair::generate().unwrap(), &[name.to_owned()], DAY, now()).unwrap();
+        Certificate::new(vec![leaf.certificate], leaf.key).unwrap()
+    };
+    let Standing::Unusable(problem) = keeper.take_up(certificate("elsewhere.svc"), now()) else { unreachable!() };
+    assert!(problem.contains(NAME), "{problem}");
+    assert!(keeper.readiness(now()).is_err());
+    assert_eq!(keeper.take_up(certificate(NAME), now()), Standing::Good);
+    let first = served(&keeper, now());
+    assert!(matches!(keeper.take_up(certificate(NAME), now() + DAY), Standing::Unusable(_)), "expired");
+    assert_eq!(served(&keeper, now()), first, "what is served stays");
+    assert_eq!(keeper.take_up(certificate(NAME), now()), Standing::Good);
+    assert_ne!(served(&keeper, now()), first);
+    assert_eq!(keeper.renewals.get(), 2);
+}
