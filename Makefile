@@ -6,19 +6,21 @@ SHELL := /bin/bash
 
 CACHE := $(or $(KEYWRIGHT_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/keywright)
 CARGO_DENY := 0.20.2
+TARGET := $(shell uname -m)-unknown-linux-gnu
+NGINX = $(firstword $(wildcard /usr/sbin/nginx $(CACHE)/nginx/usr/sbin/nginx))
+PROGRAM := target/$(TARGET)/dist/keywright
 export PATH := $(CACHE)/cargo-deny-$(CARGO_DENY)/bin:$(PATH)
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: testbed ## Watch a key being issued, used, refused, expired and revoked on a real control plane (KEEP=1 leaves it running)
-	cargo build --locked
-	@KEEP=$(KEEP) tests/demo.sh "$$(tests/testbed/build.sh)" target/debug/keywright
+demo: testbed image ## Watch a key being issued, used, refused, expired and revoked on a real cluster (KEEP=1 leaves it running)
+	@KEEP=$(KEEP) tests/demo.sh "$$(tests/testbed/build.sh)" $(PROGRAM) target/image/*.tar
 
 .PHONY: test
-test: format lint policy unit integration documentation ## Run everything that CI runs
+test: format lint policy unit integration e2e documentation ## Run everything that CI runs
 	@echo "all of it passed"
 
 .PHONY: format
@@ -53,9 +55,34 @@ documentation: ## Build the documentation, with its warnings as errors
 bench: testbed ## Measure writes and time per key; the report is in target/bench
 	cargo bench --locked --bench issue
 
+.PHONY: image
+image: ## Build the server image, and the one that the end-to-end tests work with, into target/image
+	@tests/testbed/tools.sh
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile dist --bin keywright \
+		--target $(TARGET) --target-dir target
+	@mkdir -p target/image
+	@tests/testbed/image.py target/image/keywright.tar localhost/keywright:dev --like Dockerfile \
+		--file $(PROGRAM)=/keywright
+	@tests/testbed/image.py target/image/workload.tar localhost/testbed/workload:v1 --user 65532:65532 --libraries \
+		--file $(NGINX)=/bin/nginx --file "$$(command -v curl)=/bin/curl" --file "$$(command -v busybox)=/bin/busybox" \
+		$(foreach name,sh cat sleep,--link /bin/$(name)=busybox) --folder /tmp
+
+.PHONY: e2e
+e2e: testbed image ## Run the tests on a whole cluster: chart, image and Pods on a real node (as root)
+	cargo test --locked --test e2e
+
 .PHONY: crds
 crds: ## Generate the CustomResourceDefinitions from the types
 	cargo run --locked --quiet -- crds --output-directory crds/
+
+.PHONY: manifests
+manifests: ## Render the chart as plain manifests, with a kustomization.yaml, into target/manifests (by helm, or the test bed's)
+	@helm=$$(command -v helm || echo "$$(tests/testbed/build.sh)/helm"); charts/manifests.sh "$$helm" target/manifests
+	@echo "kubectl apply -k target/manifests"
+
+.PHONY: chart-readme
+chart-readme: ## Generate the chart's README.md from values.yaml
+	WRITE=1 cargo test --locked --quiet --test it chart::readme
 
 .PHONY: testbed
 testbed: ## Build etcd, Kubernetes and helm for the tests (ten minutes, once)

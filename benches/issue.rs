@@ -53,6 +53,10 @@ async fn main() -> Result<()> {
     let installation = Installation::new("bench").await;
     let unattended = Installation::new("bench-unattended").await;
 
+    // Only a controller may write records, also where none is at work.
+    let client = unattended.credentials("controller").await.client().await;
+    let records = Api::<ApiKeyRecord>::namespaced(client, &unattended.system_namespace);
+
     let controller = installation.program("controller").start().await;
     controller.ready().await;
     let mut issues = Vec::new();
@@ -65,7 +69,7 @@ async fn main() -> Result<()> {
             issues.push(issue(&installation, &name, &mut secrets).await?);
             let api_key = seen(&mut api_keys, |api_key| api_key.name_any() == name && is_ready(api_key)).await?;
             sleep(REST).await;
-            plain_writes.push(write_alike(&unattended, &installation, api_key).await?);
+            plain_writes.push(write_alike(&unattended, &records, &installation, api_key).await?);
             sleep(REST).await;
         }
     }
@@ -152,7 +156,12 @@ fn is_ready(api_key: &ApiKey) -> bool {
 
 /// The time that the writes of an issue take when nobody decides on them: the same objects, one after another, where no
 /// controller looks after them.
-async fn write_alike(unattended: &Installation, installation: &Installation, issued: ApiKey) -> Result<Duration> {
+async fn write_alike(
+    unattended: &Installation,
+    records: &Api<ApiKeyRecord>,
+    installation: &Installation,
+    issued: ApiKey,
+) -> Result<Duration> {
     let name = issued.name_any();
     let status = issued.status.clone().context("an ApiKey that is Ready has a status")?;
     let record = record_name(&issued.uid().unwrap_or_default(), status.serial.unwrap_or_default());
@@ -172,7 +181,7 @@ async fn write_alike(unattended: &Installation, installation: &Installation, iss
 
     let started = Instant::now();
     let mut api_key = api_keys.patch(&name, &PatchParams::default(), &Patch::Merge(finalizer)).await?;
-    unattended.system::<ApiKeyRecord>().create(&post, &record).await?;
+    records.create(&post, &record).await?;
     unattended.tenant::<Secret>().create(&post, &secret).await?;
     api_key.status = Some(status);
     api_keys.replace_status(&name, &post, &api_key).await?;

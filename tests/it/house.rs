@@ -1,4 +1,5 @@
-//! The edges between modules, and what pure files must not hold. One crate cannot have the compiler see to it.
+//! The edges between modules, and what pure files must not hold: one crate cannot have the compiler see to it. And the tests
+//! that the documentation promises.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,17 +14,24 @@ const EDGES: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("client", &[]),
     ("telemetry", &[]),
-    ("lifecycle", &["api", "key", "address", "duration"]),
+    ("declaration", &["key", "address", "duration"]),
+    ("admission", &["api", "declaration", "address"]),
+    ("lifecycle", &["api", "declaration", "key", "address", "duration"]),
     ("keyring", &["api", "key", "address"]),
     ("verify", &["keyring", "key", "address"]),
     ("feed", &["api", "keyring"]),
-    ("server", &["feed", "verify", "keyring", "key", "address", "clock"]),
-    ("controller", &["api", "key", "lifecycle", "server", "client", "clock", "telemetry"]),
-    ("args", &["address", "duration", "telemetry", "controller", "server"]),
+    ("authority", &[]),
+    ("tls", &["authority", "clock"]),
+    ("server", &["admission", "feed", "verify", "keyring", "key", "address", "clock", "tls"]),
+    ("webhook", &["authority", "tls", "server", "clock"]),
+    ("certificates", &["api", "authority", "clock"]),
+    ("controller", &["api", "declaration", "key", "lifecycle", "server", "client", "clock", "telemetry"]),
+    ("args", &["address", "authority", "duration", "telemetry", "certificates", "controller", "server", "webhook"]),
 ];
 
 /// Modules that take values and the time, and give values.
-const PURE: &[&str] = &["key", "address", "duration", "lifecycle", "keyring", "verify"];
+const PURE: &[&str] =
+    &["key", "address", "duration", "declaration", "admission", "lifecycle", "keyring", "verify", "authority"];
 
 const NOT_PURE: &[&str] = &[
     "async ",
@@ -101,8 +109,28 @@ fn pure_files_hold_no_clock_no_randomness_and_no_network() {
 #[test]
 fn the_verifier_never_reaches_secrets() {
     for (_, path, code) in
-        modules().into_iter().filter(|(name, ..)| ["verify", "server", "feed", "keyring"].contains(&&**name))
+        modules().into_iter().filter(|(name, ..)| ["verify", "server", "feed", "keyring", "tls"].contains(&&**name))
     {
         assert!(!code.contains("core::v1::Secret"), "{}", path.display());
     }
+}
+
+/// A promise whose test was renamed is a promise without a test.
+#[test]
+fn tests_named_in_the_documentation_exist() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![project.join("README.md"), project.join("SECURITY.md")];
+    pages.extend(fs::read_dir(project.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let mut named = 0;
+    for page in pages.iter().filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
+        for quoted in fs::read_to_string(page).unwrap().split('`').skip(1).step_by(2) {
+            let Some((module, test)) = quoted.rsplit_once("::") else { continue };
+            let file = format!("tests/it/{}.rs", module.replace("::", "/"));
+            let Ok(code) = fs::read_to_string(project.join(file)) else { continue };
+            let exists = test == "*" || code.contains(&format!("fn {test}("));
+            assert!(exists, "{} names {quoted}, which is not there", page.display());
+            named += 1;
+        }
+    }
+    assert!(named > 30, "the documentation is not where it was");
 }

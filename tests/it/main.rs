@@ -9,10 +9,15 @@
 )]
 
 mod bed;
+mod certificates;
+mod chart;
 mod crds;
 mod house;
 mod keys;
 mod mishaps;
+mod policies;
+mod rights;
 mod scene;
 mod testbed;
 mod verifier;
+mod webhook;

@@ -82,6 +82,7 @@ async fn what_takes_the_secrets_place_between_look_and_write_is_not_overwritten(
 #[tokio::test]
 async fn a_record_that_changes_between_look_and_write_is_looked_at_again() {
     let (scene, faults) = Scene::with_faults("late-write").await;
+    scene.break_glass_of_records().await;
     let uid = scene.declare("ci", json!({})).await.uid().unwrap();
     let key = scene.key("ci", 1).await;
     let is_record = |request: &ApiRequest| request.is("PUT", "apikeyrecords");

@@ -132,6 +132,24 @@ impl Scene {
         records.into_iter().filter(|record| record.spec.api_key.uid == uid && record.spec.revoked.is_none()).collect()
     }
 
+    /// Lets an administrator write records by hand.
+    pub async fn break_glass_of_records(&self) {
+        let records = self.records();
+        let probe = json!({
+            "apiVersion": "keywright.dev/v1alpha1",
+            "kind": "ApiKeyRecord",
+            "metadata": {"name": "probe"},
+            "spec": {
+                "digest": Digest::of(b"probe").to_string(),
+                "apiKey": {"namespace": "any", "name": "probe", "uid": "probe"},
+                "serial": 1,
+            },
+        });
+        let probe: ApiKeyRecord = serde_json::from_value(probe).unwrap();
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        self.installation.break_glass("records", async || records.create(&dry_run, &probe).await).await;
+    }
+
     /// Asks the verifier as a proxy does.
     pub async fn ask(&self, key: &str, client: &str, target: &str) -> Answer {
         let mut connection = TcpStream::connect(self.verifier.address("http")).await.unwrap();

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Context, Result, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -20,7 +20,7 @@ pub struct ControlPlane {
     /// The content of that file.
     admin: Value,
     /// The control plane ends when this end of the pipe is closed: by this process, or by the kernel after it.
-    _lifeline: ChildStdin,
+    lifeline: Mutex<Option<ChildStdin>>,
 }
 
 static SHARED: OnceLock<Result<ControlPlane>> = OnceLock::new();
@@ -28,7 +28,28 @@ static SHARED: OnceLock<Result<ControlPlane>> = OnceLock::new();
 impl ControlPlane {
     /// The control plane of this run. The first caller starts it, and may have to build it first.
     pub async fn shared() -> &'static Self {
-        let started = tokio::task::spawn_blocking(|| SHARED.get_or_init(Self::start)).await;
+        Self::started_once(&SHARED, || {
+            let control_plane = Self::start()?;
+            control_plane.install_custom_resources()?;
+            Ok(control_plane)
+        })
+        .await
+    }
+
+    /// One more, with nothing installed, for a test that installs Keywright as a user does, with all that is
+    /// cluster-wide. The test ends it.
+    pub async fn empty() -> &'static Self {
+        let place = Box::leak(Box::new(OnceLock::new()));
+        Self::started_once(place, Self::start).await
+    }
+
+    /// Ends its programs. Their folder goes with them.
+    pub fn end(&self) {
+        drop(self.lifeline.lock().unwrap().take());
+    }
+
+    async fn started_once(place: &'static OnceLock<Result<Self>>, start: fn() -> Result<Self>) -> &'static Self {
+        let started = tokio::task::spawn_blocking(move || place.get_or_init(start)).await;
         match started.expect("starting the control plane does not panic") {
             Ok(control_plane) => control_plane,
             Err(error) => panic!("the control plane did not start: {error:#}"),
@@ -53,9 +74,7 @@ impl ControlPlane {
         let ready = line.trim_end().strip_prefix("ready ").context("control-plane.sh says above what went wrong")?;
         let kubeconfig = PathBuf::from(ready);
         let admin = serde_yaml::from_str(&std::fs::read_to_string(&kubeconfig)?)?;
-        let control_plane = Self { programs, state, kubeconfig, admin, _lifeline: lifeline };
-        control_plane.install_custom_resources()?;
-        Ok(control_plane)
+        Ok(Self { programs, state, kubeconfig, admin, lifeline: Mutex::new(Some(lifeline)) })
     }
 
     fn install_custom_resources(&self) -> Result<()> {
@@ -106,7 +125,7 @@ impl ControlPlane {
     }
 
     /// Writes a file that we alone may read, and that is removed with the control plane.
-    pub(super) fn write_private(&self, name: &str, text: &str) -> PathBuf {
+    pub fn write_private(&self, name: &str, text: &str) -> PathBuf {
         let path = self.state.join(name);
         let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path);
         let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
@@ -132,10 +151,22 @@ impl ControlPlane {
         command.env("KUBECONFIG", &self.kubeconfig).args(arguments);
         command
     }
+
+    /// A new folder that is removed with the control plane.
+    pub fn folder(&self) -> PathBuf {
+        let folder = self.state.join(format!("{:08x}", rand::random::<u32>()));
+        std::fs::create_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        folder
+    }
+
+    /// The folder of the programs: kubectl, helm and the others.
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
 }
 
 /// The project's folder.
-pub(super) fn project() -> &'static Path {
+pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 

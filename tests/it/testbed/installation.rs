@@ -59,6 +59,22 @@ impl Installation {
         installation
     }
 
+    /// What was installed into `system_namespace` by other means, for its programs to be run.
+    pub async fn existing(
+        control_plane: &'static ControlPlane,
+        system_namespace: &str,
+        tenant_namespace: &str,
+    ) -> Self {
+        Self {
+            control_plane,
+            client: control_plane.client().await,
+            system_namespace: system_namespace.to_owned(),
+            tenant_namespace: tenant_namespace.to_owned(),
+            cluster_scoped: Vec::new(),
+            outputs: Mutex::default(),
+        }
+    }
+
     async fn install(&mut self, release: &str) -> Result<()> {
         let namespaces = Api::<Namespace>::all(self.client.clone());
         for name in [&self.system_namespace, &self.tenant_namespace] {
@@ -72,16 +88,20 @@ impl Installation {
     }
 
     fn rendered_chart(&self, release: &str) -> Result<Vec<Value>> {
-        // The control plane already has the custom resource definitions.
-        let options = ["--namespace", &self.system_namespace, "--set", "crds.install=false"];
+        // The control plane already has the custom resource definitions, and the tenants' roles have one name for all.
+        let values = "crds.install=false,tenantRoles.enabled=false";
+        let options = ["--namespace", &self.system_namespace, "--set", values];
         let mut helm = self.control_plane.helm(["template", release]);
         let rendered = output(helm.arg(project().join("charts/keywright")).args(options))?;
         let mut objects = Vec::new();
         for document in serde_yaml::Deserializer::from_str(&rendered) {
             let mut object = Value::deserialize(document).context("what helm renders")?;
             let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-            if object.is_null() || kind.ends_with("WebhookConfiguration") {
-                continue; // with no webhook running, every ApiKey of every test would be refused
+            // With no webhook running, a webhook configuration has every ApiKey of every test refused. The others need
+            // a node, or controllers that are not there.
+            let without = ["Deployment", "Job", "PodDisruptionBudget", "PriorityClass", "FlowSchema"];
+            if object.is_null() || kind.ends_with("Configuration") || without.contains(&&*kind) {
+                continue;
             }
             if kind == "ClusterRoleBinding" || kind.starts_with("ValidatingAdmissionPolicy") {
                 let name = &object["metadata"]["name"];
@@ -172,6 +192,11 @@ impl Installation {
         Launch::new(self, role)
     }
 
+    /// Removes what it has beside its namespaces.
+    pub fn remove_cluster_scoped(&self) -> Result<()> {
+        self.kubectl_with_objects(&["delete", "--wait=false", "--ignore-not-found"], &self.cluster_scoped)
+    }
+
     /// Has this program's output printed if the test fails.
     pub(super) fn keep_output(&self, output: Arc<Output>) {
         self.outputs.lock().unwrap().push(output);
@@ -203,7 +228,7 @@ impl Drop for Installation {
         }
         // Best effort: what is left goes with the control plane.
         let delete = ["delete", "--wait=false", "--ignore-not-found"];
-        let _ = self.kubectl_with_objects(&delete, &self.cluster_scoped);
+        let _ = self.remove_cluster_scoped();
         let namespaces = ["namespace", &self.system_namespace, &self.tenant_namespace];
         let _ =
             self.control_plane.kubectl(delete).args(namespaces).stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -214,6 +239,11 @@ impl Credentials {
     /// Writes a kubeconfig file with these credentials, for the API server or for the fault proxy at that address.
     pub fn write_kubeconfig(&self, server: Option<&str>) -> PathBuf {
         self.control_plane.write_kubeconfig(Some(&self.token), server)
+    }
+
+    /// A client of their owner.
+    pub async fn client(&self) -> Client {
+        self.control_plane.client_of(&self.write_kubeconfig(None)).await
     }
 }
 

@@ -17,10 +17,12 @@ mod audit;
 mod control_plane;
 mod faults;
 mod installation;
+mod policies;
 mod program;
 pub mod wait;
+mod webhook;
 
-pub use control_plane::{ControlPlane, output};
+pub use control_plane::{ControlPlane, output, project};
 pub use faults::{ApiRequest, Fault, FaultProxy, Occurrence, Outcome};
 pub use installation::Installation;
 pub use program::Program;

@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode};
@@ -80,6 +80,21 @@ impl<'a> Launch<'a> {
 
     /// Starts the program and waits until it listens.
     pub async fn start(self) -> Program {
+        let mut program = self.spawn().await;
+        program.listening = program.output.line("\"listening\"").await;
+        program
+    }
+
+    /// Runs the program to its end: its exit code, and what it printed.
+    pub async fn run(self) -> (Option<i32>, String) {
+        let program = self.spawn().await;
+        let output = program.output.clone();
+        let status = program.exited().await;
+        output.complete().await;
+        (status.code(), output.text())
+    }
+
+    async fn spawn(self) -> Program {
         let own;
         let credentials = match self.credentials {
             Some(credentials) => credentials,
@@ -90,7 +105,7 @@ impl<'a> Launch<'a> {
         };
         let output = Output::new(format!("keywright {} in {}", self.role, credentials.pod_name));
         self.installation.keep_output(output.clone());
-        Program::start(self.command(credentials), output).await
+        Program::spawn(self.command(credentials), output).await
     }
 
     fn command(self, credentials: &Credentials) -> Vec<String> {
@@ -99,10 +114,13 @@ impl<'a> Launch<'a> {
         command.extend([env!("CARGO_BIN_EXE_keywright").to_owned(), self.role.to_owned()]);
         command.push(format!("--kubeconfig={}", kubeconfig.display()));
         command.push(format!("--namespace={}", self.installation.system_namespace));
-        command.push("--admin-address=127.0.0.1:0".to_owned());
+        if self.role != "certificates" {
+            command.push("--admin-address=127.0.0.1:0".to_owned());
+        }
         match self.role {
             "controller" => command.push(format!("--watch-namespace={}", self.installation.tenant_namespace)),
             "verifier" => command.push("--http-address=127.0.0.1:0".to_owned()),
+            "webhook" => command.push("--https-address=127.0.0.1:0".to_owned()),
             _ => {}
         }
         command.extend(self.arguments);
@@ -111,7 +129,7 @@ impl<'a> Launch<'a> {
 }
 
 impl Program {
-    async fn start(command: Vec<String>, output: Arc<Output>) -> Self {
+    async fn spawn(command: Vec<String>, output: Arc<Output>) -> Self {
         let (started, starting) = oneshot::channel();
         let (_thread, dropped) = mpsc::channel();
         let runtime = tokio::runtime::Handle::current();
@@ -126,9 +144,7 @@ impl Program {
             }
         });
         let child = starting.await.expect("the program starts");
-        let mut program = Self { child, output, listening: Value::Null, _thread };
-        program.listening = program.output.line("\"listening\"").await;
-        program
+        Self { child, output, listening: Value::Null, _thread }
     }
 
     /// The address that it listens on, by the name of the flag: `http` or `admin`.
@@ -141,11 +157,21 @@ impl Program {
     pub async fn ready(&self) {
         let address = self.address("admin");
         let polled = timeout(DEADLINE, async {
-            while !matches!(get(address, "/readyz").await, Ok(StatusCode::OK)) {
+            while !matches!(get(address, "/readyz").await, Ok((StatusCode::OK, _))) {
                 sleep(Duration::from_millis(20)).await;
             }
         });
         polled.await.unwrap_or_else(|_| panic!("{} was not ready within {DEADLINE:?}", self.output.title));
+    }
+
+    /// What `/metrics` says.
+    pub async fn metrics(&self) -> String {
+        get(self.address("admin"), "/metrics").await.expect("its metrics").1
+    }
+
+    /// Waits until it has printed a line that holds the text.
+    pub async fn says(&self, text: &str) {
+        self.output.line(text).await;
     }
 
     /// Its process id.
@@ -197,6 +223,13 @@ impl Output {
         self.printed.send_modify(|printed| printed.complete = true);
     }
 
+    /// Waits until the program can print no more.
+    async fn complete(&self) {
+        let mut printed = self.printed.subscribe();
+        let waited = timeout(DEADLINE, printed.wait_for(|printed| printed.complete)).await;
+        assert!(waited.is_ok_and(|waited| waited.is_ok()), "{}: its output does not end", self.title);
+    }
+
     /// Waits for a JSON line that holds the text, and gives its fields.
     async fn line(&self, containing: &str) -> Value {
         let find = |printed: &Printed| {
@@ -220,9 +253,14 @@ fn spawn(command: &[String]) -> std::io::Result<(std::io::PipeReader, Child)> {
     Ok((from_child, child.spawn()?))
 }
 
-async fn get(address: SocketAddr, path: &str) -> anyhow::Result<StatusCode> {
+async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, String)> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(TcpStream::connect(address).await?)).await?;
     let request = Request::get(path).header("Host", address.to_string()).body(Empty::<Bytes>::new())?;
-    let (answer, _) = tokio::join!(async { sender.send_request(request).await.inspect(|_| drop(sender)) }, connection);
-    Ok(answer?.status())
+    let answer = async {
+        let answer = sender.send_request(request).await.inspect(|_| drop(sender))?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        Ok((status, String::from_utf8(body.into())?))
+    };
+    tokio::join!(answer, connection).0
 }
