@@ -60,10 +60,19 @@ fn a_verifier_that_crashes_refuses_nobody() {
     let tenant = Tenant::new(&cluster, "crash");
     let traffic = Traffic::of_requests(&tenant, "insider");
     traffic.goes_on(SOME);
+    let restarts = || {
+        let counts = "jsonpath={.items[*].status.containerStatuses[0].restartCount}";
+        let selector = "app.kubernetes.io/component=verifier";
+        let counts = cluster.kubectl(&["get", "pods", "-n", SYSTEM, "-l", selector, "-o", counts]);
+        counts.split_whitespace().filter_map(|count| count.parse::<u32>().ok()).sum::<u32>()
+    };
+    let before = restarts();
     run(&mut cluster.node().command(&["pkill", "--oldest", "--signal", "KILL", "-f", "^/keywright verifier"]), "")
         .expect("a verifier runs");
-    traffic.goes_on(SOME);
+    // Until the kubelet has seen it, the Deployment counts as rolled out and the Service leads to nobody.
+    eventually("the kubelet starts it again", restarts, |restarts| *restarts > before);
     cluster.rolled_out("deployment/keywright-verifier");
+    traffic.goes_on(SOME);
     let tally = traffic.stop("good requests while a verifier crashed");
     let other = |line: &&String| !line.contains("returned error: 500") && *line != "failed";
     assert_eq!(tally.wrong.iter().filter(other).count(), 0, "nginx has no answer, and says so: {:#?}", tally.wrong);
