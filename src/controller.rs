@@ -34,7 +34,8 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::api::{ApiKey, ApiKeyReference, ApiKeyStatus};
 use crate::lifecycle::{self, Announcement, Plan, Write};
-use crate::server::{self, admin};
+use crate::server::admin;
+use crate::server::connections::bind;
 use crate::telemetry::ControllerMetrics;
 use crate::{client, clock};
 use apply::{HeldKey, apply, write_status};
@@ -119,7 +120,7 @@ impl Readiness {
 /// If the address cannot be listened on, or the lead is lost: then this process must end, and whoever restarts it gives
 /// it a new identity.
 pub async fn run(config: &Config, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let listener = server::bind(options.admin_address, "--admin-address").await?;
+    let listener = bind(options.admin_address, "--admin-address").await?;
     info!(admin_address = %listener.local_addr()?, "listening");
     let mut registry = Registry::with_prefix("keywright");
     let metrics = ControllerMetrics::new(&mut registry, &Error::KINDS);

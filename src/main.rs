@@ -6,12 +6,17 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use mimalloc::MiMalloc;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 
 use keywright::args::{Arguments, CrdsArguments, ProgramArguments, Role};
 use keywright::webhook::Authority;
 use keywright::{api, certificates, client, controller, server, telemetry, webhook};
+
+/// A quarter faster than the system's own for what a verifier does.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().role {

@@ -7,23 +7,22 @@ use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::bail;
 use hyper::Request;
 use hyper::body::Bytes;
-use hyper::header::{CONNECTION, HeaderValue};
 use jiff::SignedDuration;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 use tracing::info;
 
 use crate::clock;
+use crate::server::admin;
+use crate::server::connections::{Leaving, Listener, Server, bind};
 use crate::server::webhook::{BODY_LIMITS, LIMITS, Webhook};
-use crate::server::{self, Listener, admin};
+use crate::server::workers::Workers;
 use crate::tls::{Acceptor, PemFiles};
 use keeper::{Keeper, Source};
 
@@ -57,19 +56,13 @@ pub enum Authority {
     },
 }
 
-/// How long connections are still accepted after the end was asked for, each for one request more. The API server never
-/// sends a review twice, so none may be cut off: it keeps connections open between reviews, and hears only with an answer
-/// that it should use this one no more. For those who were told of this replica by a Service there is the Pod's preStop
-/// pause, before this.
-const LEAVE_TAKING: Duration = Duration::from_secs(3);
-
 /// Answers reviews until `shutdown`.
 ///
 /// # Errors
 /// If an address cannot be listened on, or a part of the webhook ends by itself.
 pub async fn run(authority: Authority, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let listener = server::bind(options.https_address, "--https-address").await?;
-    let admin_listener = server::bind(options.admin_address, "--admin-address").await?;
+    let listener = bind(options.https_address, "--https-address").await?;
+    let admin_listener = bind(options.admin_address, "--admin-address").await?;
     info!(https_address = %listener.local_addr()?, admin_address = %admin_listener.local_addr()?, "listening");
 
     let mut registry = Registry::with_prefix("keywright");
@@ -79,38 +72,27 @@ pub async fn run(authority: Authority, options: Options, shutdown: impl Future<O
     };
     let keeper = Keeper::new(source, options.server_names, options.certificate_poll, &mut registry);
     let tls = Acceptor::new(keeper.served(), &mut registry)?;
-    let leaves = Arc::new(AtomicBool::new(false));
-    let handler = {
-        let leaves = Arc::clone(&leaves);
-        let reviews = Webhook::new(clock::now, &mut registry);
-        move |request: &Request<Bytes>| {
-            let mut response = reviews.answer(request);
-            if leaves.load(Ordering::Relaxed) {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            response
-        }
+    let reviews = Webhook::new(clock::now, &mut registry);
+    let handler = move |request: &Request<Bytes>| reviews.answer(request);
+    let server = Server {
+        listener: Listener { tcp: listener, tls: Some(tls) },
+        limits: LIMITS,
+        workers: Workers::current(),
+        leaving: Leaving::default(),
     };
     let readiness = {
-        let (keeper, leaves) = (Arc::clone(&keeper), Arc::clone(&leaves));
-        move || match leaves.load(Ordering::Relaxed) {
+        let (keeper, leaving) = (Arc::clone(&keeper), server.leaving.clone());
+        move || match leaving.has_begun() {
             true => Err("shutting down".to_owned()),
             false => keeper.readiness(clock::now()),
         }
-    };
-    let leave = async move {
-        shutdown.await;
-        info!("shutting down");
-        leaves.store(true, Ordering::Relaxed);
-        sleep(LEAVE_TAKING).await;
     };
 
     let mut background = JoinSet::new();
     background.spawn(admin::serve(admin_listener, readiness, Arc::new(registry), pending()));
     background.spawn(async move { match keeper.follow().await {} });
-    let listener = Listener { tcp: listener, tls: Some(tls) };
     tokio::select! {
-        () = server::serve_with_bodies(listener, LIMITS, BODY_LIMITS, handler, leave) => Ok(()),
+        () = server.serve_with_bodies(BODY_LIMITS, handler, shutdown) => Ok(()),
         ended = background.join_next() => bail!("a part of the webhook ended by itself: {ended:?}"),
     }
 }

@@ -12,7 +12,8 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
-use super::{Limits, Listener, serve as serve_connections};
+use super::connections::{Leaving, Limits, Listener, Server};
+use super::workers::Workers;
 
 /// The format that prometheus-client writes.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -28,7 +29,13 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let handler = move |request: &Request<()>, _: IpAddr| answer(request.uri().path(), &readiness, &registry);
-    serve_connections(Listener::plain(listener), Limits::default(), handler, shutdown).await;
+    let server = Server {
+        listener: Listener::plain(listener),
+        limits: Limits::default(),
+        workers: Workers::current(),
+        leaving: Leaving::default(),
+    };
+    server.serve(handler, shutdown).await;
 }
 
 fn answer(path: &str, readiness: impl Fn() -> Result<(), String>, registry: &Registry) -> Response<Full<Bytes>> {

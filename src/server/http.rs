@@ -5,8 +5,6 @@
 //! which are all always set.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Instant;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -14,42 +12,18 @@ use hyper::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue,
 };
 use hyper::{Request, Response, StatusCode, Version};
-use jiff::Timestamp;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
-use tracing::{debug, error, field, info};
+use tracing::error;
 
-use super::Answer;
+use super::decisions::Decisions;
+use super::{Answer, INTERNAL_SERVER_ERROR};
 use crate::address::client::ClientAddressSource;
-use crate::feed::Feed;
-use crate::key::{Prefix, credential};
-use crate::keyring::{Entry, Keyring};
-use crate::verify::{self, Denial, InvalidRoute, Permit, Route};
+use crate::key::credential;
+use crate::verify::{self, InvalidRoute, Permit, Route};
 
 /// Answers the requests of proxies.
 pub struct Verifier {
-    feed: Arc<Feed>,
+    decisions: Decisions,
     client_address_source: ClientAddressSource,
-    now: fn() -> Timestamp,
-    metrics: Metrics,
-}
-
-/// What is counted of the decisions.
-#[derive(Clone)]
-struct Metrics {
-    decisions: Family<DecisionLabels, Counter>,
-    /// In seconds.
-    duration: Histogram,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DecisionLabels {
-    decision: &'static str,
-    reason: &'static str,
-    protocol: &'static str,
 }
 
 /// The one path that is answered.
@@ -68,21 +42,11 @@ const BAD_REQUEST: Answer = Answer {
     challenge: None,
     body: r#"{"status":400,"title":"Bad Request","detail":"Send exactly one Host header."}"#,
 };
-const INTERNAL_SERVER_ERROR: Answer = Answer {
-    status: StatusCode::INTERNAL_SERVER_ERROR,
-    challenge: None,
-    body: r#"{"status":500,"title":"Internal Server Error"}"#,
-};
 
 impl Verifier {
-    /// A verifier that decides from `feed`, at the time that `now` tells, and counts in `registry`.
-    pub fn new(
-        feed: Arc<Feed>,
-        client_address_source: ClientAddressSource,
-        now: fn() -> Timestamp,
-        registry: &mut Registry,
-    ) -> Self {
-        Self { feed, client_address_source, now, metrics: Metrics::register(registry) }
+    /// A verifier that takes the address of the client from `client_address_source`.
+    pub fn new(decisions: Decisions, client_address_source: ClientAddressSource) -> Self {
+        Self { decisions, client_address_source }
     }
 
     /// Answers a request that `peer` sent.
@@ -95,16 +59,6 @@ impl Verifier {
         if request.uri().path() != PATH {
             return NOT_FOUND.into_response();
         }
-        let started = Instant::now();
-        let response = match self.feed.current(started) {
-            Ok(keyring) => self.decide(&keyring, request, peer),
-            Err(_) => self.deny(Denial::Stale, None, None),
-        };
-        self.metrics.duration.observe(started.elapsed().as_secs_f64());
-        response
-    }
-
-    fn decide(&self, keyring: &Keyring, request: &Request<()>, peer: IpAddr) -> Response<Full<Bytes>> {
         let headers = request.headers();
         let request = verify::Request {
             credential: credential(lines(headers, &AUTHORIZATION), lines(headers, &X_API_KEY)),
@@ -114,50 +68,19 @@ impl Verifier {
                 self.client_address_source.resolve(peer, forwarded_for.into_iter())
             },
         };
-        match verify::check(keyring, &request, (self.now)()) {
-            Ok(permit) => self.allow(&permit),
-            Err(denial) => {
-                let key = request.credential.ok().map(|credential| credential.key);
-                let entry = key.and_then(|key| keyring.get(&key.digest()).ok());
-                self.deny(denial, key.map(|key| key.prefix()), entry)
+        match self.decisions.decide(&request, identity) {
+            Ok(Ok(headers)) => {
+                let mut response = Response::new(Full::default());
+                *response.headers_mut() = headers;
+                response
             }
-        }
-    }
-
-    fn allow(&self, permit: &Permit<'_>) -> Response<Full<Bytes>> {
-        let headers = match identity(permit) {
-            Ok(headers) => headers,
-            Err(error) => {
+            Ok(Err(error)) => {
                 // The keyring takes in no text that does not fit; if it ever does, nobody gets in by it.
                 error!(%error, "an identity does not fit into a header");
-                return INTERNAL_SERVER_ERROR.into_response();
+                INTERNAL_SERVER_ERROR.into_response()
             }
-        };
-        debug!(
-            namespace = &*permit.entry().namespace,
-            name = &*permit.entry().name,
-            prefix = %permit.prefix(),
-            client = permit.client_address().map(field::display),
-            "allowed"
-        );
-        self.metrics.count("allow", "allowed");
-        let mut response = Response::new(Full::default());
-        *response.headers_mut() = headers;
-        response
-    }
-
-    fn deny(&self, denial: Denial, prefix: Option<Prefix>, entry: Option<&Entry>) -> Response<Full<Bytes>> {
-        info!(
-            reason = denial.reason(),
-            cause = denial.cause(),
-            namespace = entry.map(|entry| &*entry.namespace),
-            name = entry.map(|entry| &*entry.name),
-            prefix = prefix.map(field::display),
-            client = denial.client_address().map(field::display),
-            "denied"
-        );
-        self.metrics.count("deny", denial.reason());
-        Answer::from(denial).into_response()
+            Err(answer) => answer.into_response(),
+        }
     }
 }
 
@@ -192,48 +115,26 @@ fn identity(permit: &Permit<'_>) -> Result<HeaderMap, InvalidHeaderValue> {
     Ok(headers)
 }
 
-impl Metrics {
-    /// Every reason is there from the start, at 0: a rate needs a value to rise from.
-    fn register(registry: &mut Registry) -> Self {
-        let buckets = [1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2];
-        let metrics = Self { decisions: Family::default(), duration: Histogram::new(buckets) };
-        registry.register("verify_decisions", "Decisions, by reason", metrics.decisions.clone());
-        registry.register_with_unit(
-            "verify_duration",
-            "Time from a request's head to its answer",
-            Unit::Seconds,
-            metrics.duration.clone(),
-        );
-        for labels in Denial::REASONS.map(|reason| ("deny", reason)).into_iter().chain([("allow", "allowed")]) {
-            drop(metrics.decisions.get_or_create(&DecisionLabels::new(labels.0, labels.1)));
-        }
-        metrics
-    }
-
-    fn count(&self, decision: &'static str, reason: &'static str) {
-        self.decisions.get_or_create(&DecisionLabels::new(decision, reason)).inc();
-    }
-}
-
-impl DecisionLabels {
-    fn new(decision: &'static str, reason: &'static str) -> Self {
-        Self { decision, reason, protocol: "http" }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 mod tests {
     use std::cell::RefCell;
     use std::io;
-    use std::sync::Once;
+    use std::sync::{Arc, Once};
+    use std::time::Instant;
 
+    use jiff::Timestamp;
     use prometheus_client::encoding::text;
+    use prometheus_client::registry::Registry;
     use serde_json::{Value, json};
 
+    use super::super::decisions::{DecisionMetrics, Tally};
     use super::*;
     use crate::address::Network;
+    use crate::feed::Feed;
     use crate::key::Digest;
+    use crate::keyring::Keyring;
+    use crate::verify::Denial;
 
     const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
     const OTHER_KEY: &str = "keyw1_x3dylZ3lzYKIhQQXeAJ94cGS4sbYtvgcYDsSikFczMP1KVy2b";
@@ -263,9 +164,15 @@ mod tests {
             for (number, spec) in specs.iter().enumerate() {
                 keyring.upsert(&format!("r-{number}"), spec).unwrap();
             }
+            Self::following(Feed::holding(&keyring), source)
+        }
+
+        fn following(feed: Feed, source: ClientAddressSource) -> Self {
             let mut registry = Registry::with_prefix("keywright");
-            let feed = Arc::new(Feed::holding(&keyring));
-            Self { verifier: Verifier::new(feed, source, now, &mut registry), registry }
+            let tally = Arc::new(Tally::new("http"));
+            registry.register_collector(Box::new(DecisionMetrics(vec![Arc::clone(&tally)])));
+            let decisions = Decisions::new(Arc::new(feed), now, tally);
+            Self { verifier: Verifier::new(decisions, source), registry }
         }
 
         fn get(&self, target: &str, headers: &[(String, String)]) -> Response<Full<Bytes>> {
@@ -460,10 +367,8 @@ mod tests {
 
     #[test]
     fn without_records_to_rely_on_nobody_gets_in() {
-        let feed = Arc::new(Feed::new(std::time::Duration::from_secs(600), Instant::now()));
-        let mut registry = Registry::with_prefix("keywright");
-        let verifier = Verifier::new(feed, ClientAddressSource::Peer, now, &mut registry);
-        let fixture = Fixture { verifier, registry };
+        let feed = Feed::new(std::time::Duration::from_secs(600), Instant::now());
+        let fixture = Fixture::following(feed, ClientAddressSource::Peer);
         let response = fixture.get("/verify", &with_key(KEY));
         assert_eq!((response.status().as_u16(), fixture.count("deny", "stale")), (503, 1));
     }

@@ -16,19 +16,23 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tracing::{debug, error, info, warn};
 
-use super::{BodyLimits, Limits, plain_text};
+use super::connections::{BodyLimits, Limits, plain_text};
 use crate::admission::review::Request as ReviewRequest;
 use crate::admission::{Phase, Verdict, judge};
 
 /// What the API server may take up, and whoever else reaches the port.
 ///
 /// A connection may lie idle for longer than an API server keeps one (90 s), so that it is always the API server that
-/// closes: a review sent into a connection that is just being closed here would be lost, and the request with it.
+/// closes: a review sent into a connection that is just being closed here would be lost, and the request with it. For
+/// the same reason its end is taken leave of. The API server never sends a review twice, so none may be cut off. For those
+/// who were told of this replica by a Service there is the Pod's preStop pause, before that.
 pub const LIMITS: Limits = Limits {
     head: 16 * 1024,
     body: 8 * 1024 * 1024, // two objects, each as large as the API server takes
-    read_timeout: Duration::from_secs(120),
+    read_timeout: Duration::from_secs(15),
+    idle_timeout: Duration::from_secs(120),
     connections: 512,
+    leave_taking: Duration::from_secs(3),
     drain: Duration::from_secs(10),
 };
 

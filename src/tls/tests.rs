@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::authority::Authority;
-use crate::server::{Limits, Listener, bind, serve};
+use crate::server::connections::{Leaving, Limits, Listener, Server, bind};
+use crate::server::workers::Workers;
 
 const NAME: &str = "keywright-webhook.keywright-system.svc";
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,7 +42,9 @@ impl Running {
         let (stop, stopped) = oneshot::channel::<()>();
         let handler = |_: &Request<()>, _| Response::new(Full::<Bytes>::from("ok"));
         let shutdown = async { stopped.await.unwrap_or_default() };
-        let task = tokio::spawn(serve(Listener { tcp, tls }, limits, handler, shutdown));
+        let (workers, leaving) = (Workers::current(), Leaving::default());
+        let server = Server { listener: Listener { tcp, tls }, limits, workers, leaving };
+        let task = tokio::spawn(server.serve(handler, shutdown));
         Self { address, served, registry, stop, task }
     }
 
@@ -156,7 +159,8 @@ async fn nothing_is_served_before_the_first_certificate_and_after_the_last() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_fails_the_handshake_or_dawdles_disturbs_nobody() {
-    let limits = Limits { read_timeout: Duration::from_millis(200), connections: 2, ..Limits::default() };
+    let soon = Duration::from_millis(200);
+    let limits = Limits { read_timeout: soon, idle_timeout: soon, connections: 2, ..Limits::default() };
     let running = Running::start(limits).await;
     let authority = authority();
     running.served.replace(certificate(&authority, DAY));

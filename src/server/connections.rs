@@ -1,0 +1,417 @@
+//! Connections of HTTP/1.1: accepted, shared out to workers, limited, and brought to an end in which no request is lost.
+//!
+//! Handlers are plain functions from a request to an answer; only this file waits.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::FutureExt;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+use tracing::{error, info, warn};
+
+use super::INTERNAL_SERVER_ERROR;
+use super::timed::{Requests, Timed};
+use super::workers::Workers;
+use crate::tls;
+
+/// Where connections come in.
+pub struct Listener {
+    /// Accepts them.
+    pub tcp: TcpListener,
+    /// Ends their TLS; without it they are plain.
+    pub tls: Option<tls::Acceptor>,
+}
+
+/// What a client may take up. Beyond it, connections are closed or wait to be accepted.
+///
+/// A request may also have no more than 100 header lines (431): the number that hyper has room for without allocating.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Octets of a request's head, 8192 or more. Longer: 431.
+    pub head: usize,
+    /// Octets of a body that are read, to be thrown away. Longer: answered, and the connection is closed.
+    pub body: usize,
+    /// How long a request may take to arrive from its first octet on, and a client to take in a part of an answer.
+    /// Longer, up to twice that: closed.
+    pub read_timeout: Duration,
+    /// How long a connection may lie idle between requests. Longer, up to twice that: closed. It should be the proxy that
+    /// closes: a request that it sends into a connection which is just being closed here is lost.
+    pub idle_timeout: Duration,
+    /// Connections at the same time. More wait in the system's backlog.
+    pub connections: usize,
+    /// How long connections are still accepted after the end was asked for, each for one request more. A proxy keeps
+    /// connections open between requests, and hears only with an answer that it should use this one no more.
+    pub leave_taking: Duration,
+    /// How long a shutdown waits for requests in flight after that.
+    pub drain: Duration,
+}
+
+/// How the bodies of requests are taken in. However many come at once, they take up at most
+/// `small * Limits::connections + largest * large_at_once` octets.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Octets of the largest body. Longer: 413.
+    pub largest: usize,
+    /// Octets of a body that every connection may hold.
+    pub small: usize,
+    /// How many bodies may be longer than that at the same time. More wait, and are not read while they do.
+    pub large_at_once: usize,
+    /// How long a body may take to arrive, that wait included. Longer: 408.
+    pub timeout: Duration,
+}
+
+/// An accepted connection, after its TLS handshake if it has any.
+pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// Whether a server is about to end: it is not Ready any more, and closes each connection with its next answer.
+#[derive(Clone, Debug, Default)]
+pub struct Leaving(Arc<AtomicBool>);
+
+/// How long to wait before accepting again after that failed: for want of file descriptors, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a TLS handshake may take; the read timeout where that is shorter. A client needs two round trips for it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A listener on `address`.
+///
+/// # Errors
+/// Names the flag that the address came from.
+pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("{flag} {address}: cannot listen there; is the port taken?"))
+}
+
+/// Where connections come in, what they may take up, who works on them, and whether they are to come to an end.
+pub struct Server {
+    /// Where they come in.
+    pub listener: Listener,
+    /// What they may take up.
+    pub limits: Limits,
+    /// Who works on them.
+    pub workers: Workers,
+    /// Set as soon as the end is asked for.
+    pub leaving: Leaving,
+}
+
+impl Server {
+    /// Accepts connections and lets `handler` answer their requests, until `shutdown`; then takes leave, and finishes what
+    /// is in flight.
+    ///
+    /// `handler` gets a request's head and the connection's peer, and must not block. If it panics, the answer is 500.
+    pub async fn serve<H>(self, handler: H, shutdown: impl Future<Output = ()>)
+    where
+        H: Fn(&Request<()>, IpAddr) -> Response<Full<Bytes>> + Send + Sync + 'static,
+    {
+        let (limits, handler) = (self.limits, Arc::new(handler));
+        let service = move |request, peer| answer(request, peer, limits, Arc::clone(&handler));
+        self.serve_requests(service, shutdown).await;
+    }
+
+    /// Like [`Server::serve`], for a handler that needs the whole request.
+    pub async fn serve_with_bodies<H>(self, bodies: BodyLimits, handler: H, shutdown: impl Future<Output = ()>)
+    where
+        H: Fn(&Request<Bytes>) -> Response<Full<Bytes>> + Send + Sync + 'static,
+    {
+        let (limits, handler) = (self.limits, Arc::new(handler));
+        let places = Arc::new(Semaphore::new(bodies.large_at_once));
+        let service = move |request, _| {
+            let (handler, places) = (Arc::clone(&handler), Arc::clone(&places));
+            async move { answer_with_body(request, limits, bodies, &places, &*handler).await }
+        };
+        self.serve_requests(service, shutdown).await;
+    }
+
+    async fn serve_requests<S, F>(self, service: S, shutdown: impl Future<Output = ()>)
+    where
+        S: Fn(Request<Incoming>, IpAddr) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    {
+        let (limits, leaving) = (self.limits, self.leaving.clone());
+        let converse = move |stream, peer, closing| {
+            let (service, leaving) = (service.clone(), leaving.clone());
+            converse(stream, limits, move |request| service(request, peer), leaving, closing)
+        };
+        self.serve_connections(converse, shutdown).await;
+    }
+
+    /// Accepts connections and has `converse` see each to its end, until `shutdown`; then takes leave, and waits for those
+    /// that are still there. `converse` gets the peer's address, and is to come to an end once it is told that the server
+    /// closes.
+    pub async fn serve_connections<C, F>(self, converse: C, shutdown: impl Future<Output = ()>)
+    where
+        C: Fn(Stream, IpAddr, Closing) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Self { listener: Listener { tcp, tls }, limits, workers, leaving } = self;
+        let slots = Arc::new(Semaphore::new(limits.connections));
+        let (close, closing) = watch::channel(false);
+        let end = async {
+            shutdown.await;
+            leaving.begin();
+            sleep(limits.leave_taking).await;
+        };
+        let mut end = pin!(end);
+        loop {
+            let (stream, peer, slot) = tokio::select! {
+                biased;
+                () = &mut end => break,
+                accepted = accept(&tcp, &slots) => accepted,
+            };
+            let (converse, tls, closing) = (converse.clone(), tls.clone(), Closing(closing.clone()));
+            workers.spawn(async move {
+                let handshake_timeout = limits.read_timeout.min(HANDSHAKE_TIMEOUT);
+                if let Some(stream) = adopt(stream, tls, handshake_timeout).await {
+                    converse(stream, peer.ip(), closing).await;
+                }
+                drop(slot);
+            });
+        }
+        drop((tcp, closing));
+        close.send_replace(true);
+        if timeout(limits.drain, close.closed()).await.is_err() {
+            warn!(waited = ?limits.drain, "requests were still in flight at shutdown");
+        }
+    }
+}
+
+/// Tells a conversation when it should come to an end. The server waits until all of these are gone.
+pub struct Closing(watch::Receiver<bool>);
+
+impl Closing {
+    /// Resolves once the server closes.
+    pub async fn begun(&mut self) {
+        // An error means that the server is gone altogether.
+        self.0.wait_for(|is_closing| *is_closing).await.ok();
+    }
+}
+
+impl Leaving {
+    /// The end was asked for.
+    pub fn begin(&self) {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            info!("shutting down");
+        }
+    }
+
+    /// Whether it was.
+    pub fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Takes a connection over into this runtime. `None` if it ended in its TLS handshake.
+async fn adopt(stream: std::net::TcpStream, tls: Option<tls::Acceptor>, handshake_timeout: Duration) -> Option<Stream> {
+    let stream =
+        TcpStream::from_std(stream).inspect_err(|error| warn!(%error, "cannot take over a connection")).ok()?;
+    match tls {
+        None => Some(Either::Left(stream)),
+        Some(tls) => tls.accept(stream, handshake_timeout).await.map(|stream| Either::Right(Box::new(stream))),
+    }
+}
+
+/// Answers the requests of one connection until it ends, or the server does.
+async fn converse<S, F>(stream: Stream, limits: Limits, service: S, leaving: Leaving, mut closing: Closing)
+where
+    S: Fn(Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let requests = Requests::default();
+    let stream = Timed::new(stream, limits.idle_timeout, limits.read_timeout, requests.clone());
+    let service = service_fn(move |request| {
+        requests.begin();
+        let (requests, leaving) = (requests.clone(), leaving.clone());
+        service(request).map(move |mut response| {
+            requests.end();
+            if leaving.has_begun() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        })
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .max_header_size(limits.head)
+            .max_buf_size(limits.head)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    // An error is the client's: it went away, was too slow, or was told what is wrong.
+    tokio::select! {
+        biased;
+        _ = &mut connection => return,
+        () = closing.begun() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await.ok();
+}
+
+/// Waits for a free slot and for a connection to fill it. Whatever goes wrong passes.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> (std::net::TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
+    // The semaphore is never closed, so there always is a slot.
+    let slot = Arc::clone(slots).acquire_owned().await.ok();
+    loop {
+        let accepted = listener.accept().await.and_then(|(stream, peer)| {
+            // Answers are one packet each; waiting to fill it only costs time.
+            stream.set_nodelay(true).ok();
+            Ok((stream.into_std()?, peer))
+        });
+        match accepted {
+            Ok((stream, peer)) => return (stream, peer, slot),
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Waits for the request's end before it is decided on: no answer is older than what it rests on.
+async fn answer<H>(request: Request<Incoming>, peer: IpAddr, limits: Limits, handler: Arc<H>) -> Response<Full<Bytes>>
+where
+    H: Fn(&Request<()>, IpAddr) -> Response<Full<Bytes>>,
+{
+    let (head, body) = request.into_parts();
+    // A client that waits for permission to send its body gets the answer instead.
+    if !body.is_end_stream() && !head.headers.contains_key(EXPECT) {
+        timeout(limits.read_timeout, discard(body, limits.body)).await.ok();
+    }
+    let request = Request::from_parts(head, ());
+    unless_it_panics(|| handler(&request, peer)).unwrap_or_else(|| INTERNAL_SERVER_ERROR.into_response())
+}
+
+/// `None` if it does. Its own message is on standard error.
+pub(super) fn unless_it_panics<T>(handler: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(handler)).inspect_err(|_| error!("a request could not be answered")).ok()
+}
+
+/// Takes the body in, or says why not.
+async fn answer_with_body<H>(
+    request: Request<Incoming>,
+    limits: Limits,
+    bodies: BodyLimits,
+    places: &Semaphore,
+    handler: &H,
+) -> Response<Full<Bytes>>
+where
+    H: Fn(&Request<Bytes>) -> Response<Full<Bytes>>,
+{
+    let (head, mut body) = request.into_parts();
+    match timeout(bodies.timeout, collect(&mut body, bodies, places)).await {
+        Ok(Ok((body, _place))) => {
+            let request = Request::from_parts(head, body);
+            unless_it_panics(|| handler(&request)).unwrap_or_else(|| {
+                plain_text(StatusCode::INTERNAL_SERVER_ERROR, "the webhook failed; its log says why")
+            })
+        }
+        Ok(Err(Untaken::TooLarge)) => {
+            if !head.headers.contains_key(EXPECT) {
+                timeout(bodies.timeout, discard(body, limits.body)).await.ok();
+            }
+            let said = format!("the request is longer than {} octets", bodies.largest);
+            plain_text(StatusCode::PAYLOAD_TOO_LARGE, said)
+        }
+        Ok(Err(Untaken::Broken)) => plain_text(StatusCode::BAD_REQUEST, "the request ended before its body did"),
+        Err(_) => {
+            let said = format!("the request's body took longer than {:?}", bodies.timeout);
+            plain_text(StatusCode::REQUEST_TIMEOUT, said)
+        }
+    }
+}
+
+/// Why a body was not taken in.
+enum Untaken {
+    TooLarge,
+    Broken,
+}
+
+/// Reads a body to its end. The place of a large one is to be kept until its octets are gone.
+async fn collect<'p>(
+    body: &mut Incoming,
+    limits: BodyLimits,
+    places: &'p Semaphore,
+) -> Result<(Bytes, Option<SemaphorePermit<'p>>), Untaken> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limits.largest {
+        return Err(Untaken::TooLarge);
+    }
+    let mut whole = Vec::with_capacity(announced.min(limits.small));
+    let mut place = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Untaken::Broken)?.into_data() else {
+            continue; // trailers
+        };
+        let length = whole.len() + data.len();
+        if length > limits.largest {
+            return Err(Untaken::TooLarge);
+        }
+        if length > limits.small && place.is_none() {
+            // The semaphore is never closed, so there always is a place.
+            place = places.acquire().await.ok();
+            whole.reserve_exact(announced.saturating_sub(whole.len()));
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok((whole.into(), place))
+}
+
+/// An answer in words. The API server repeats plain text to whoever it asks for.
+pub(super) fn plain_text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// Reads a body to its end, or to its first `limit` octets. Closing a connection with octets left unread resets it,
+/// and the answer may be lost on the way.
+async fn discard(mut body: Incoming, limit: usize) {
+    let mut read = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        read += frame.data_ref().map_or(0, Bytes::len);
+        if read > limit {
+            return;
+        }
+    }
+}
+
+impl Listener {
+    /// One without TLS.
+    pub fn plain(tcp: TcpListener) -> Self {
+        Self { tcp, tls: None }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: 16 * 1024,
+            body: 1024 * 1024,
+            read_timeout: Duration::from_secs(15),
+            // Longer than nginx (60 s) and the recipes for the others keep a connection.
+            idle_timeout: Duration::from_secs(300),
+            connections: 10_000,
+            leave_taking: Duration::from_secs(3),
+            drain: Duration::from_secs(10),
+        }
+    }
+}

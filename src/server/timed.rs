@@ -1,0 +1,189 @@
+//! How long a client may take: over the head of a request, over taking in an answer, and between two requests.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// A connection that fails once its client takes too long.
+///
+/// A limit is enforced between once and twice its length: the timer is left alone while requests come, as setting it
+/// anew for each would cost more than the decision on it.
+pub struct Timed<IO> {
+    io: IO,
+    idle: Duration,
+    head: Duration,
+    requests: Requests,
+    phase: Phase,
+    read_timer: Timer,
+    write_timer: Timer,
+}
+
+/// Tells a [`Timed`] when the head of a request is complete, and when its answer is.
+#[derive(Clone, Debug, Default)]
+pub struct Requests(Arc<AtomicU32>);
+
+/// What a connection waits for. The number is that of the requests so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Before the first octet of a request.
+    Idle(u32),
+    /// In the middle of its head.
+    Head(u32),
+    /// A request is being answered.
+    Busy(u32),
+}
+
+/// Runs out once a phase has lasted for its limit.
+#[derive(Debug, Default)]
+struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    phase: Option<Phase>,
+}
+
+impl Requests {
+    /// The head of a request is complete.
+    pub fn begin(&self) {
+        self.step();
+    }
+
+    /// The request is answered.
+    pub fn end(&self) {
+        self.step();
+    }
+
+    /// Odd while a request is being answered.
+    fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Only one thread ever does.
+    fn step(&self) {
+        self.0.store(self.count().wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
+impl<IO> Timed<IO> {
+    /// `idle` limits the time before a request's first octet, `head` the time from there to the end of its head, and how
+    /// long the client may take in nothing of an answer.
+    pub fn new(io: IO, idle: Duration, head: Duration, requests: Requests) -> Self {
+        let (read_timer, write_timer) = Default::default();
+        Self { io, idle, head, requests, phase: Phase::Idle(0), read_timer, write_timer }
+    }
+
+    fn current_phase(&self) -> Phase {
+        let requests = self.requests.count();
+        match self.phase {
+            _ if requests % 2 == 1 => Phase::Busy(requests),
+            Phase::Head(begun) if begun == requests => self.phase,
+            _ => Phase::Idle(requests),
+        }
+    }
+
+    /// Ready once the client has taken too long to write.
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.phase = self.current_phase();
+        let limit = match self.phase {
+            Phase::Idle(_) => self.idle,
+            Phase::Head(_) => self.head,
+            Phase::Busy(_) => return Poll::Pending, // bodies have a limit of their own
+        };
+        self.read_timer.poll(self.phase, limit, context)
+    }
+}
+
+impl Timer {
+    fn poll(&mut self, phase: Phase, limit: Duration, context: &mut Context<'_>) -> Poll<()> {
+        let begins_head = matches!(phase, Phase::Head(_)) && self.phase != Some(phase);
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if begins_head {
+            sleep.as_mut().reset(Instant::now() + limit);
+        }
+        let known = self.phase.get_or_insert(phase);
+        if begins_head {
+            *known = phase;
+        }
+        while sleep.as_mut().poll(context).is_ready() {
+            if *known == phase {
+                return Poll::Ready(());
+            }
+            *known = phase;
+            sleep.as_mut().reset(Instant::now() + limit);
+        }
+        Poll::Pending
+    }
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the client took too long")
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Timed<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        match Pin::new(&mut self.io).poll_read(context, buffer) {
+            Poll::Ready(read) => {
+                if buffer.filled().len() > before
+                    && let Phase::Idle(requests) = self.current_phase()
+                {
+                    self.phase = Phase::Head(requests);
+                }
+                Poll::Ready(read)
+            }
+            Poll::Pending => self.poll_late(context).map(|()| Err(late())),
+        }
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> Timed<IO> {
+    /// The timer runs from the moment in which nothing could be written to the next in which something could.
+    fn limited<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            if self.write_timer.sleep.is_some() {
+                self.write_timer = Timer::default();
+            }
+            return written;
+        }
+        let phase = Phase::Busy(0);
+        self.write_timer.poll(phase, self.head, context).map(|()| Err(late()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Timed<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(context, octets);
+        self.limited(written, context)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = Pin::new(&mut self.io).poll_flush(context);
+        self.limited(written, context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = Pin::new(&mut self.io).poll_shutdown(context);
+        self.limited(written, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(context, octets);
+        self.limited(written, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
