@@ -41,7 +41,7 @@ advisories: $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny ## Check dependenci
 
 .PHONY: unit
 unit: ## Run the tests that need nothing but this machine
-	cargo test --locked --lib --bins
+	cargo test --locked --lib --bins --test allocations
 
 .PHONY: integration
 integration: testbed ## Run the tests on a real control plane

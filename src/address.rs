@@ -73,7 +73,7 @@ pub enum Rule {
 }
 
 /// A list of entries: whether an address is in any of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AllowedAddresses {
     /// In the caller's order.
     networks: Box<[Network]>,
@@ -117,7 +117,7 @@ pub enum ListRefusal {
 }
 
 /// First and last members, ascending, with a gap between any two.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Ranges<T>(Box<[(T, T)]>);
 
 /// The one form of an address that is compared: an IPv4-mapped IPv6 address becomes IPv4.

@@ -1,4 +1,4 @@
-//! The records, from the API server to an `Arc<Keyring>`; and how far that keyring can be relied on.
+//! The records, from the API server to a [`Keyring`]; and how far that keyring can be relied on.
 //!
 //! ```text
 //! list, paged, consistent ──> keyring, swapped whole ──> watch from the list's version ──> keyring, record by record
@@ -12,10 +12,10 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, Guard};
 use futures::TryStreamExt;
 use kube::Resource;
 use kube::api::{ListParams, ObjectList, WatchEvent, WatchParams};
@@ -27,12 +27,13 @@ use tokio::time::{error::Elapsed, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::api::ApiKeyRecord;
-use crate::keyring::Keyring;
+use crate::keyring::{Distrust, Keyring};
 
 /// The newest keyring, shared by whoever follows the API server and all who decide.
 pub struct Feed {
-    /// `None` until the first list is complete.
-    keyring: ArcSwapOption<Keyring>,
+    keyring: ArcSwap<Keyring>,
+    /// Whether the first list was complete; the keyring is empty before.
+    is_synced: AtomicBool,
     lease_duration: Duration,
     /// What `heard` counts from.
     origin: Instant,
@@ -91,17 +92,26 @@ impl Pace {
 impl Feed {
     /// A feed that knows nothing yet at `now`, and that is stale once nothing was heard for `lease_duration`.
     pub fn new(lease_duration: Duration, now: Instant) -> Self {
-        Self { keyring: ArcSwapOption::empty(), lease_duration, origin: now, heard: AtomicU64::new(0) }
+        Self {
+            keyring: ArcSwap::default(),
+            is_synced: AtomicBool::new(false),
+            lease_duration,
+            origin: now,
+            heard: AtomicU64::new(0),
+        }
     }
 
-    /// The keyring to decide from at `now`.
+    /// The keyring to decide from at `now`: for one decision, and not to be kept. It is borrowed, since a count of its
+    /// users would be one number that all threads write.
     ///
     /// # Errors
     /// If there is none, or none to rely on any more.
-    pub fn current(&self, now: Instant) -> Result<Arc<Keyring>, Unready> {
-        let keyring = self.keyring.load_full().ok_or(Unready::Syncing)?;
+    pub fn current(&self, now: Instant) -> Result<Guard<Arc<Keyring>>, Unready> {
+        if !self.is_synced.load(Ordering::Acquire) {
+            return Err(Unready::Syncing);
+        }
         let silence = self.silence(now);
-        if silence >= self.lease_duration { Err(Unready::Stale(silence)) } else { Ok(keyring) }
+        if silence >= self.lease_duration { Err(Unready::Stale(silence)) } else { Ok(self.keyring.load()) }
     }
 
     /// How long nothing was heard from the API server, as of `now`.
@@ -112,7 +122,7 @@ impl Feed {
 
     /// Number of records in the newest keyring.
     pub fn records(&self) -> usize {
-        self.keyring.load().as_ref().map_or(0, |keyring| keyring.len())
+        self.keyring.load().len()
     }
 
     /// Keeps the keyring in step with the records in `namespace`. Never gives up.
@@ -166,7 +176,8 @@ impl Feed {
     }
 
     fn publish(&self, keyring: &Keyring) {
-        self.keyring.store(Some(Arc::new(keyring.clone())));
+        self.keyring.store(Arc::new(keyring.clone()));
+        self.is_synced.store(true, Ordering::Release);
     }
 }
 
@@ -235,7 +246,9 @@ impl Follower<'_> {
         let mut page = ListParams::default().limit(PAGE_SIZE);
         let version = loop {
             let list = self.list(&page).await?;
-            list.items.iter().for_each(|record| take_in(&mut keyring, record));
+            for record in &list.items {
+                tell(record, keyring.upsert(&record.metadata.name, &record.spec));
+            }
             match list.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => page.continue_token = Some(token),
                 None => break list.metadata.resource_version,
@@ -295,13 +308,18 @@ impl Follower<'_> {
 
     fn apply(&mut self, event: WatchEvent<Record>) -> Result<(), Interruption> {
         let version = match event {
-            WatchEvent::Added(record) | WatchEvent::Modified(record) => {
-                take_in(&mut self.keyring, &record);
+            WatchEvent::Added(record) => {
+                tell(&record, self.keyring.upsert(&record.metadata.name, &record.spec));
+                self.feed.publish(&self.keyring);
+                record.metadata.resource_version
+            }
+            WatchEvent::Modified(record) => {
+                tell(&record, self.keyring.replace(&record.metadata.name, &record.spec));
                 self.feed.publish(&self.keyring);
                 record.metadata.resource_version
             }
             WatchEvent::Deleted(record) => {
-                self.keyring.remove(&record.metadata.name);
+                self.keyring.remove(&record.metadata.name, &record.spec);
                 self.feed.publish(&self.keyring);
                 record.metadata.resource_version
             }
@@ -316,8 +334,8 @@ impl Follower<'_> {
     }
 }
 
-fn take_in(keyring: &mut Keyring, record: &Record) {
-    if let Err(distrust) = keyring.upsert(&record.metadata.name, &record.spec) {
+fn tell(record: &Record, taken_in: Result<(), Distrust>) {
+    if let Err(distrust) = taken_in {
         warn!(record = record.metadata.name, %distrust, "a key is refused because of its record");
     }
 }
@@ -368,6 +386,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::key::Digest;
     use crate::keyring::Untrusted;
+    use crate::keyring::tests::record_name;
 
     /// What a scripted server sends in reply to a request; the client's behaviour is what is tested with it.
     #[derive(Clone, Debug)]
@@ -520,8 +539,8 @@ pub(crate) mod tests {
         shortest_watch: Duration::from_millis(5),
     };
 
-    pub(crate) fn record(name: &str, version: &str, spec: &Value) -> Value {
-        json!({ "metadata": { "name": name, "resourceVersion": version }, "spec": spec })
+    pub(crate) fn record(number: u32, version: &str, spec: &Value) -> Value {
+        json!({ "metadata": { "name": record_name(number), "resourceVersion": version }, "spec": spec })
     }
 
     pub(crate) fn event(kind: &str, object: Value) -> Value {
@@ -555,8 +574,9 @@ pub(crate) mod tests {
     /// The names of the keys with numbers 0 to 9 that are good.
     fn good(feed: &Feed) -> Result<Vec<String>, Unready> {
         let keyring = feed.current(Instant::now())?;
-        let entries = (0..10).filter_map(|number| keyring.get(&Digest::of(&[number])).ok().map(|entry| &entry.name));
-        Ok(entries.map(|name| name.to_string()).collect())
+        let entries =
+            (0..10).filter_map(|number| keyring.get(&Digest::of(&[number])).ok().map(|entry| entry.name().to_owned()));
+        Ok(entries.collect())
     }
 
     /// Follows the script until `condition` holds.
@@ -591,14 +611,14 @@ pub(crate) mod tests {
         let broken = json!({ "digest": Digest::of(&[2]).to_string(), "apiKey": 7 });
         let script = Script::start(
             vec![
-                ("limit=500&", list("100", "next", &[record("r-1", "7", &spec(1)), record("r-2", "8", &broken)])),
-                ("continue=next&", list("100", "", &[record("r-3", "9", &spec(3))])),
+                ("limit=500&", list("100", "next", &[record(1, "7", &spec(1)), record(2, "8", &broken)])),
+                ("continue=next&", list("100", "", &[record(3, "9", &spec(3))])),
                 (
                     "resourceVersion=100&",
                     Reply::Events(vec![
-                        event("ADDED", record("r-4", "101", &spec(4))),
-                        event("MODIFIED", record("r-1", "102", &spec(5))),
-                        event("DELETED", record("r-3", "103", &spec(3))),
+                        event("ADDED", record(4, "101", &spec(4))),
+                        event("MODIFIED", record(1, "102", &spec(5))),
+                        event("DELETED", record(3, "103", &spec(3))),
                         event(
                             "BOOKMARK",
                             json!({ "kind": "K", "apiVersion": "v1", "metadata": { "resourceVersion": "200" } }),
@@ -606,7 +626,7 @@ pub(crate) mod tests {
                     ]),
                 ),
                 ("limit=1&", list("200", "", &[])),
-                ("resourceVersion=200&", Reply::Silence(vec![event("MODIFIED", record("r-2", "201", &spec(2)))])),
+                ("resourceVersion=200&", Reply::Silence(vec![event("MODIFIED", record(2, "201", &spec(2)))])),
             ],
             quiet,
         );
@@ -627,13 +647,13 @@ pub(crate) mod tests {
     async fn nothing_is_known_before_the_last_page() {
         let script = Script::start(
             vec![
-                ("limit=500&", list("100", "next", &[record("r-1", "7", &spec(1))])),
+                ("limit=500&", list("100", "next", &[record(1, "7", &spec(1))])),
                 ("continue=next&", Reply::Answer(410, gone())),
-                ("limit=500&", list("300", "next", &[record("r-2", "7", &spec(2))])),
+                ("limit=500&", list("300", "next", &[record(2, "7", &spec(2))])),
                 ("continue=next&", Reply::Answer(500, json!({}))),
                 ("limit=500&", Reply::NoAnswer),
                 ("limit=500&", Reply::Answer(200, json!("?"))),
-                ("limit=500&", list("", "", &[record("r-3", "7", &spec(3))])),
+                ("limit=500&", list("", "", &[record(3, "7", &spec(3))])),
             ],
             |_| Reply::NoAnswer,
         );
@@ -642,10 +662,39 @@ pub(crate) mod tests {
         assert_eq!(good(&feed), Err(Unready::Syncing));
     }
 
+    /// The API server lets nobody change a digest. If it ever does, the old key must not stay good, nor must a record that
+    /// can no longer be found by its digest.
+    #[tokio::test]
+    async fn a_record_whose_digest_has_changed_is_found_all_the_same() {
+        let without = json!({ "digest": "?", "apiKey": { "namespace": "a", "name": "b", "uid": "c" } });
+        let script = Script::start(
+            vec![
+                (
+                    "limit=500&",
+                    list("100", "", &[1, 2, 3, 4].map(|number: u8| record(number.into(), "7", &spec(number)))),
+                ),
+                (
+                    "resourceVersion=100&",
+                    Reply::Silence(vec![
+                        event("MODIFIED", record(1, "101", &spec(5))),
+                        event("MODIFIED", record(2, "102", &without)),
+                        event("DELETED", record(3, "103", &without)),
+                        event("DELETED", record(2, "104", &without)),
+                        event("MODIFIED", record(9, "105", &spec(9))),
+                    ]),
+                ),
+            ],
+            quiet,
+        );
+        let feed = feed();
+        follow_until(&script, &feed, |feed| names(feed, &["key-4", "key-5", "key-9"])).await;
+        assert_eq!((feed.records(), script.targets().len()), (3, 2), "without a new list");
+    }
+
     /// However a watch breaks off: the records are in step again afterwards, read anew only where that is needed.
     #[tokio::test]
     async fn a_watch_that_breaks_off_is_taken_up_again() {
-        let added = || event("ADDED", record("r-2", "101", &spec(2)));
+        let added = || event("ADDED", record(2, "101", &spec(2)));
         let unknown = event("UNKNOWN", json!({}));
         let server_error = json!({ "kind": "Status", "status": "Failure", "code": 500, "message": "?" });
         let cases = [
@@ -668,17 +717,17 @@ pub(crate) mod tests {
         ];
         let checks = cases.map(async |(case, watch, expected)| {
             let mut replies =
-                vec![("limit=500&", list("100", "", &[record("r-1", "7", &spec(1))])), ("resourceVersion=100&", watch)];
+                vec![("limit=500&", list("100", "", &[record(1, "7", &spec(1))])), ("resourceVersion=100&", watch)];
             if expected == "list" {
-                replies.push(("limit=500&", list("150", "", &[record("r-3", "150", &spec(3))])));
+                replies.push(("limit=500&", list("150", "", &[record(3, "150", &spec(3))])));
             } else {
                 replies.push(("limit=1&", list("150", "", &[])));
                 replies.push((
                     expected,
                     Reply::Silence(vec![
-                        event("DELETED", record("r-1", "149", &spec(1))),
-                        event("DELETED", record("r-2", "150", &spec(2))),
-                        event("ADDED", record("r-3", "151", &spec(3))),
+                        event("DELETED", record(1, "149", &spec(1))),
+                        event("DELETED", record(2, "150", &spec(2))),
+                        event("ADDED", record(3, "151", &spec(3))),
                     ]),
                 ));
             }
@@ -694,10 +743,10 @@ pub(crate) mod tests {
         for (before, after) in [("1000", "999"), ("1000", "99"), ("1000", "2"), ("1000", "x")] {
             let script = Script::start(
                 vec![
-                    ("limit=500&", list(before, "", &[record("r-1", "7", &spec(1))])),
+                    ("limit=500&", list(before, "", &[record(1, "7", &spec(1))])),
                     ("watch=true", Reply::Events(vec![])),
                     ("limit=1&", list(after, "", &[])),
-                    ("limit=500&", list(after, "", &[record("r-2", "2", &spec(2))])),
+                    ("limit=500&", list(after, "", &[record(2, "2", &spec(2))])),
                 ],
                 quiet,
             );
@@ -712,7 +761,7 @@ pub(crate) mod tests {
     async fn after_too_long_a_silence_nothing_is_decided_until_all_is_read_anew() {
         let pace = Pace { silence: Duration::from_secs(1), ..QUICK };
         let (lease_duration, delay) = (Duration::from_millis(1600), Duration::from_millis(800));
-        let late_event = event("ADDED", record("r-3", "150", &spec(3)));
+        let late_event = event("ADDED", record(3, "150", &spec(3)));
         let cases = [
             ("no answer", vec![("limit=1&", Reply::NoAnswer), ("limit=500&", Reply::NoAnswer)]),
             (
@@ -726,11 +775,11 @@ pub(crate) mod tests {
         ];
         let anew = |target: &str| match target.contains("watch=true") {
             true => Reply::Silence(vec![]),
-            false => list("200", "", &[record("r-2", "150", &spec(2))]),
+            false => list("200", "", &[record(2, "150", &spec(2))]),
         };
         let checks = cases.map(async |(case, between)| {
             let mut replies = vec![
-                ("limit=500&", list("100", "", &[record("r-1", "7", &spec(1))])),
+                ("limit=500&", list("100", "", &[record(1, "7", &spec(1))])),
                 ("watch=true", Reply::Silence(vec![])),
             ];
             replies.extend(between);

@@ -27,9 +27,16 @@ pub struct Request<'r> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route<'r> {
     /// The key's namespace has to be one of these; empty means any.
-    namespaces: Vec<Cow<'r, str>>,
+    namespaces: Values<'r>,
     /// The key has to have all of these.
-    scopes: Vec<Cow<'r, str>>,
+    scopes: Values<'r>,
+}
+
+/// The values of one parameter. The first few need no memory of their own: few routes demand more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Values<'r> {
+    few: [Option<Cow<'r, str>>; 4],
+    more: Vec<Cow<'r, str>>,
 }
 
 /// Why a route's parameters are unusable. The fault is in the proxy's configuration.
@@ -44,7 +51,7 @@ pub enum InvalidRoute {
 /// Proof that a request may pass.
 #[derive(Debug)]
 pub struct Permit<'k> {
-    entry: &'k Entry,
+    entry: Entry<'k>,
     prefix: Prefix,
     client_address: Option<IpAddr>,
 }
@@ -97,23 +104,24 @@ pub fn check<'k>(keyring: &'k Keyring, request: &Request<'_>, now: Timestamp) ->
     check_state(entry, now)?;
     check_route(entry, route)?;
     let client_address = check_address(entry, request.client_address)?;
-    Ok(Permit { entry, prefix: entry.prefix.unwrap_or_else(|| key.prefix()), client_address })
+    Ok(Permit { entry, prefix: key.prefix(), client_address })
 }
 
-fn check_state(entry: &Entry, now: Timestamp) -> Result<(), Denial> {
-    if entry.revoked {
+fn check_state(entry: Entry<'_>, now: Timestamp) -> Result<(), Denial> {
+    if entry.is_revoked() {
         Err(Denial::Revoked)
-    } else if entry.suspended {
+    } else if entry.is_suspended() {
         Err(Denial::Suspended)
-    } else if entry.not_after.is_some_and(|not_after| now >= not_after) {
+    } else if entry.not_after().is_some_and(|not_after| now >= not_after) {
         Err(Denial::Expired)
     } else {
         Ok(())
     }
 }
 
-fn check_route(entry: &Entry, route: &Route<'_>) -> Result<(), Denial> {
-    if !route.namespaces.is_empty() && !route.namespaces.iter().any(|namespace| **namespace == *entry.namespace) {
+fn check_route(entry: Entry<'_>, route: &Route<'_>) -> Result<(), Denial> {
+    let mut namespaces = route.namespaces.iter().peekable();
+    if namespaces.peek().is_some() && !namespaces.any(|namespace| namespace == entry.namespace()) {
         Err(Denial::Namespace)
     } else if !route.scopes.iter().all(|scope| entry.has_scope(scope)) {
         Err(Denial::Scope)
@@ -124,10 +132,10 @@ fn check_route(entry: &Entry, route: &Route<'_>) -> Result<(), Denial> {
 
 /// The client's address, where the key has a list that it had to be checked against.
 fn check_address(
-    entry: &Entry,
+    entry: Entry<'_>,
     client_address: &dyn Fn() -> Result<IpAddr, Unresolved>,
 ) -> Result<Option<IpAddr>, Denial> {
-    let Some(allowed) = &entry.allowed_addresses else {
+    let Some(allowed) = entry.allowed_addresses() else {
         return Ok(None);
     };
     let address = client_address().map_err(|unresolved| Denial::Address(AddressDenial::Unresolved(unresolved)))?;
@@ -157,9 +165,22 @@ impl<'r> Route<'r> {
     }
 }
 
+impl<'r> Values<'r> {
+    fn push(&mut self, value: Cow<'r, str>) {
+        match self.few.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(value),
+            None => self.more.push(value),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        self.few.iter().flatten().chain(&self.more).map(|value| &**value)
+    }
+}
+
 impl<'k> Permit<'k> {
     /// The entry that the permit rests on.
-    pub fn entry(&self) -> &'k Entry {
+    pub fn entry(&self) -> Entry<'k> {
         self.entry
     }
 
@@ -248,6 +269,7 @@ mod tests {
 
     use super::*;
     use crate::key::{Digest, credential};
+    use crate::keyring::tests::record_name;
 
     const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
     const OTHER_KEY: &str = "keyw1_x3dylZ3lzYKIhQQXeAJ94cGS4sbYtvgcYDsSikFczMP1KVy2b";
@@ -331,7 +353,7 @@ mod tests {
                 "apiKey": { "namespace": "team-a", "name": "billing", "uid": "c" },
                 "scopes": ["orders:read", "orders:write"],
                 "suspended": self.suspended,
-                "notAfter": if self.expired { NOW } else { "2026-11-23T12:00:00.000000001Z" },
+                "notAfter": if self.expired { NOW } else { "2026-11-23T12:00:00.000001Z" },
             });
             if self.revoked {
                 spec["revoked"] = json!({ "at": "2026-01-01T00:00:00Z", "reason": "Deleted" });
@@ -368,7 +390,7 @@ mod tests {
 
     fn keyring(spec: &Value) -> Keyring {
         let mut keyring = Keyring::default();
-        keyring.upsert("r-1", spec).unwrap();
+        keyring.upsert(&record_name(1), spec).unwrap();
         keyring
     }
 
@@ -407,7 +429,7 @@ mod tests {
         let here = || Ok(HERE.parse().unwrap());
         let request = Request { credential: presented(), route: route(&[]), client_address: &here };
         let permit = check(&keyring, &request, now()).unwrap();
-        assert_eq!((&*permit.entry().namespace, &*permit.entry().name), ("team-a", "billing"));
+        assert_eq!((permit.entry().namespace(), permit.entry().name()), ("team-a", "billing"));
         assert_eq!(permit.prefix().as_str(), "keyw1_eVULq19j", "of the key presented, as the record has none");
         assert_eq!(permit.client_address(), Some(HERE.parse().unwrap()));
 
@@ -441,7 +463,10 @@ mod tests {
         for parameters in good {
             let expected = |name: &str| parameters.iter().filter(|(own, _)| *own == name).count();
             let route = route(parameters).unwrap();
-            assert_eq!((route.namespaces.len(), route.scopes.len()), (expected("namespace"), expected("scope")));
+            assert_eq!(
+                (route.namespaces.iter().count(), route.scopes.iter().count()),
+                (expected("namespace"), expected("scope"))
+            );
         }
         for parameter in bad {
             assert_eq!(route(&[("scope", "ok"), *parameter]), Err(InvalidRoute::InvalidValue), "{parameter:?}");

@@ -97,8 +97,8 @@ impl Decisions {
 
     fn allow(&self, permit: &Permit<'_>) {
         debug!(
-            namespace = &*permit.entry().namespace,
-            name = &*permit.entry().name,
+            namespace = permit.entry().namespace(),
+            name = permit.entry().name(),
             prefix = %permit.prefix(),
             client = permit.client_address().map(field::display),
             "allowed"
@@ -106,14 +106,14 @@ impl Decisions {
         self.tally.count(Ok(()));
     }
 
-    fn deny(&self, denial: Denial, prefix: Option<Prefix>, entry: Option<&Entry>, now: Timestamp) -> Answer {
+    fn deny(&self, denial: Denial, prefix: Option<Prefix>, entry: Option<Entry<'_>>, now: Timestamp) -> Answer {
         self.tally.count(Err(denial));
         if let Some(held_back) = self.denials_logged.admit(now.as_second()) {
             info!(
                 reason = denial.reason(),
                 cause = denial.cause(),
-                namespace = entry.map(|entry| &*entry.namespace),
-                name = entry.map(|entry| &*entry.name),
+                namespace = entry.map(|entry| entry.namespace()),
+                name = entry.map(|entry| entry.name()),
                 prefix = prefix.map(field::display),
                 client = denial.client_address().map(field::display),
                 not_logged = (held_back > 0).then_some(held_back),

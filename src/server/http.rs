@@ -108,10 +108,10 @@ fn identity(permit: &Permit<'_>) -> Result<HeaderMap, InvalidHeaderValue> {
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-keywright-key", prefix.as_str().parse()?);
-    headers.insert("x-keywright-namespace", entry.namespace.parse()?);
-    headers.insert("x-keywright-name", entry.name.parse()?);
-    headers.insert("x-keywright-owner", entry.owner.parse()?);
-    headers.insert("x-keywright-scopes", entry.scopes.parse()?);
+    headers.insert("x-keywright-namespace", entry.namespace().parse()?);
+    headers.insert("x-keywright-name", entry.name().parse()?);
+    headers.insert("x-keywright-owner", entry.owner().parse()?);
+    headers.insert("x-keywright-scopes", entry.scopes().parse()?);
     Ok(headers)
 }
 
@@ -134,6 +134,7 @@ mod tests {
     use crate::feed::Feed;
     use crate::key::Digest;
     use crate::keyring::Keyring;
+    use crate::keyring::tests::record_name;
     use crate::verify::Denial;
 
     const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
@@ -161,8 +162,8 @@ mod tests {
     impl Fixture {
         fn new(specs: &[Value], source: ClientAddressSource) -> Self {
             let mut keyring = Keyring::default();
-            for (number, spec) in specs.iter().enumerate() {
-                keyring.upsert(&format!("r-{number}"), spec).unwrap();
+            for (number, spec) in (1..).zip(specs) {
+                keyring.upsert(&record_name(number), spec).unwrap();
             }
             Self::following(Feed::holding(&keyring), source)
         }

@@ -12,6 +12,7 @@ use super::*;
 use crate::feed::tests::{Reply, Script, event, list, record};
 use crate::key::Digest;
 use crate::keyring::Keyring;
+use crate::keyring::tests::record_name;
 
 const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
 const REVOKED: &str = "keyw1_x3dylZ3lzYKIhQQXeAJ94cGS4sbYtvgcYDsSikFczMP1KVy2b";
@@ -48,8 +49,8 @@ fn feed() -> Feed {
     let mut expired = spec(EXPIRED, "expired");
     expired["notAfter"] = json!("2026-01-01T00:00:00Z");
     let mut keyring = Keyring::default();
-    for (name, spec) in [("r-1", spec(KEY, "good")), ("r-2", suspended), ("r-3", revoked), ("r-4", expired)] {
-        keyring.upsert(name, &spec).unwrap();
+    for (number, spec) in (1..).zip([spec(KEY, "good"), suspended, revoked, expired]) {
+        keyring.upsert(&record_name(number), &spec).unwrap();
     }
     Feed::holding(&keyring)
 }
@@ -513,8 +514,8 @@ async fn a_verifier_follows_the_records_and_answers() {
     let script = Script::start(
         vec![
             ("limit=500&", Reply::Answer(503, json!({}))),
-            ("limit=500&", list("100", "", &[record("r-1", "7", &spec(KEY, "good"))])),
-            ("watch=true", Reply::Held(vec![event("MODIFIED", record("r-1", "101", &revoked))])),
+            ("limit=500&", list("100", "", &[record(1, "7", &spec(KEY, "good"))])),
+            ("watch=true", Reply::Held(vec![event("MODIFIED", record(1, "101", &revoked))])),
         ],
         |_| Reply::NoAnswer,
     );

@@ -18,8 +18,14 @@ use tokio::time::sleep;
 
 use super::testbed::{ApiRequest, Fault, FaultProxy, Installation, Occurrence::Nth, Outcome, Program, wait};
 
+/// The uid of the ApiKey that all records are of.
+const UID: &str = "0b0e7a4c-93d1-4f5e-8a6b-7c8d9e0f1a2b";
 /// Where the tests' requests come from.
 const CLIENT: &str = "192.0.2.44";
+
+fn record_name(serial: u32) -> String {
+    format!("{UID}-{serial}")
+}
 
 struct Bench {
     /// With the controller's rights.
@@ -49,18 +55,18 @@ impl Bench {
         verifier
     }
 
-    /// A new key with a record of this name.
-    async fn issue(&self, name: &str) -> String {
+    /// A new key, the one with this serial of an ApiKey.
+    async fn issue(&self, serial: u32) -> String {
         let key = Key::mint(&mut SysRng).unwrap();
         let record = json!({
             "apiVersion": "keywright.dev/v1alpha1",
             "kind": "ApiKeyRecord",
-            "metadata": { "name": name },
+            "metadata": { "name": record_name(serial) },
             "spec": {
                 "digest": key.digest().to_string(),
                 "keyPrefix": key.prefix().as_str(),
-                "apiKey": { "namespace": self.installation.tenant_namespace, "name": name, "uid": name },
-                "serial": 1,
+                "apiKey": { "namespace": self.installation.tenant_namespace, "name": "billing", "uid": UID },
+                "serial": serial,
             },
         });
         let record = serde_json::from_value(record).unwrap();
@@ -68,13 +74,13 @@ impl Bench {
         key.reveal().to_owned()
     }
 
-    async fn change(&self, name: &str, spec: Value) {
+    async fn change(&self, serial: u32, spec: Value) {
         let patch = Patch::Merge(json!({ "spec": spec }));
-        self.records.patch(name, &PatchParams::default(), &patch).await.unwrap();
+        self.records.patch(&record_name(serial), &PatchParams::default(), &patch).await.unwrap();
     }
 
-    async fn revoke(&self, name: &str) {
-        self.change(name, json!({ "revoked": { "at": "2026-01-01T00:00:00Z", "reason": "Deleted" } })).await;
+    async fn revoke(&self, serial: u32) {
+        self.change(serial, json!({ "revoked": { "at": "2026-01-01T00:00:00Z", "reason": "Deleted" } })).await;
     }
 }
 
@@ -115,7 +121,7 @@ fn is_watch(request: &ApiRequest) -> bool {
 async fn every_change_of_a_record_is_enforced() {
     let bench = Bench::new("changes").await;
     let verifier = bench.verifier(&[]).await;
-    let key = bench.issue("key-1").await;
+    let key = bench.issue(1).await;
     answers(&verifier, &key, 200).await;
     let changes = [
         (json!({ "suspended": true }), 401),
@@ -126,15 +132,15 @@ async fn every_change_of_a_record_is_enforced() {
         (json!({ "notAfter": "2100-01-01T00:00:00Z" }), 200),
     ];
     for (change, status) in changes {
-        bench.change("key-1", change.clone()).await;
+        bench.change(1, change.clone()).await;
         let took = answers(&verifier, &key, status).await;
         println!("{change} was enforced after {took:?}");
     }
-    let deleted = bench.issue("key-2").await;
+    let deleted = bench.issue(2).await;
     answers(&verifier, &deleted, 200).await;
-    bench.records.delete("key-2", &DeleteParams::default()).await.unwrap();
+    bench.records.delete(&record_name(2), &DeleteParams::default()).await.unwrap();
     answers(&verifier, &deleted, 401).await;
-    bench.revoke("key-1").await;
+    bench.revoke(1).await;
     answers(&verifier, &key, 401).await;
     assert_eq!(verifier.terminate().await.code(), Some(0));
 }
@@ -142,8 +148,7 @@ async fn every_change_of_a_record_is_enforced() {
 #[tokio::test]
 async fn more_records_than_fit_into_one_page_are_all_known_when_it_is_ready() {
     let bench = Bench::new("pages").await;
-    let issue = async |number: u32| bench.issue(&format!("key-{number:04}")).await;
-    let keys: Vec<String> = iter(0..1001).map(issue).buffer_unordered(16).collect().await;
+    let keys: Vec<String> = iter(1..=1001).map(|serial| bench.issue(serial)).buffer_unordered(16).collect().await;
     let verifier = bench.verifier(&[]).await;
     for key in &keys {
         assert_eq!(ask(&verifier, key).await, 200);
@@ -159,13 +164,14 @@ async fn a_watch_that_is_cut_off_or_gone_loses_nothing() {
     let bench = Bench::new("cut").await;
     let verifier = bench.verifier(&["--lease-duration=6s"]).await;
     let cut = bench.faults.inject(Fault::CutWatch, Nth(1), is_watch);
-    let key = bench.issue("key-1").await;
+    let key = bench.issue(1).await;
     cut.hit().await;
     answers(&verifier, &key, 200).await;
-    for outcome in [Outcome::Status(410), Outcome::Status(500), Outcome::Reset, Outcome::TooManyRequests(1)] {
+    let outcomes = [Outcome::Status(410), Outcome::Status(500), Outcome::Reset, Outcome::TooManyRequests(1)];
+    for (serial, outcome) in (2..).zip(outcomes) {
         let refused = bench.faults.inject(Fault::Before(outcome), Nth(1), is_watch);
         refused.hit().await;
-        let key = bench.issue(&format!("after-{outcome:?}").to_lowercase().replace(['(', ')'], "-x")).await;
+        let key = bench.issue(serial).await;
         answers(&verifier, &key, 200).await;
     }
 }
@@ -175,10 +181,10 @@ async fn a_watch_that_is_cut_off_or_gone_loses_nothing() {
 async fn a_revocation_is_enforced_although_the_watch_hangs() {
     let bench = Bench::new("hang").await;
     let verifier = bench.verifier(&[]).await;
-    let key = bench.issue("key-1").await;
+    let key = bench.issue(1).await;
     answers(&verifier, &key, 200).await;
     let hung = bench.faults.inject(Fault::HangWatch, Nth(1), is_watch);
-    bench.revoke("key-1").await;
+    bench.revoke(1).await;
     hung.hit().await;
     let took = answers(&verifier, &key, 401).await;
     assert!(took < Duration::from_secs(27), "{took:?}");
@@ -189,11 +195,11 @@ async fn a_revocation_is_enforced_although_the_watch_hangs() {
 async fn cut_off_from_the_api_server_it_serves_for_the_lease_duration_and_no_longer() {
     let bench = Bench::new("partition").await;
     let verifier = bench.verifier(&["--lease-duration=5s"]).await;
-    let (key, revoked) = (bench.issue("key-1").await, bench.issue("key-2").await);
+    let (key, revoked) = (bench.issue(1).await, bench.issue(2).await);
     answers(&verifier, &key, 200).await;
     answers(&verifier, &revoked, 200).await;
     bench.faults.partition();
-    bench.revoke("key-2").await;
+    bench.revoke(2).await;
     assert_eq!(ask(&verifier, &key).await, 200);
     let took = answers(&verifier, &key, 503).await;
     assert!((2..6).contains(&took.as_secs()), "{took:?}");
@@ -217,7 +223,7 @@ async fn cut_off_from_the_api_server_it_serves_for_the_lease_duration_and_no_lon
 async fn it_lists_and_watches_records_and_does_nothing_else() {
     let bench = Bench::new("rights").await;
     let verifier = bench.verifier(&["--lease-duration=3s"]).await;
-    let key = bench.issue("key-1").await;
+    let key = bench.issue(1).await;
     answers(&verifier, &key, 200).await;
     let user = format!("system:serviceaccount:{}:keywright-verifier", bench.installation.system_namespace);
     let requests = bench.installation.audited_requests().await;

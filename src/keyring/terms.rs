@@ -1,0 +1,80 @@
+//! What an ApiKeyRecord says of its key, read from its spec.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Distrust, Profile};
+use crate::address::AllowedAddresses;
+use crate::api::{ApiKeyReference, Revocation};
+use crate::key::{Digest, Prefix};
+
+/// What a record says of its key.
+pub(super) struct Terms {
+    pub(super) profile: Profile,
+    /// Name of the ApiKey.
+    pub(super) name: String,
+    pub(super) allowed_addresses: Option<AllowedAddresses>,
+    pub(super) not_after: Option<Timestamp>,
+    pub(super) is_suspended: bool,
+    pub(super) is_revoked: bool,
+}
+
+impl TryFrom<&Value> for Terms {
+    type Error = Distrust;
+
+    /// Reads a record's spec. Fields that a decision does not need are not looked at.
+    fn try_from(spec: &Value) -> Result<Self, Distrust> {
+        let api_key: ApiKeyReference = required(spec, "apiKey")?;
+        check("apiKey", is_word(&api_key.namespace, 63, b"-") && is_word(&api_key.name, 253, b"-."))?;
+        let owner: Option<&str> = optional(spec, "owner")?;
+        check("owner", owner.is_none_or(|owner| is_word(owner, 128, b"._@:/+=-")))?;
+        let scopes: Vec<&str> = optional(spec, "scopes")?.unwrap_or_default();
+        check("scopes", scopes.iter().all(|scope| is_word(scope, 64, b"._:/-")))?;
+        let prefix: Option<&str> = optional(spec, "keyPrefix")?;
+        check("keyPrefix", prefix.is_none_or(|prefix| prefix.parse::<Prefix>().is_ok()))?;
+        let allowed_ips: Option<Vec<&str>> = optional(spec, "allowedIPs")?;
+        let not_after: Option<Time> = optional(spec, "notAfter")?;
+        let revoked: Option<Revocation> = optional(spec, "revoked")?;
+        Ok(Self {
+            profile: Profile::new(&api_key.namespace, owner.unwrap_or_default(), &scopes),
+            name: api_key.name,
+            allowed_addresses: allowed_ips.as_deref().map(allowed_addresses).transpose()?,
+            not_after: not_after.map(|time| time.0),
+            is_suspended: optional(spec, "suspended")?.unwrap_or_default(),
+            is_revoked: revoked.is_some(),
+        })
+    }
+}
+
+/// The digest that a record claims.
+pub(super) fn digest(spec: &Value) -> Result<Digest, Distrust> {
+    let digest: &str = required(spec, "digest")?;
+    digest.parse().map_err(|_| Distrust::Unreadable("digest"))
+}
+
+/// Whether `text` is 1 to `longest` ASCII letters, digits and octets of `marks`.
+pub(crate) fn is_word(text: &str, longest: usize, marks: &[u8]) -> bool {
+    (1..=longest).contains(&text.len())
+        && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || marks.contains(&octet))
+}
+
+/// The CRD's schema says the same of these texts; here it keeps a record from writing headers of its own, or from
+/// having two scopes where it says one.
+fn check(field: &'static str, is_fit: bool) -> Result<(), Distrust> {
+    if is_fit { Ok(()) } else { Err(Distrust::Unreadable(field)) }
+}
+
+fn allowed_addresses(entries: &[&str]) -> Result<AllowedAddresses, Distrust> {
+    AllowedAddresses::parse(entries).map_err(|_| Distrust::Unreadable("allowedIPs"))
+}
+
+fn required<'v, T: Deserialize<'v>>(spec: &'v Value, field: &'static str) -> Result<T, Distrust> {
+    optional(spec, field)?.ok_or(Distrust::Missing(field))
+}
+
+/// An explicit `null` is not absence: the API server never stores one, so something else is wrong.
+fn optional<'v, T: Deserialize<'v>>(spec: &'v Value, field: &'static str) -> Result<Option<T>, Distrust> {
+    spec.get(field).map(T::deserialize).transpose().map_err(|_| Distrust::Unreadable(field))
+}
