@@ -109,13 +109,22 @@ pub struct VerifierArguments {
     #[expect(missing_docs, reason = "its fields are documented")]
     pub server: ServerArguments,
 
-    /// Where proxies ask: /verify.
+    /// Where proxies ask over HTTP: /verify.
     #[arg(long, env = "KEYWRIGHT_HTTP_ADDRESS", default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
     pub http_address: SocketAddr,
 
-    /// Whose address a request comes from: peer, xff-hops=N or xff-proxies=CIDR,...
+    /// Where Envoys ask over gRPC: envoy.service.auth.v3.Authorization/Check.
+    #[arg(long, env = "KEYWRIGHT_GRPC_ADDRESS", default_value = "0.0.0.0:9001", value_name = "ADDRESS:PORT")]
+    pub grpc_address: SocketAddr,
+
+    /// Whose address a request over HTTP comes from: peer, xff-hops=N or xff-proxies=CIDR,...
     #[arg(long, env = "KEYWRIGHT_HTTP_CLIENT_IP", default_value = "xff-hops=1", value_name = "SOURCE")]
     pub http_client_ip: ClientAddressSource,
+
+    /// Whose address a request over gRPC comes from: peer (what Envoy says of the connection), xff-hops=N or
+    /// xff-proxies=CIDR,...
+    #[arg(long, env = "KEYWRIGHT_GRPC_CLIENT_IP", default_value = "peer", value_name = "SOURCE")]
+    pub grpc_client_ip: ClientAddressSource,
 
     /// For how long to answer without hearing from the API server.
     #[arg(long, env = "KEYWRIGHT_LEASE_DURATION", default_value = "10m", value_name = "DURATION", value_parser = positive_duration)]
@@ -212,8 +221,10 @@ impl VerifierArguments {
         server::Options {
             namespace: self.server.program.namespace.clone(),
             http_address: self.http_address,
+            grpc_address: self.grpc_address,
             admin_address: self.server.admin_address,
-            client_address_source: self.http_client_ip.clone(),
+            http_client_address_source: self.http_client_ip.clone(),
+            grpc_client_address_source: self.grpc_client_ip.clone(),
             lease_duration: self.lease_duration,
         }
     }

@@ -1,13 +1,17 @@
 //! The verifier's listeners, and what a denial looks like on the wire.
 //!
-//! `server/http.rs` is the codec for proxies, `server/webhook.rs` the one for the API server's reviews,
-//! `server/admin.rs` the page for probes and metrics. They are plain functions from a request to an answer;
-//! `server/connections.rs` is what waits for requests, and `server/decisions.rs` what codecs ask for a decision.
+//! `server/http.rs` and `server/ext_authz.rs` are the codecs for proxies, `server/webhook.rs` the one for the API
+//! server's reviews, `server/admin.rs` the page for probes and metrics. They are plain functions from a request to an
+//! answer; `server/connections.rs` and `server/grpc.rs` are what waits for requests, and `server/decisions.rs` what
+//! codecs ask for a decision.
 
 pub mod admin;
 pub mod connections;
 pub mod decisions;
+pub mod ext_authz;
+pub mod grpc;
 pub mod http;
+pub mod protobuf;
 pub mod timed;
 pub mod webhook;
 pub mod workers;
@@ -19,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use futures::{FutureExt, future};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
@@ -37,6 +42,8 @@ use crate::feed::Feed;
 use crate::verify::Denial;
 use connections::{Leaving, Limits, Listener, Server, bind};
 use decisions::{DecisionMetrics, Decisions, Tally};
+use ext_authz::Authorization;
+use grpc::Services;
 use workers::Workers;
 
 /// What a verifier is told by its flags.
@@ -44,12 +51,16 @@ use workers::Workers;
 pub struct Options {
     /// The system namespace, where the records are.
     pub namespace: String,
-    /// Where proxies ask.
+    /// Where proxies ask over HTTP.
     pub http_address: SocketAddr,
+    /// Where Envoys ask over gRPC.
+    pub grpc_address: SocketAddr,
     /// Where probes and metrics are answered.
     pub admin_address: SocketAddr,
-    /// Whose address a request comes from.
-    pub client_address_source: ClientAddressSource,
+    /// Whose address a request over HTTP comes from.
+    pub http_client_address_source: ClientAddressSource,
+    /// Whose address a request over gRPC comes from.
+    pub grpc_client_address_source: ClientAddressSource,
     /// For how long decisions are made without hearing from the API server.
     pub lease_duration: Duration,
 }
@@ -78,35 +89,53 @@ const INTERNAL_SERVER_ERROR: Answer = Answer {
 /// # Errors
 /// If an address cannot be listened on, or a part of the verifier ends by itself.
 pub async fn run(client: Client, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let Options { namespace, http_address, admin_address, client_address_source, lease_duration } = options;
-    let listener = bind(http_address, "--http-address").await?;
-    let admin_listener = bind(admin_address, "--admin-address").await?;
-    info!(http_address = %listener.local_addr()?, admin_address = %admin_listener.local_addr()?, "listening");
+    let http_listener = bind(options.http_address, "--http-address").await?;
+    let grpc_listener = bind(options.grpc_address, "--grpc-address").await?;
+    let admin_listener = bind(options.admin_address, "--admin-address").await?;
+    info!(
+        http_address = %http_listener.local_addr()?,
+        grpc_address = %grpc_listener.local_addr()?,
+        admin_address = %admin_listener.local_addr()?,
+        "listening"
+    );
 
-    let feed = Arc::new(Feed::new(lease_duration, Instant::now()));
-    let tally = Arc::new(Tally::new("http"));
+    let feed = Arc::new(Feed::new(options.lease_duration, Instant::now()));
+    let leaving = Leaving::default();
+    let readiness = {
+        let (feed, leaving) = (Arc::clone(&feed), leaving.clone());
+        move || readiness(&feed, &leaving)
+    };
+    let [http_tally, grpc_tally] = ["http", "grpc"].map(|protocol| Arc::new(Tally::new(protocol)));
     let mut registry = Registry::with_prefix("keywright");
     registry.register_collector(Box::new(FeedMetrics(Arc::clone(&feed))));
-    registry.register_collector(Box::new(DecisionMetrics(vec![Arc::clone(&tally)])));
-    let decisions = Decisions::new(Arc::clone(&feed), clock::now, tally);
-    let verifier = http::Verifier::new(decisions, client_address_source);
-    let server = Server {
-        listener: Listener::plain(listener),
-        limits: Limits::default(),
-        workers: Workers::per_core().context("cannot start a thread for each core")?,
-        leaving: Leaving::default(),
+    let tallies = vec![Arc::clone(&http_tally), Arc::clone(&grpc_tally)];
+    registry.register_collector(Box::new(DecisionMetrics(tallies)));
+
+    let workers = Workers::per_core().context("cannot start a thread for each core")?;
+    let server = |tcp, limits| {
+        let (workers, leaving) = (workers.clone(), leaving.clone());
+        Server { listener: Listener::plain(tcp), limits, workers, leaving }
+    };
+    let shutdown = shutdown.shared();
+    let http = {
+        let decisions = Decisions::new(Arc::clone(&feed), clock::now, http_tally);
+        let verifier = http::Verifier::new(decisions, options.http_client_address_source);
+        let handler = move |request: &Request<()>, peer: IpAddr| verifier.answer(request, peer);
+        server(http_listener, Limits::default()).serve(handler, shutdown.clone())
+    };
+    let grpc = {
+        let decisions = Decisions::new(Arc::clone(&feed), clock::now, grpc_tally);
+        let authorization = Authorization::new(decisions, options.grpc_client_address_source);
+        let is_ready = readiness.clone();
+        let services = Services { authorization, is_ready: Box::new(move || is_ready().is_ok()) };
+        grpc::serve(server(grpc_listener, grpc::LIMITS), services, shutdown)
     };
 
     let mut background = JoinSet::new();
-    let readiness = {
-        let (feed, leaving) = (Arc::clone(&feed), server.leaving.clone());
-        move || readiness(&feed, &leaving)
-    };
     background.spawn(admin::serve(admin_listener, readiness, Arc::new(registry), pending()));
-    background.spawn(async move { match feed.follow(client, &namespace).await {} });
-    let handler = move |request: &Request<()>, peer: IpAddr| verifier.answer(request, peer);
+    background.spawn(async move { match feed.follow(client, &options.namespace).await {} });
     tokio::select! {
-        () = server.serve(handler, shutdown) => Ok(()),
+        _ = future::join(http, grpc) => Ok(()),
         ended = background.join_next() => bail!("a part of the verifier ended by itself: {ended:?}"),
     }
 }

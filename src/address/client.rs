@@ -51,6 +51,9 @@ pub enum Unresolved {
     /// Every entry is a trusted proxy, so none is a client.
     #[error("X-Forwarded-For names only trusted proxies")]
     AllTrusted,
+    /// The proxy does not say who is at the other end of its connection, or that is no IP address.
+    #[error("the proxy tells no IP address of the connection that the request came on")]
+    NoPeer,
 }
 
 /// Why a text is no [`ClientAddressSource`].
@@ -149,6 +152,7 @@ impl Unresolved {
             Self::TooShort => "xff_too_short",
             Self::Malformed => "xff_malformed",
             Self::AllTrusted => "xff_all_trusted",
+            Self::NoPeer => "no_peer",
         }
     }
 }

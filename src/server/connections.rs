@@ -28,7 +28,7 @@ use tokio_util::either::Either;
 use tracing::{error, info, warn};
 
 use super::INTERNAL_SERVER_ERROR;
-use super::timed::{Requests, Timed};
+use super::timed::{Requests, Timed, Timeouts};
 use super::workers::Workers;
 use crate::tls;
 
@@ -235,7 +235,8 @@ where
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     let requests = Requests::default();
-    let stream = Timed::new(stream, limits.idle_timeout, limits.read_timeout, requests.clone());
+    let timeouts = Timeouts { idle: limits.idle_timeout, head: limits.read_timeout, write: limits.read_timeout };
+    let stream = Timed::new(stream, timeouts, requests.clone());
     let service = service_fn(move |request| {
         requests.begin();
         let (requests, leaving) = (requests.clone(), leaving.clone());

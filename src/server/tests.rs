@@ -519,15 +519,17 @@ async fn a_verifier_follows_the_records_and_answers() {
         ],
         |_| Reply::NoAnswer,
     );
-    let [http_address, admin_address] = [(); 2].map(|()| {
+    let [http_address, grpc_address, admin_address] = [(); 3].map(|()| {
         // A port that was free a moment ago.
         std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
     });
     let options = Options {
         namespace: "keywright-system".to_owned(),
         http_address,
+        grpc_address,
         admin_address,
-        client_address_source: "xff-hops=1".parse().unwrap(),
+        http_client_address_source: "xff-hops=1".parse().unwrap(),
+        grpc_client_address_source: ClientAddressSource::Peer,
         lease_duration: Duration::from_secs(600),
     };
     let (stop, stopped) = oneshot::channel::<()>();

@@ -16,12 +16,22 @@ use tokio::time::{Instant, Sleep, sleep};
 /// anew for each would cost more than the decision on it.
 pub struct Timed<IO> {
     io: IO,
-    idle: Duration,
-    head: Duration,
+    timeouts: Timeouts,
     requests: Requests,
     phase: Phase,
     read_timer: Timer,
     write_timer: Timer,
+}
+
+/// How long a client may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Before the first octet of a request.
+    pub idle: Duration,
+    /// From there to the end of its head.
+    pub head: Duration,
+    /// Over taking in nothing of an answer.
+    pub write: Duration,
 }
 
 /// Tells a [`Timed`] when the head of a request is complete, and when its answer is.
@@ -57,8 +67,8 @@ impl Requests {
         self.step();
     }
 
-    /// Odd while a request is being answered.
-    fn count(&self) -> u32 {
+    /// How many began and ended: odd while one is being answered.
+    pub fn count(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
 
@@ -69,11 +79,10 @@ impl Requests {
 }
 
 impl<IO> Timed<IO> {
-    /// `idle` limits the time before a request's first octet, `head` the time from there to the end of its head, and how
-    /// long the client may take in nothing of an answer.
-    pub fn new(io: IO, idle: Duration, head: Duration, requests: Requests) -> Self {
+    /// Limits `io`, on which `requests` come.
+    pub fn new(io: IO, timeouts: Timeouts, requests: Requests) -> Self {
         let (read_timer, write_timer) = Default::default();
-        Self { io, idle, head, requests, phase: Phase::Idle(0), read_timer, write_timer }
+        Self { io, timeouts, requests, phase: Phase::Idle(0), read_timer, write_timer }
     }
 
     fn current_phase(&self) -> Phase {
@@ -89,8 +98,8 @@ impl<IO> Timed<IO> {
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.phase = self.current_phase();
         let limit = match self.phase {
-            Phase::Idle(_) => self.idle,
-            Phase::Head(_) => self.head,
+            Phase::Idle(_) => self.timeouts.idle,
+            Phase::Head(_) => self.timeouts.head,
             Phase::Busy(_) => return Poll::Pending, // bodies have a limit of their own
         };
         self.read_timer.poll(self.phase, limit, context)
@@ -154,7 +163,7 @@ impl<IO: AsyncWrite + Unpin> Timed<IO> {
             return written;
         }
         let phase = Phase::Busy(0);
-        self.write_timer.poll(phase, self.head, context).map(|()| Err(late()))
+        self.write_timer.poll(phase, self.timeouts.write, context).map(|()| Err(late()))
     }
 }
 

@@ -113,6 +113,7 @@ async fn typos_and_nonsense_are_refused() {
         ("{verifier: {leaseDuration: 600}}", "at '/verifier/leaseDuration'", "got number, want string"),
         ("{verifier: {leaseDuration: 10 min}}", "at '/verifier/leaseDuration'", "does not match pattern"),
         ("{verifier: {httpClientIP: xff}}", "at '/verifier/httpClientIP'", "xff-hops"),
+        ("{verifier: {grpcClientIP: xff}}", "at '/verifier/grpcClientIP'", "xff-hops"),
         ("{webhook: {timeoutSeconds: 60}}", "at '/webhook/timeoutSeconds'", "got 60, want 30"),
         ("{image: {digest: 'sha256:12'}}", "at '/image/digest'", "does not match pattern"),
         ("{image: {pullPolicy: Sometimes}}", "at '/image/pullPolicy'", "'Always', 'IfNotPresent', 'Never'"),

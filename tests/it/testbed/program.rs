@@ -119,7 +119,9 @@ impl<'a> Launch<'a> {
         }
         match self.role {
             "controller" => command.push(format!("--watch-namespace={}", self.installation.tenant_namespace)),
-            "verifier" => command.push("--http-address=127.0.0.1:0".to_owned()),
+            "verifier" => {
+                command.extend(["--http-address=127.0.0.1:0", "--grpc-address=127.0.0.1:0"].map(str::to_owned));
+            }
             "webhook" => command.push("--https-address=127.0.0.1:0".to_owned()),
             _ => {}
         }

@@ -1,0 +1,284 @@
+//! gRPC over HTTP/2, as far as unary calls need it: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
+//!
+//! Most calls arrive whole in one read, and are answered on the spot. One that arrives in pieces waits for the rest, and
+//! what it holds meanwhile is not given back to the connection's window: so all of them together never hold more than that.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
+use h2::RecvStream;
+use h2::server::{Builder, Connection, SendResponse};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::time::{sleep, timeout};
+
+use super::connections::{Closing, Leaving, Limits, Server, Stream, unless_it_panics};
+use super::ext_authz::{Authorization, NoResponse};
+use super::protobuf::{fields, put_number};
+use super::timed::{Requests, Timed, Timeouts};
+
+/// What can be called.
+pub struct Services {
+    /// `envoy.service.auth.v3.Authorization`
+    pub authorization: Authorization,
+    /// Whether calls of it are answered: for `grpc.health.v1.Health`.
+    pub is_ready: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// What a client may take up. A connection holds 1.3 MiB at most.
+pub const LIMITS: Limits = Limits {
+    head: 8 * 1024,
+    body: MAX_MESSAGE,
+    read_timeout: Duration::from_secs(15),
+    // Envoy is told before the connection is closed, and so loses no request, however long it keeps one.
+    idle_timeout: Duration::from_secs(300),
+    connections: 1024,
+    leave_taking: Duration::from_secs(3),
+    drain: Duration::from_secs(10),
+};
+
+/// Octets of the largest message: an Envoy takes in 60 KiB of headers. Longer: `RESOURCE_EXHAUSTED`.
+const MAX_MESSAGE: usize = 128 * 1024;
+
+/// Octets in flight on a connection: two messages that come in pieces.
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+
+/// Calls at the same time on a connection. An Envoy that has more opens a second one.
+const MAX_CONCURRENT_STREAMS: u32 = 128;
+
+/// Streams that the client has reset and that are still remembered, or were never looked at; with more, the connection is
+/// closed (CVE-2023-44487).
+const MAX_RESET_STREAMS: usize = 32;
+
+/// Streams that had to be reset here because of what the client sent; with more, the connection is closed.
+const MAX_FAULTY_STREAMS: usize = 128;
+
+/// Octets before each message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// How a call ended that has no response (`google.rpc.Code`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Failure {
+    code: u16,
+    message: &'static str,
+}
+
+impl Failure {
+    const INVALID_ARGUMENT: Self = Self { code: 3, message: "the message cannot be read" };
+    const INCOMPLETE: Self = Self { code: 3, message: "there has to be one message, whole and not compressed" };
+    const TOO_SLOW: Self = Self { code: 4, message: "the message took too long to arrive" };
+    const NOT_FOUND: Self = Self { code: 5, message: "there is no such service" };
+    const TOO_LARGE: Self = Self { code: 8, message: "the message is longer than 128 KiB" };
+    const UNIMPLEMENTED: Self = Self { code: 12, message: "call envoy.service.auth.v3.Authorization/Check" };
+    const INTERNAL: Self = Self { code: 13, message: "the call failed; the log says why" };
+    const UNAVAILABLE: Self = Self { code: 14, message: "API keys cannot be verified at the moment" };
+}
+
+impl Services {
+    /// Appends the response to the call of `path` with `message`.
+    fn call(&self, path: &str, message: &[u8], response: &mut Vec<u8>) -> Result<(), Failure> {
+        match path {
+            "/envoy.service.auth.v3.Authorization/Check" => {
+                self.authorization.check(message, response).map_err(|reason| match reason {
+                    NoResponse::Malformed => Failure::INVALID_ARGUMENT,
+                    NoResponse::Unavailable => Failure::UNAVAILABLE,
+                })
+            }
+            "/grpc.health.v1.Health/Check" => {
+                let is_serving = self.health(message)?;
+                put_number(response, 1, if is_serving { 1 } else { 2 });
+                Ok(())
+            }
+            _ => Err(Failure::UNIMPLEMENTED),
+        }
+    }
+
+    /// Whether the service that `message` names is serving; none means all.
+    fn health(&self, message: &[u8]) -> Result<bool, Failure> {
+        let mut service = "";
+        for field in fields(message) {
+            let field = field.map_err(|_| Failure::INVALID_ARGUMENT)?;
+            if field.number == 1 {
+                service = field.text().map_err(|_| Failure::INVALID_ARGUMENT)?;
+            }
+        }
+        match service {
+            "" | "envoy.service.auth.v3.Authorization" => Ok((self.is_ready)()),
+            _ => Err(Failure::NOT_FOUND),
+        }
+    }
+
+    /// The response to the call of `path` with what its stream has brought, ready to be sent.
+    fn answer(&self, path: &str, stream: &[u8]) -> Result<Bytes, Failure> {
+        let message = unframe(stream)?;
+        let mut response = Vec::with_capacity(512);
+        response.extend_from_slice(&[0; PREFIX]);
+        unless_it_panics(|| self.call(path, message, &mut response)).unwrap_or(Err(Failure::INTERNAL))?;
+        let length = u32::try_from(response.len() - PREFIX).map_err(|_| Failure::INTERNAL)?;
+        if let Some(place) = response.get_mut(1..PREFIX) {
+            place.copy_from_slice(&length.to_be_bytes());
+        }
+        Ok(response.into())
+    }
+}
+
+/// The one message that a stream consists of.
+fn unframe(stream: &[u8]) -> Result<&[u8], Failure> {
+    let (compressed, rest) = stream.split_first().ok_or(Failure::INCOMPLETE)?;
+    let (length, message) = rest.split_first_chunk().ok_or(Failure::INCOMPLETE)?;
+    let is_whole = usize::try_from(u32::from_be_bytes(*length)).is_ok_and(|length| length == message.len());
+    if *compressed == 0 && is_whole { Ok(message) } else { Err(Failure::INCOMPLETE) }
+}
+
+/// Answers calls until `shutdown`; then takes leave, and finishes those in flight.
+pub async fn serve(server: Server, services: Services, shutdown: impl Future<Output = ()>) {
+    let (services, limits, leaving) = (Arc::new(services), server.limits, server.leaving.clone());
+    let converse = move |stream, _, closing| {
+        let (services, leaving) = (Arc::clone(&services), leaving.clone());
+        async move { converse(&services, stream, limits, leaving, closing).await }
+    };
+    server.serve_connections(converse, shutdown).await;
+}
+
+/// Answers the calls of one connection until it ends, or the server does.
+async fn converse(services: &Services, stream: Stream, limits: Limits, leaving: Leaving, mut closing: Closing) {
+    let requests = Requests::default();
+    // Twice: before that, a client that is idle is told, below.
+    let idle_timeout = limits.idle_timeout * 2;
+    let timeouts = Timeouts { idle: idle_timeout, head: idle_timeout, write: limits.read_timeout };
+    let stream = Timed::new(stream, timeouts, requests.clone());
+    let Ok(Ok(mut connection)) = timeout(limits.read_timeout, handshake(stream, limits)).await else {
+        return;
+    };
+    let mut calls = FuturesUnordered::new();
+    let mut closing = pin!(closing.begun().fuse());
+    let mut idle = pin!(sleep(limits.idle_timeout));
+    let mut seen = requests.count();
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut closing => connection.graceful_shutdown(),
+            Some(()) = calls.next() => {}
+            accepted = connection.accept() => {
+                let Some(Ok((request, respond))) = accepted else { break };
+                requests.begin();
+                requests.end();
+                if leaving.has_begun() {
+                    connection.graceful_shutdown();
+                }
+                if let Some(call) = take_call(services, limits, request, respond) {
+                    calls.push(call);
+                }
+            }
+            () = &mut idle => {
+                if calls.is_empty() && seen == requests.count() {
+                    connection.graceful_shutdown();
+                }
+                seen = requests.count();
+                idle.set(sleep(limits.idle_timeout));
+            }
+        }
+    }
+}
+
+async fn handshake(stream: Timed<Stream>, limits: Limits) -> Result<Connection<Timed<Stream>, Bytes>, h2::Error> {
+    Builder::new()
+        .initial_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
+        .max_concurrent_reset_streams(MAX_RESET_STREAMS)
+        .max_local_error_reset_streams(Some(MAX_FAULTY_STREAMS))
+        .handshake(stream)
+        .await
+}
+
+/// Answers a call that is there whole. Otherwise gives back what will, once it is.
+fn take_call<'s>(
+    services: &'s Services,
+    limits: Limits,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) -> Option<impl Future<Output = ()> + use<'s>> {
+    let (head, mut body) = request.into_parts();
+    let content_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if head.method != Method::POST || !content_type.starts_with(GRPC.as_bytes()) {
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        respond.send_response(response, true).ok();
+        return None;
+    }
+    let path = head.uri;
+    let first = body.data().now_or_never();
+    if let Some(Some(Ok(stream))) = &first
+        && body.is_end_stream()
+    {
+        respond_to(services.answer(path.path(), stream), &mut respond);
+        return None;
+    }
+    Some(async move {
+        let collected = timeout(limits.read_timeout, collect(first.flatten(), body, limits.body));
+        let whole = tokio::select! {
+            whole = collected => whole.unwrap_or(Err(Failure::TOO_SLOW)),
+            _ = poll_fn(|context| respond.poll_reset(context)) => return,
+        };
+        let answer = whole.and_then(|stream| services.answer(path.path(), &stream));
+        respond_to(answer, &mut respond);
+    })
+}
+
+/// The whole of a stream, of which `first` is the beginning.
+async fn collect(
+    first: Option<Result<Bytes, h2::Error>>,
+    mut body: RecvStream,
+    limit: usize,
+) -> Result<Vec<u8>, Failure> {
+    let mut whole = Vec::new();
+    let mut next = first;
+    if next.is_none() {
+        next = body.data().await;
+    }
+    while let Some(data) = next {
+        let data = data.map_err(|_| Failure::INCOMPLETE)?;
+        if whole.len() + data.len() > limit + PREFIX {
+            return Err(Failure::TOO_LARGE);
+        }
+        whole.extend_from_slice(&data);
+        next = body.data().await;
+    }
+    Ok(whole)
+}
+
+/// Errors are the client's: it went away, or took the call back.
+fn respond_to(answer: Result<Bytes, Failure>, respond: &mut SendResponse<Bytes>) {
+    let mut head = Response::new(());
+    head.headers_mut().insert(CONTENT_TYPE, GRPC);
+    match answer {
+        Ok(response) => {
+            let mut trailers = HeaderMap::with_capacity(1);
+            trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+            if let Ok(mut stream) = respond.send_response(head, false) {
+                stream.send_data(response, false).and_then(|()| stream.send_trailers(trailers)).ok();
+            }
+        }
+        Err(failure) => {
+            head.headers_mut().insert(GRPC_STATUS, failure.code.into());
+            head.headers_mut().insert(GRPC_MESSAGE, HeaderValue::from_static(failure.message));
+            respond.send_response(head, true).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+mod tests;

@@ -1,0 +1,324 @@
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream as Socket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use futures::future::join_all;
+use h2::client::SendRequest;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::super::connections::{Listener, bind};
+use super::super::decisions::{Decisions, Tally};
+use super::super::protobuf::put;
+use super::super::tests::PATIENCE;
+use super::super::workers::Workers;
+use super::*;
+use crate::address::client::ClientAddressSource;
+use crate::feed::Feed;
+use crate::keyring::Keyring;
+
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
+/// A `CheckRequest` without a key: refused, which is an answer as good as any.
+const NO_KEY: &[u8] = &[];
+
+/// A server on loopback, and how to end it.
+struct Running {
+    address: SocketAddr,
+    is_ready: Arc<AtomicBool>,
+    leaving: Leaving,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+/// How a call ended: `grpc-status`, and the message without its prefix.
+type Outcome = (u16, Vec<u8>);
+
+impl Running {
+    async fn start(limits: Limits) -> Self {
+        Self::deciding_at(limits, || "2026-11-23T12:00:00Z".parse().unwrap()).await
+    }
+
+    async fn deciding_at(limits: Limits, now: fn() -> jiff::Timestamp) -> Self {
+        let tcp = bind("127.0.0.1:0".parse().unwrap(), "--grpc-address").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let feed = Arc::new(Feed::holding(&Keyring::default()));
+        let decisions = Decisions::new(feed, now, Arc::new(Tally::new("grpc")));
+        let authorization = Authorization::new(decisions, ClientAddressSource::Peer);
+        let is_ready = Arc::new(AtomicBool::new(true));
+        let asked = Arc::clone(&is_ready);
+        let services = Services { authorization, is_ready: Box::new(move || asked.load(Ordering::SeqCst)) };
+        let (workers, leaving) = (Workers::current(), Leaving::default());
+        let server = Server { listener: Listener::plain(tcp), limits, workers, leaving: leaving.clone() };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(serve(server, services, async { stopped.await.unwrap_or_default() }));
+        Self { address, is_ready, leaving, stop, task }
+    }
+
+    async fn connect(&self) -> SendRequest<Bytes> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(async move { connection.await.ok() });
+        client
+    }
+
+    fn connect_plain(&self) -> Socket {
+        let socket = Socket::connect(self.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+}
+
+fn frame(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0][..], &length, message].concat()
+}
+
+fn request(path: &str, content_type: &str) -> Request<()> {
+    let request = Request::post(format!("http://verifier{path}")).header(CONTENT_TYPE, content_type);
+    request.header("te", "trailers").body(()).unwrap()
+}
+
+/// Sends `parts` as DATA frames of one call.
+async fn send(client: &SendRequest<Bytes>, path: &str, parts: &[Vec<u8>]) -> Outcome {
+    let mut client = client.clone().ready().await.unwrap();
+    let (response, mut stream) = client.send_request(request(path, "application/grpc"), parts.is_empty()).unwrap();
+    for (index, part) in parts.iter().enumerate() {
+        stream.send_data(part.clone().into(), index + 1 == parts.len()).unwrap();
+    }
+    outcome(response.await.unwrap()).await
+}
+
+async fn outcome(response: Response<RecvStream>) -> Outcome {
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()[CONTENT_TYPE], "application/grpc");
+    let status = |headers: &HeaderMap| headers[GRPC_STATUS].to_str().unwrap().parse().unwrap();
+    if response.headers().contains_key(GRPC_STATUS) {
+        assert!(!response.headers()[GRPC_MESSAGE].is_empty());
+        return (status(response.headers()), Vec::new());
+    }
+    let mut body = response.into_body();
+    let mut whole = Vec::new();
+    while let Some(data) = body.data().await {
+        whole.extend_from_slice(&data.unwrap());
+    }
+    let trailers = body.trailers().await.unwrap().unwrap();
+    (status(&trailers), unframe(&whole).unwrap().to_vec())
+}
+
+async fn check(client: &SendRequest<Bytes>) {
+    let (status, response) = send(client, CHECK, &[frame(NO_KEY)]).await;
+    assert_eq!(status, 0);
+    let denied = fields(&response).any(|field| field.unwrap().number == 2);
+    assert!(denied, "{response:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_answered_one_after_another_and_all_at_once() {
+    let running = Running::start(LIMITS).await;
+    let client = running.connect().await;
+    for _ in 0..3 {
+        check(&client).await;
+    }
+    join_all((0..500).map(|_| check(&client))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_may_come_in_pieces() {
+    let running = Running::start(LIMITS).await;
+    let client = running.connect().await;
+    let mut large = Vec::new();
+    put(&mut large, 9, &[b'x'; 100_000]);
+    let framed = frame(&large);
+    let (prefix, message) = framed.split_at(PREFIX);
+    for parts in [
+        vec![framed.clone(), vec![]],
+        vec![prefix.to_vec(), message.to_vec()],
+        vec![framed[..2].to_vec(), framed[2..5000].to_vec(), vec![], framed[5000..].to_vec(), vec![]],
+    ] {
+        assert_eq!(send(&client, CHECK, &parts).await.0, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_call_is_told_so_and_disturbs_no_other() {
+    let running = Running::start(LIMITS).await;
+    let client = running.connect().await;
+    let compressed = [&[1][..], &frame(NO_KEY)[1..]].concat();
+    let cases = [
+        ("nothing", CHECK, vec![], 3),
+        ("an empty frame", CHECK, vec![vec![]], 3),
+        ("half a prefix", CHECK, vec![vec![0, 0]], 3),
+        ("half a message", CHECK, vec![frame(b"abc")[..6].to_vec()], 3),
+        ("two messages", CHECK, vec![frame(NO_KEY), frame(NO_KEY)], 3),
+        ("compressed", CHECK, vec![compressed], 3),
+        ("no CheckRequest", CHECK, vec![frame(b"?")], 3),
+        ("too long", CHECK, vec![frame(&[0; MAX_MESSAGE + 1])], 8),
+        ("another method", "/envoy.service.auth.v3.Authorization/Ask", vec![frame(NO_KEY)], 12),
+        ("another version", "/envoy.service.auth.v2.Authorization/Check", vec![frame(NO_KEY)], 12),
+        ("no path", "/", vec![frame(NO_KEY)], 12),
+    ];
+    for (case, path, parts, expected) in cases {
+        assert_eq!(send(&client, path, &parts).await, (expected, vec![]), "{case}");
+        check(&client).await;
+    }
+    for (method, content_type) in [("POST", "application/json"), ("POST", ""), ("GET", "application/grpc")] {
+        let mut client = client.clone().ready().await.unwrap();
+        let mut request = request(CHECK, content_type);
+        *request.method_mut() = method.parse().unwrap();
+        let (response, _) = client.send_request(request, true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 415, "{method} {content_type}");
+    }
+    check(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_as_grpc_has_it() {
+    let running = Running::start(LIMITS).await;
+    let client = running.connect().await;
+    let health = async |service: &str| {
+        let mut message = Vec::new();
+        put(&mut message, 1, service.as_bytes());
+        send(&client, HEALTH, &[frame(&message)]).await
+    };
+    let (serving, not_serving) = ((0, vec![8, 1]), (0, vec![8, 2]));
+    assert_eq!(send(&client, HEALTH, &[frame(&[])]).await, serving);
+    assert_eq!(health("envoy.service.auth.v3.Authorization").await, serving);
+    assert_eq!(health("another").await, (5, vec![]));
+    assert_eq!(send(&client, HEALTH, &[frame(b"?")]).await.0, 3);
+    assert_eq!(send(&client, "/grpc.health.v1.Health/Watch", &[frame(&[])]).await.0, 12);
+    running.is_ready.store(false, Ordering::SeqCst);
+    assert_eq!(health("").await, not_serving);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_fails_its_own_call_and_nothing_else() {
+    static PANICS: AtomicBool = AtomicBool::new(true);
+    let now = || {
+        assert!(!PANICS.load(Ordering::SeqCst), "on purpose");
+        "2026-11-23T12:00:00Z".parse().unwrap()
+    };
+    let running = Running::deciding_at(LIMITS, now).await;
+    let client = running.connect().await;
+    assert_eq!(send(&client, CHECK, &[frame(NO_KEY)]).await, (13, vec![]));
+    PANICS.store(false, Ordering::SeqCst);
+    check(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_never_ends_is_ended_and_its_connection_goes_on() {
+    let running = Running::start(Limits { read_timeout: Duration::from_millis(100), ..LIMITS }).await;
+    let client = running.connect().await;
+    let mut sender = client.clone().ready().await.unwrap();
+    let (response, mut stream) = sender.send_request(request(CHECK, "application/grpc"), false).unwrap();
+    stream.send_data(vec![0].into(), false).unwrap();
+    assert_eq!(outcome(response.await.unwrap()).await, (4, vec![]));
+    check(&client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_speaks_no_http_2_or_half_of_it_is_cut_off() {
+    let running = Running::start(Limits { read_timeout: Duration::from_millis(100), ..LIMITS }).await;
+    for beginning in [
+        "",
+        "PRI * HTTP/2.0\r\n",
+        "GET / HTTP/1.1\r\nHost: v\r\n\r\n",
+        "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    ] {
+        let mut socket = running.connect_plain();
+        socket.write_all(beginning.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).ok();
+        assert!(!answer.starts_with(b"HTTP"), "{beginning:?}");
+    }
+    check(&running.connect().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_is_told_before_it_is_closed() {
+    let running = Running::start(Limits { idle_timeout: Duration::from_millis(100), ..LIMITS }).await;
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    check(&client).await;
+    // A GOAWAY without an error is an orderly end, also for a client that still holds on to the connection.
+    timeout(PATIENCE, connection).await.unwrap().unwrap().unwrap();
+    drop(client);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_loses_no_call() {
+    let running = Running::start(Limits { leave_taking: Duration::from_millis(300), ..LIMITS }).await;
+    let (busy, idle) = (running.connect().await, running.connect().await);
+    check(&busy).await;
+    check(&idle).await;
+    // A call that is under way, and comes to its end only after the server has closed its doors.
+    let mut sender = idle.clone().ready().await.unwrap();
+    let (late, mut stream) = sender.send_request(request(CHECK, "application/grpc"), false).unwrap();
+    check(&idle).await;
+    running.stop.send(()).unwrap();
+    while !running.leaving.has_begun() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    check(&busy).await;
+    let told = async {
+        while busy.clone().ready().await.is_ok() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, told).await.expect("a client hears with an answer that it should open another connection");
+    let closed = async {
+        while TcpStream::connect(running.address).await.is_ok() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, closed).await.unwrap();
+    stream.send_data(frame(NO_KEY).into(), true).unwrap();
+    assert_eq!(outcome(late.await.unwrap()).await.0, 0);
+    let started = Instant::now();
+    drop((busy, idle, sender));
+    running.task.await.unwrap();
+    assert!(started.elapsed() < LIMITS.drain);
+}
+
+/// What is no more than a nuisance one by one. The connection has to end before long, and others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_end_their_own_connection() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let running = Running::start(LIMITS).await;
+    let raw = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    // :method POST, :scheme http, :path /, from HPACK's static table.
+    let head: &[u8] = &[0x83, 0x86, 0x84];
+    let reset: Vec<u8> =
+        (0..2000).flat_map(|n| [raw(1, 4, 2 * n + 1, head), raw(3, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()).collect();
+    let continuation: Vec<u8> =
+        [raw(1, 0, 1, head), raw(9, 0, 1, &[0x00, 0x01, b'a', 0x01, b'b'].repeat(1000)).repeat(2000)].concat();
+    let zero_window: Vec<u8> = raw(8, 0, 0, &[0, 0, 0, 0]);
+    let oversized = raw(0, 0, 1, &[0; 16_385]);
+    let too_many: Vec<u8> = (0..1000).flat_map(|n| raw(1, 4, 2 * n + 1, head)).collect();
+    for (flood, octets) in [
+        ("resets", reset),
+        ("continuations", continuation),
+        ("no window", zero_window),
+        ("an oversized frame", oversized),
+        ("streams without an end", too_many.repeat(2)),
+    ] {
+        let mut socket = running.connect_plain();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(PREFACE).unwrap();
+        // Refused in the middle, most likely.
+        socket.write_all(&octets).ok();
+        let mut answer = Vec::new();
+        match socket.read_to_end(&mut answer) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("{flood}: the connection lives on"),
+            _ => {}
+        }
+        check(&running.connect().await).await;
+    }
+}
