@@ -6,10 +6,13 @@ SHELL := /bin/bash
 
 CACHE := $(or $(KEYWRIGHT_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/keywright)
 CARGO_DENY := 0.20.2
+CARGO_FUZZ := 0.13.2
+FUZZ := --locked --manifest-path fuzz/Cargo.toml
+SECONDS ?= 5
 TARGET := $(shell uname -m)-unknown-linux-gnu
 NGINX = $(firstword $(wildcard /usr/sbin/nginx $(CACHE)/nginx/usr/sbin/nginx))
 PROGRAM := target/$(TARGET)/dist/keywright
-export PATH := $(CACHE)/cargo-deny-$(CARGO_DENY)/bin:$(PATH)
+export PATH := $(CACHE)/cargo-deny-$(CARGO_DENY)/bin:$(CACHE)/cargo-fuzz-$(CARGO_FUZZ)/bin:$(PATH)
 
 .PHONY: help
 help: ## Show this list
@@ -20,16 +23,18 @@ demo: testbed image ## Watch a key being issued, used, refused, expired and revo
 	@KEEP=$(KEEP) tests/demo.sh "$$(tests/testbed/build.sh)" $(PROGRAM) target/image/*.tar
 
 .PHONY: test
-test: format lint policy unit integration e2e documentation ## Run everything that CI runs
+test: format lint policy unit corpus fuzz integration e2e documentation ## Run everything that CI runs
 	@echo "all of it passed"
 
 .PHONY: format
 format: ## Check the format (cargo fmt mends it)
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 
 .PHONY: lint
 lint: ## Check with clippy, warnings as errors
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy $(FUZZ) --target-dir target --all-targets -- -D warnings
 
 .PHONY: policy
 policy: $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny ## Check dependencies' licences, sources and duplicates
@@ -42,6 +47,15 @@ advisories: $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny ## Check dependenci
 .PHONY: unit
 unit: ## Run the tests that need nothing but this machine
 	cargo test --locked --lib --bins --test allocations
+
+.PHONY: corpus
+corpus: ## Try every input that fuzzing has saved
+	cargo test $(FUZZ) --target-dir target
+
+.PHONY: fuzz
+fuzz: $(CACHE)/cargo-fuzz-$(CARGO_FUZZ)/bin/cargo-fuzz ## Look for inputs that break something, SECONDS=5 a target (TARGETS="key record" for some)
+	@tests/testbed/tools.sh
+	@fuzz/run.sh $(SECONDS) $(TARGETS)
 
 .PHONY: integration
 integration: testbed ## Run the tests on a real control plane
@@ -92,3 +106,7 @@ testbed: ## Build etcd, Kubernetes and helm for the tests (ten minutes, once)
 $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny:
 	@echo "installing cargo-deny $(CARGO_DENY), once"
 	CARGO_PROFILE_DEV_DEBUG=0 cargo install --debug --locked --quiet --root $(CACHE)/cargo-deny-$(CARGO_DENY) cargo-deny@$(CARGO_DENY)
+
+$(CACHE)/cargo-fuzz-$(CARGO_FUZZ)/bin/cargo-fuzz:
+	@echo "installing cargo-fuzz $(CARGO_FUZZ), once"
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install --debug --locked --quiet --root $(CACHE)/cargo-fuzz-$(CARGO_FUZZ) cargo-fuzz@$(CARGO_FUZZ)

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Installs what the test bed and the demo call and Debian may lack: a C compiler (for ring), curl, jq, openssl, setpriv;
+# Installs what the test bed and the demo call and Debian may lack: compilers (C for ring, C++ for fuzzing), curl, jq, openssl, setpriv;
 # what a node runs on, and what runs in its Pods.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
-declare -A package=([cc]=gcc [curl]=curl [jq]=jq [openssl]=openssl [setpriv]=util-linux [flock]=util-linux [python3]=python3-venv
+declare -A package=([cc]=gcc [c++]=g++ [curl]=curl [jq]=jq [openssl]=openssl [setpriv]=util-linux [flock]=util-linux [python3]=python3-venv
   [runc]=runc [nft]=nftables [ip]=iproute2 [pgrep]=procps [busybox]=busybox-static)
 missing=()
 for tool in "${!package[@]}"; do

@@ -1,0 +1,126 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use jiff::Timestamp;
+use keywright::key::{self, Digest};
+use keywright::keyring::Keyring;
+use keywright::verify::{self, Permit, Request, Route};
+use serde_json::{Value, json};
+
+use crate::address::{contains, range};
+use crate::{assert_fit_to_print, keys, now};
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
+
+/// The input is the JSON of one record's spec, or of a list of them.
+pub fn record(data: &[u8]) {
+    let Ok(input) = serde_json::from_slice::<Value>(data) else { return };
+    let mut specs = match input {
+        Value::Array(specs) => specs,
+        spec => vec![spec],
+    };
+    specs.truncate(16);
+    side_by_side(&specs);
+    one_after_the_other(&specs);
+}
+
+/// Each spec is a record of its own.
+fn side_by_side(specs: &[Value]) {
+    let mut keyring = Keyring::default();
+    let neighbour = keyring.upsert(&name(0), &spec(keys::LISTED));
+    assert_eq!(neighbour, Ok(()));
+    for (index, spec) in specs.iter().enumerate() {
+        let taken_in = keyring.upsert(&name(index + 1), spec);
+        if let Err(distrust) = &taken_in {
+            assert_fit_to_print(&distrust.to_string());
+        }
+        let Some(digest) = digest(spec) else { continue };
+        let is_revoked = claims(&specs[..=index], &digest).any(|claim| claim.get("revoked").is_some());
+        let found = keyring.get(&digest);
+        assert!(found.is_ok() || taken_in.is_err(), "taken in and not found: {spec}");
+        assert!(found.is_err() || taken_in.is_ok() || is_revoked, "not taken in and found: {spec}");
+    }
+    for key in [keys::OPEN, keys::LISTED] {
+        let claims: Vec<&Value> = claims(specs, &Digest::of(key.as_bytes())).collect();
+        match (check(&keyring, key), &*claims) {
+            (Err(_), []) => assert!(key != keys::LISTED, "the neighbour suffers from {specs:?}"),
+            (Err(_), _) => {}
+            (Ok(permit), []) => assert!(key == keys::LISTED, "{permit:?} from nothing"),
+            (Ok(permit), [claim]) if key != keys::LISTED => assert_permits(claim, &permit),
+            (Ok(permit), claims) => panic!("{permit:?} from {claims:?}"),
+        }
+    }
+}
+
+/// Each spec takes the place of the one before, and nothing of that one is left.
+fn one_after_the_other(specs: &[Value]) {
+    let mut keyring = Keyring::default();
+    for spec in specs {
+        let taken_in = keyring.replace(&name(1), spec);
+        let mut fresh = Keyring::default();
+        assert_eq!(taken_in, fresh.upsert(&name(1), spec), "{spec}");
+        assert_eq!(keyring.len(), fresh.len(), "{spec}");
+        for digest in specs.iter().filter_map(digest) {
+            assert_eq!(keyring.get(&digest).err(), fresh.get(&digest).err(), "{digest} after {spec}");
+        }
+    }
+    keyring.remove(&name(1), specs.last().unwrap_or(&Value::Null));
+    assert!(keyring.is_empty(), "{specs:?}");
+}
+
+/// A good spec for `key`.
+pub(crate) fn spec(key: &str) -> Value {
+    json!({
+        "digest": Digest::of(key.as_bytes()).to_string(),
+        "keyPrefix": &key[..14],
+        "apiKey": { "namespace": "team-a", "name": "billing", "uid": "4a1ebd0c-8a4f-44f1-9f5c-0c2bd2b6a7ae" },
+        "serial": 1,
+        "owner": "jane@example.com",
+        "scopes": ["orders:read", "orders:write"],
+    })
+}
+
+pub(crate) fn name(number: usize) -> String {
+    format!("4a1ebd0c-8a4f-44f1-9f5c-0c2bd2b6a7ae-{}", number + 1)
+}
+
+fn digest(spec: &Value) -> Option<Digest> {
+    spec.get("digest")?.as_str()?.parse().ok()
+}
+
+fn claims<'s>(specs: &'s [Value], claimed: &Digest) -> impl Iterator<Item = &'s Value> {
+    specs.iter().filter(move |spec| digest(spec).as_ref() == Some(claimed))
+}
+
+fn check<'k>(keyring: &'k Keyring, key: &str) -> Result<Permit<'k>, verify::Denial> {
+    let credential = key::credential([].into_iter(), [key.as_bytes()].into_iter());
+    let request = Request { credential, route: Ok(Route::default()), client_address: &|| Ok(CLIENT) };
+    verify::check(keyring, &request, now())
+}
+
+/// Nothing in the record speaks against the permit, and it says of the key what the record says.
+fn assert_permits(spec: &Value, permit: &Permit<'_>) {
+    assert_eq!(spec.get("revoked"), None, "{spec}");
+    assert!(spec.get("suspended").is_none_or(|suspended| *suspended == json!(false)), "{spec}");
+    let is_over =
+        |time: &Value| time.as_str().and_then(|time| time.parse::<Timestamp>().ok()).is_none_or(|t| t <= now());
+    assert!(!spec.get("notAfter").is_some_and(is_over), "{spec}");
+    if let Some(entries) = spec.get("allowedIPs") {
+        let networks = entries.as_array().into_iter().flatten().filter_map(|entry| {
+            let (address, length) = entry.as_str()?.split_once('/').unwrap_or((entry.as_str()?, "32"));
+            Some(range(address.parse().ok()?, length.parse().ok()?))
+        });
+        assert!(contains(&networks.collect::<Vec<_>>(), CLIENT), "{spec}");
+    }
+    let entry = permit.entry();
+    let text = |pointer: &str| spec.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let scopes: Vec<_> =
+        spec.get("scopes").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let expected = [text("/apiKey/namespace"), text("/apiKey/name"), text("/owner"), scopes.join(" ")];
+    assert_eq!(
+        [entry.namespace(), entry.name(), entry.owner(), entry.scopes()],
+        expected.each_ref().map(|text| &**text)
+    );
+    let is_fit = |text: &String| text.bytes().all(|octet| (b' '..=b'~').contains(&octet));
+    assert!(expected.iter().all(is_fit) && !expected[..3].concat().contains(' '), "{spec}");
+    assert!(scopes.iter().all(|scope| !scope.contains(' ') && !scope.is_empty()), "{spec}");
+}
