@@ -1,4 +1,3 @@
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, pending};
@@ -111,8 +110,8 @@ fn is_good(request: &Request<()>) -> bool {
     let hosts = lines(headers, HOST.as_str()).len();
     let has_host = hosts == 1 || hosts == 0 && request.version() == Version::HTTP_10;
     let query = request.uri().query().unwrap_or_default();
-    let route_fits = form_urlencoded::parse(query.as_bytes()).all(|(name, value)| is_of_a_good_route(&name, &value))
-        && demands_our_namespace(query);
+    let parameters: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
+    let route_fits = is_a_good_route(&parameters);
     let authorization = lines(headers, AUTHORIZATION.as_str());
     let found = credential::read(&authorization, &lines(headers, "x-api-key"));
     let key_fits = found.is_ok_and(|(key, _)| {
@@ -121,23 +120,29 @@ fn is_good(request: &Request<()>) -> bool {
     has_host && request.uri().path() == "/verify" && route_fits && key_fits
 }
 
-fn is_of_a_good_route(name: &str, value: &str) -> bool {
-    let is_word = value.len() <= 64
-        && !value.is_empty()
-        && value.chars().all(|c| c.is_ascii_alphanumeric() || "._:/-".contains(c));
-    is_word && (name == "namespace" || name == "scope" && ["orders:read", "orders:write"].contains(&value))
-}
-
-fn demands_our_namespace(query: &str) -> bool {
-    let parameters = form_urlencoded::parse(query.as_bytes());
-    let namespaces: Vec<Cow<'_, str>> =
-        parameters.filter(|(name, _)| name == "namespace").map(|(_, value)| value).collect();
-    namespaces.is_empty() || namespaces.iter().any(|namespace| namespace == "team-a")
+/// Whether the open key is good enough for these parameters.
+pub(crate) fn is_a_good_route<S: AsRef<str>>(parameters: &[(S, S)]) -> bool {
+    let parameters: Vec<(&str, &str)> =
+        parameters.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
+    let is_word = |text: &str| {
+        (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "._:/-".contains(c))
+    };
+    let is_usable = |(name, value): &(&str, &str)| {
+        is_word(value) && (*name == "namespace" || *name == "scope" && ["orders:read", "orders:write"].contains(value))
+    };
+    let mut namespaces = parameters.iter().filter(|(name, _)| *name == "namespace").peekable();
+    let is_ours = namespaces.peek().is_none() || namespaces.any(|(_, namespace)| *namespace == "team-a");
+    is_ours && parameters.iter().all(is_usable)
 }
 
 fn is_from_the_list(headers: &HeaderMap) -> bool {
     let client = client::read(&source(), PEER, &lines(headers, "x-forwarded-for"));
-    client.is_ok_and(|client| matches!(client, IpAddr::V4(client) if client.octets()[..3] == [203, 0, 113]))
+    client.is_ok_and(is_in_the_list)
+}
+
+/// See [`ALLOWED`].
+pub(crate) fn is_in_the_list(client: IpAddr) -> bool {
+    matches!(client, IpAddr::V4(client) if client.octets()[..3] == [203, 0, 113])
 }
 
 fn lines<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h [u8]> {
@@ -149,6 +154,12 @@ fn source() -> ClientAddressSource {
 }
 
 fn verifier() -> (Runtime, Rc<Verifier>) {
+    let (runtime, decisions) = decisions();
+    (runtime, Rc::new(Verifier::new(decisions, source())))
+}
+
+/// What decides from a record for each of [`keys`] but the last.
+pub(crate) fn decisions() -> (Runtime, Decisions) {
     let mut listed = record::spec(keys::LISTED);
     listed["allowedIPs"] = json!([ALLOWED]);
     let mut revoked = record::spec(keys::REVOKED);
@@ -169,8 +180,7 @@ fn verifier() -> (Runtime, Rc<Verifier>) {
     });
     let runtime = Builder::new_current_thread().enable_all().build().unwrap_or_else(|error| panic!("{error}"));
     let feed = Arc::new(runtime.block_on(feed_of(list.to_string(), specs.len())));
-    let decisions = Decisions::new(feed, now, Arc::new(Tally::new("http")));
-    (runtime, Rc::new(Verifier::new(decisions, source())))
+    (runtime, Decisions::new(feed, now, Arc::new(Tally::new("fuzz"))))
 }
 
 /// A feed that has read `list` and will hear nothing more.

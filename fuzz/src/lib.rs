@@ -8,6 +8,7 @@
 
 mod address;
 mod admission;
+mod check_request;
 mod client;
 mod credential;
 mod http;
@@ -16,6 +17,7 @@ mod record;
 
 pub use address::address_entry;
 pub use admission::admission_review;
+pub use check_request::check_request;
 pub use client::client_address;
 pub use credential::credential;
 pub use http::http_head;
@@ -26,12 +28,13 @@ pub use record::record;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("address_entry", address_entry),
     ("client_address", client_address),
     ("credential", credential),
     ("key", key),
     ("http_head", http_head),
+    ("check_request", check_request),
     ("record", record),
     ("admission_review", admission_review),
 ];
