@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 
 use crate::address::client::ClientAddressSource;
 use crate::telemetry::LogFormat;
-use crate::{authority, certificates, controller, duration, server, telemetry, webhook};
+use crate::{authority, certificates, controller, duration, server, telemetry, usage, webhook};
 
 /// Issues, delivers, verifies, expires and revokes API keys on Kubernetes.
 #[derive(Debug, Parser)]
@@ -129,6 +129,15 @@ pub struct VerifierArguments {
     /// For how long to answer without hearing from the API server.
     #[arg(long, env = "KEYWRIGHT_LEASE_DURATION", default_value = "10m", value_name = "DURATION", value_parser = positive_duration)]
     pub lease_duration: Duration,
+
+    /// How far the last use of a key may be behind in its record, where the budget allows that.
+    #[arg(long, env = "KEYWRIGHT_LAST_USED_GRANULARITY", default_value = "60s", value_name = "DURATION", value_parser = positive_duration)]
+    pub last_used_granularity: Duration,
+
+    /// How many last uses all verifiers together write in a second; with more keys in use, the granularity grows. The
+    /// same for all of them. 0: none is ever written.
+    #[arg(long, env = "KEYWRIGHT_LAST_USED_WRITE_BUDGET", default_value_t = 20, value_name = "WRITES", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub last_used_write_budget: u32,
 }
 
 /// Flags of `keywright webhook`.
@@ -226,6 +235,10 @@ impl VerifierArguments {
             http_client_address_source: self.http_client_ip.clone(),
             grpc_client_address_source: self.grpc_client_ip.clone(),
             lease_duration: self.lease_duration,
+            last_used: usage::Policy {
+                granularity: self.last_used_granularity,
+                budget: usage::Budget { writes_per_second: self.last_used_write_budget },
+            },
         }
     }
 }

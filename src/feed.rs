@@ -23,11 +23,13 @@ use kube::client::Client;
 use kube::core::{Request, Status};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::time::{error::Elapsed, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::api::ApiKeyRecord;
 use crate::keyring::{Distrust, Keyring};
+use crate::usage::{self, Marks, Told};
 
 /// The newest keyring, shared by whoever follows the API server and all who decide.
 pub struct Feed {
@@ -39,6 +41,8 @@ pub struct Feed {
     origin: Instant,
     /// When the API server was last heard, in milliseconds since `origin`.
     heard: AtomicU64,
+    marks: Marks,
+    told: watch::Sender<Told>,
 }
 
 /// Why there is no keyring to rely on.
@@ -98,6 +102,8 @@ impl Feed {
             lease_duration,
             origin: now,
             heard: AtomicU64::new(0),
+            marks: Marks::default(),
+            told: watch::Sender::default(),
         }
     }
 
@@ -123,6 +129,21 @@ impl Feed {
     /// Number of records in the newest keyring.
     pub fn records(&self) -> usize {
         self.keyring.load().len()
+    }
+
+    /// When the keys of all records were last used. Their slots are those of the keyring.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// The newest keyring, whether it can be relied on or not.
+    pub fn newest(&self) -> Arc<Keyring> {
+        self.keyring.load_full()
+    }
+
+    /// What the watch tells of last uses, as it comes in. Whoever sees one in [`Feed::marks`] sees it here too.
+    pub fn told(&self) -> watch::Receiver<Told> {
+        self.told.subscribe()
     }
 
     /// Keeps the keyring in step with the records in `namespace`. Never gives up.
@@ -176,6 +197,7 @@ impl Feed {
     }
 
     fn publish(&self, keyring: &Keyring) {
+        self.marks.reach(keyring.slots());
         self.keyring.store(Arc::new(keyring.clone()));
         self.is_synced.store(true, Ordering::Release);
     }
@@ -198,6 +220,8 @@ struct Record {
     metadata: RecordMetadata,
     #[serde(default)]
     spec: Value,
+    #[serde(default)]
+    status: Value,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -206,6 +230,14 @@ struct RecordMetadata {
     name: String,
     #[serde(default)]
     resource_version: String,
+}
+
+impl Record {
+    /// Its slot, and the second of its key's last use.
+    fn last_use_in(&self, keyring: &Keyring) -> Option<(u32, u32)> {
+        let last_used_at = self.status.get("lastUsedAt")?.as_str()?.parse().ok()?;
+        Some((keyring.slot_of(&self.metadata.name, &self.spec)?, usage::second(last_used_at)))
+    }
 }
 
 /// Why a list or a watch broke off.
@@ -242,13 +274,14 @@ impl Follower<'_> {
     /// Reads all records, and swaps the keyring only once it is complete. What is gone from the list is gone from it.
     /// Answers the version that it is of.
     async fn relist(&mut self) -> Result<String, Interruption> {
-        let mut keyring = Keyring::default();
+        let mut keyring = self.keyring.successor();
         let mut page = ListParams::default().limit(PAGE_SIZE);
         let version = loop {
             let list = self.list(&page).await?;
             for record in &list.items {
-                tell(record, keyring.upsert(&record.metadata.name, &record.spec));
+                tell(record, keyring.carry_over(&self.keyring, &record.metadata.name, &record.spec));
             }
+            self.note_list_of_uses(&keyring, &list.items);
             match list.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => page.continue_token = Some(token),
                 None => break list.metadata.resource_version,
@@ -306,16 +339,36 @@ impl Follower<'_> {
         is_in_time.then_some(()).ok_or(Interruption::TooLate)
     }
 
+    /// Takes note of a last use that the watch tells of. It is counted first, so that whoever sees it has it counted.
+    fn note_last_use(&self, record: &Record) {
+        let Some((slot, second)) = record.last_use_in(&self.keyring) else { return };
+        if self.feed.marks.usage(slot).written < second {
+            self.feed.told.send_modify(|told| told.writes += 1);
+            self.feed.marks.note_written(slot, second);
+        }
+    }
+
+    /// Takes note of the last uses in a page of a list, which may stand for any number of writes.
+    fn note_list_of_uses(&self, keyring: &Keyring, records: &[Record]) {
+        self.feed.marks.reach(keyring.slots());
+        self.feed.told.send_modify(|told| told.lists += 1);
+        for (slot, second) in records.iter().filter_map(|record| record.last_use_in(keyring)) {
+            self.feed.marks.note_written(slot, second);
+        }
+    }
+
     fn apply(&mut self, event: WatchEvent<Record>) -> Result<(), Interruption> {
         let version = match event {
             WatchEvent::Added(record) => {
                 tell(&record, self.keyring.upsert(&record.metadata.name, &record.spec));
                 self.feed.publish(&self.keyring);
+                self.note_last_use(&record);
                 record.metadata.resource_version
             }
             WatchEvent::Modified(record) => {
                 tell(&record, self.keyring.replace(&record.metadata.name, &record.spec));
                 self.feed.publish(&self.keyring);
+                self.note_last_use(&record);
                 record.metadata.resource_version
             }
             WatchEvent::Deleted(record) => {
@@ -641,6 +694,41 @@ pub(crate) mod tests {
             assert!(!is_watch || target.contains("timeoutSeconds=20&allowWatchBookmarks=true"), "{target}");
             assert!(!target.contains("sendInitialEvents"), "{target}");
         }
+    }
+
+    #[tokio::test]
+    async fn last_uses_are_counted_as_the_watch_tells_them_and_outlive_a_list() {
+        let used = |number: u8, version, last_used_at: &str| {
+            let mut record = record(number.into(), version, &spec(number));
+            record["status"] = json!({ "lastUsedAt": last_used_at });
+            record
+        };
+        let script = Script::start(
+            vec![
+                ("limit=500&", list("100", "", &[record(1, "7", &spec(1)), used(2, "8", "1970-01-01T00:01:40Z")])),
+                (
+                    "watch=true",
+                    Reply::Events(vec![
+                        event("MODIFIED", used(1, "101", "1970-01-01T00:02:00Z")),
+                        event("MODIFIED", used(2, "102", "1970-01-01T00:01:40Z")),
+                        event("MODIFIED", used(2, "103", "1970-01-01T00:01:30Z")),
+                        event("MODIFIED", used(2, "104", "now")),
+                        event("MODIFIED", used(2, "105", "1970-01-01T00:03:00.5Z")),
+                        event("ERROR", gone()),
+                    ]),
+                ),
+                ("limit=500&", list("200", "", &[used(3, "150", "1970-01-01T00:04:00Z"), used(2, "151", "?")])),
+            ],
+            quiet,
+        );
+        let feed = feed();
+        follow_until(&script, &feed, |feed| names(feed, &["key-2", "key-3"])).await;
+        let usage = |number: u8| {
+            let slot = feed.newest().slot_of(&record_name(number.into()), &spec(number));
+            slot.map(|slot| feed.marks().usage(slot).written)
+        };
+        assert_eq!([usage(1), usage(2), usage(3)], [None, Some(180), Some(240)]);
+        assert_eq!(*feed.told().borrow(), Told { writes: 2, lists: 2 });
     }
 
     #[tokio::test]

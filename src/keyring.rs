@@ -108,7 +108,22 @@ impl Keyring {
     /// Why the record's key is refused for now. The keyring has taken that in.
     pub fn upsert(&mut self, record: &str, spec: &Value) -> Result<(), Distrust> {
         let record: RecordName = record.parse().map_err(|_| Distrust::Name)?;
-        self.enter(record, terms::digest(spec)?, spec)
+        self.enter(record, terms::digest(spec)?, spec, None)
+    }
+
+    /// An empty keyring that can take the place of this one, for all records to be read anew.
+    pub fn successor(&self) -> Self {
+        Self { hasher: self.hasher.clone(), common: Arc::clone(&self.common), ..Self::default() }
+    }
+
+    /// Takes in a record as [`Keyring::upsert`] does, into a [`Keyring::successor`] of `before`: a record that was there
+    /// keeps its slot.
+    ///
+    /// # Errors
+    /// Why the record's key is refused for now. The keyring has taken that in.
+    pub fn carry_over(&mut self, before: &Self, record: &str, spec: &Value) -> Result<(), Distrust> {
+        let record_name: RecordName = record.parse().map_err(|_| Distrust::Name)?;
+        self.enter(record_name, terms::digest(spec)?, spec, before.slot_of(record, spec))
     }
 
     /// Takes in a record that was there before, whatever has changed in it.
@@ -172,6 +187,21 @@ impl Keyring {
         self.common.slots.load(Ordering::Acquire)
     }
 
+    /// The slot of a record, with the last that was known of it; `None` if it is not there.
+    pub fn slot_of(&self, record: &str, spec: &Value) -> Option<u32> {
+        let (record_name, digest) = (record.parse().ok()?, terms::digest(spec).ok()?);
+        let position = self.position_of(record_name, &digest)?;
+        Some(self.bucket(self.place(&digest))?.claim(position)?.slot)
+    }
+
+    /// Slot and name of the records with such slots, in no particular order.
+    pub fn names_of(&self, wanted: impl Fn(u32) -> bool) -> impl Iterator<Item = (u32, RecordName)> {
+        let buckets = self.root.iter().flat_map(|node| node.iter());
+        let places = buckets.flat_map(|bucket| bucket.slots().map(move |(position, slot)| (bucket, position, slot)));
+        let wanted = places.filter(move |(_, _, slot)| wanted(*slot));
+        wanted.filter_map(|(bucket, position, slot)| Some((slot, bucket.claim(position)?.record_name)))
+    }
+
     /// Slot and name of every record, in no particular order, and its entry if it can be read.
     pub fn records(&self) -> impl Iterator<Item = (u32, RecordName, Option<Entry<'_>>)> {
         let buckets = self.root.iter().flat_map(|node| node.iter());
@@ -179,8 +209,14 @@ impl Keyring {
     }
 
     /// Puts a record's claim to `digest` in the place of the one it had, or adds it.
-    fn enter(&mut self, record_name: RecordName, digest: Digest, spec: &Value) -> Result<(), Distrust> {
-        let slot = self.withdraw(record_name, &digest).unwrap_or_else(|| self.next_slot());
+    fn enter(
+        &mut self,
+        record_name: RecordName,
+        digest: Digest,
+        spec: &Value,
+        slot_before: Option<u32>,
+    ) -> Result<(), Distrust> {
+        let slot = self.withdraw(record_name, &digest).or(slot_before).unwrap_or_else(|| self.next_slot());
         let (terms, readable) = match Terms::try_from(spec) {
             Ok(terms) => (Some(terms), Ok(())),
             Err(distrust) => (None, Err(distrust)),
@@ -343,6 +379,28 @@ pub(crate) mod tests {
     }
 
     /// A key never lives longer than its record says; and not noticeably shorter.
+    #[test]
+    fn a_record_that_is_read_anew_keeps_its_slot() {
+        let spec = |number| json!({ "digest": digest(number).to_string(), "apiKey": 7 });
+        let mut before = Keyring::default();
+        for number in 0..100 {
+            drop(before.upsert(&record_name(number), &spec(number)));
+        }
+        let mut after = before.successor();
+        assert!(after.is_empty() && after.slots() == 100);
+        for number in (50..150).rev() {
+            drop(after.carry_over(&before, &record_name(number), &spec(number)));
+        }
+        let slot = |keyring: &Keyring, number| keyring.slot_of(&record_name(number), &spec(number));
+        assert!((50..100).all(|number| slot(&after, number) == Some(number) && slot(&before, number) == Some(number)));
+        assert!((100..150).all(|number| slot(&after, number).unwrap() >= 100 && slot(&before, number).is_none()));
+        assert_eq!((slot(&after, 7), after.slot_of(&record_name(60), &spec(61)), after.slots()), (None, None, 150));
+        let mut named: Vec<_> = after.names_of(|slot| slot % 40 == 0).collect();
+        named.sort_by_key(|(slot, _)| *slot);
+        assert_eq!(named.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [80, 120]);
+        assert_eq!(named[0].1.to_string(), record_name(80));
+    }
+
     #[test]
     fn an_end_is_kept_to_the_microsecond_and_cut_off_below() {
         let cases = [

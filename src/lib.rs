@@ -11,7 +11,8 @@
 //! # From a request to its answer
 //!
 //! The [`feed`] folds the records into a [`keyring`]; [`server`] decodes what a proxy asks, [`verify::check`] decides
-//! from that keyring and the time, without waiting or allocating, and `server` encodes the answer.
+//! from that keyring and the time, without waiting or allocating, and `server` encodes the answer. Each permit leaves a
+//! mark in [`usage`], which says what [`flush`] writes back to the records, and when.
 //!
 //! The modules below [`admission`], [`lifecycle`] and [`verify`] are pure: values and the time go in, values come out.
 
@@ -27,6 +28,7 @@ pub mod declaration;
 pub mod lifecycle;
 
 pub mod keyring;
+pub mod usage;
 pub mod verify;
 
 pub mod authority;
@@ -34,6 +36,7 @@ pub mod authority;
 pub mod certificates;
 pub mod controller;
 pub mod feed;
+pub mod flush;
 pub mod server;
 pub mod webhook;
 

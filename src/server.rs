@@ -39,6 +39,8 @@ use tracing::info;
 use crate::address::client::ClientAddressSource;
 use crate::clock;
 use crate::feed::Feed;
+use crate::flush::Flush;
+use crate::usage;
 use crate::verify::Denial;
 use connections::{Leaving, Limits, Listener, Server, bind};
 use decisions::{DecisionMetrics, Decisions, Tally};
@@ -63,6 +65,8 @@ pub struct Options {
     pub grpc_client_address_source: ClientAddressSource,
     /// For how long decisions are made without hearing from the API server.
     pub lease_duration: Duration,
+    /// How last uses are written to the records.
+    pub last_used: usage::Policy,
 }
 
 /// What a caller is told, however it asked: one constant for each thing it may know.
@@ -110,6 +114,8 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     registry.register_collector(Box::new(FeedMetrics(Arc::clone(&feed))));
     let tallies = vec![Arc::clone(&http_tally), Arc::clone(&grpc_tally)];
     registry.register_collector(Box::new(DecisionMetrics(tallies)));
+    let (namespace, policy) = (options.namespace, options.last_used);
+    let flush = Flush::new(client.clone(), &namespace, Arc::clone(&feed), policy, &mut registry);
 
     let workers = Workers::per_core().context("cannot start a thread for each core")?;
     let server = |tcp, limits| {
@@ -133,11 +139,16 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
 
     let mut background = JoinSet::new();
     background.spawn(admin::serve(admin_listener, readiness, Arc::new(registry), pending()));
-    background.spawn(async move { match feed.follow(client, &options.namespace).await {} });
+    background.spawn(async move { match feed.follow(client, &namespace).await {} });
+    let last_flush = flush.clone();
+    let flushing = background.spawn(async move { match flush.run().await {} });
     tokio::select! {
-        _ = future::join(http, grpc) => Ok(()),
+        _ = future::join(http, grpc) => {}
         ended = background.join_next() => bail!("a part of the verifier ended by itself: {ended:?}"),
     }
+    flushing.abort();
+    last_flush.finish().await;
+    Ok(())
 }
 
 fn readiness(feed: &Feed, leaving: &Leaving) -> Result<(), String> {

@@ -8,6 +8,7 @@ use allocation_counter::measure;
 use jiff::Timestamp;
 use keywright::key::{Credential, CredentialError, Key, credential};
 use keywright::keyring::Keyring;
+use keywright::usage::Marks;
 use keywright::verify::{InvalidRoute, Request, Route, check};
 use rand::rngs::SysRng;
 use serde_json::{Value, json};
@@ -138,6 +139,18 @@ impl Caller {
             }
             Err(denial) => denial.cause().unwrap_or(denial.reason()),
         }
+    }
+}
+
+#[test]
+fn noting_a_use_allocates_nothing_and_takes_at_most_16_octets_a_key() {
+    let marks = Marks::default();
+    for slots in [1_000, 100_000, 1_000_000] {
+        let before = measure(|| Marks::default().reach(slots)).bytes_max;
+        assert!(before <= 16 * u64::from(slots) + 16_384, "{before} octets for {slots}");
+        marks.reach(slots);
+        let noted = measure(|| (0..slots).for_each(|slot| marks.note(slot, 1 + slot % 7)));
+        assert_eq!(noted.count_total, 0);
     }
 }
 

@@ -96,6 +96,11 @@ impl Bucket {
         (0..self.rows.len()).filter_map(|position| self.claim(position))
     }
 
+    /// Where which record's claim stands, without decoding it.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.rows.iter().map(|row| row.slot).enumerate()
+    }
+
     /// The claim at `position`. `None` only beyond the last one.
     pub(super) fn claim(&self, position: usize) -> Option<Claim<'_>> {
         let row = self.rows.get(position)?;

@@ -17,6 +17,7 @@ use super::Answer;
 use crate::feed::Feed;
 use crate::key::Prefix;
 use crate::keyring::Entry;
+use crate::usage;
 use crate::verify::{self, Denial, Permit};
 
 /// Decides for one protocol.
@@ -81,7 +82,7 @@ impl Decisions {
             Err(_) => Err(self.deny(Denial::Stale, None, None, now)),
             Ok(keyring) => match verify::check(&keyring, request, now) {
                 Ok(permit) => {
-                    self.allow(&permit);
+                    self.allow(&permit, now);
                     Ok(allow(&permit))
                 }
                 Err(denial) => {
@@ -95,7 +96,8 @@ impl Decisions {
         decision
     }
 
-    fn allow(&self, permit: &Permit<'_>) {
+    fn allow(&self, permit: &Permit<'_>, now: Timestamp) {
+        self.feed.marks().note(permit.entry().slot(), usage::second(now));
         debug!(
             namespace = permit.entry().namespace(),
             name = permit.entry().name(),

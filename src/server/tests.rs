@@ -531,6 +531,11 @@ async fn a_verifier_follows_the_records_and_answers() {
         http_client_address_source: "xff-hops=1".parse().unwrap(),
         grpc_client_address_source: ClientAddressSource::Peer,
         lease_duration: Duration::from_secs(600),
+        // The script has no place for writes, and the end would wait for them.
+        last_used: usage::Policy {
+            granularity: Duration::from_secs(60),
+            budget: usage::Budget { writes_per_second: 0 },
+        },
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { stopped.await.unwrap_or_default() };

@@ -112,6 +112,7 @@ async fn typos_and_nonsense_are_refused() {
         ("{verifier: {kind: StatefulSet}}", "at '/verifier/kind'", "'Deployment', 'DaemonSet'"),
         ("{verifier: {leaseDuration: 600}}", "at '/verifier/leaseDuration'", "got number, want string"),
         ("{verifier: {leaseDuration: 10 min}}", "at '/verifier/leaseDuration'", "does not match pattern"),
+        ("{verifier: {lastUsedWriteBudget: -1}}", "at '/verifier/lastUsedWriteBudget'", "got -1, want 0"),
         ("{verifier: {httpClientIP: xff}}", "at '/verifier/httpClientIP'", "xff-hops"),
         ("{verifier: {grpcClientIP: xff}}", "at '/verifier/grpcClientIP'", "xff-hops"),
         ("{webhook: {timeoutSeconds: 60}}", "at '/webhook/timeoutSeconds'", "got 60, want 30"),

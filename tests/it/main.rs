@@ -14,6 +14,7 @@ mod chart;
 mod crds;
 mod house;
 mod keys;
+mod last_used;
 mod mishaps;
 mod policies;
 mod rights;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
@@ -21,6 +22,8 @@ pub struct AuditedRequest {
     pub name: String,
     /// The HTTP status of the answer.
     pub code: u64,
+    /// When it was answered.
+    pub at: Timestamp,
 }
 
 impl Installation {
@@ -70,5 +73,6 @@ fn parse(line: &str) -> Option<AuditedRequest> {
         namespace: text(&object["namespace"]),
         name: text(&object["name"]),
         code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
+        at: event["stageTimestamp"].as_str()?.parse().ok()?,
     })
 }

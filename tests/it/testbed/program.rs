@@ -186,6 +186,11 @@ impl Program {
         self.output.text()
     }
 
+    /// What it prints, also once it is gone.
+    pub fn output(&self) -> Arc<Output> {
+        self.output.clone()
+    }
+
     /// SIGKILL, and gone.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("a child can be killed");
