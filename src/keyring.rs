@@ -380,6 +380,19 @@ pub(crate) mod tests {
 
     /// A key never lives longer than its record says; and not noticeably shorter.
     #[test]
+    fn a_serial_of_any_size_is_kept() {
+        let mut keyring = Keyring::default();
+        for (number, serial) in (0..).zip([0, 1, 255, 256, u32::MAX]) {
+            for api_key in [json!({ "namespace": "a", "name": "b", "uid": "c" }), json!(7)] {
+                let spec = json!({ "digest": digest(number).to_string(), "apiKey": api_key });
+                drop(keyring.upsert(&record_name(serial), &spec));
+                let names: Vec<_> = keyring.names_of(|slot| slot == number).collect();
+                assert_eq!(names.iter().map(|(_, name)| name.to_string()).collect::<Vec<_>>(), [record_name(serial)]);
+            }
+        }
+    }
+
+    #[test]
     fn a_record_that_is_read_anew_keeps_its_slot() {
         let spec = |number| json!({ "digest": digest(number).to_string(), "apiKey": 7 });
         let mut before = Keyring::default();

@@ -70,6 +70,8 @@ const REVOKED: u8 = 4;
 const EXPIRES: u8 = 8;
 /// There is a list of addresses.
 const LISTED: u8 = 16;
+/// The serial has one octet and not four.
+const SHORT_SERIAL: u8 = 32;
 
 impl Bucket {
     /// Where the claims to `digest` stand.
@@ -188,30 +190,36 @@ impl Bucket {
 impl<'k> Tail<'k> {
     fn read(octets: &'k [u8]) -> Option<Self> {
         let (flags, rest) = octets.split_first()?;
-        let (serial, rest) = rest.split_first_chunk()?;
+        let (serial, rest) = match flags & SHORT_SERIAL {
+            0 => rest.split_first_chunk().map(|(serial, rest)| (u32::from_le_bytes(*serial), rest))?,
+            _ => rest.split_first().map(|(serial, rest)| (u32::from(*serial), rest))?,
+        };
         let (not_after, name) = match flags & EXPIRES {
             0 => (None, rest),
             _ => rest.split_first_chunk().map(|(not_after, name)| (Some(i64::from_le_bytes(*not_after)), name))?,
         };
         let not_after = not_after.map(Timestamp::from_microsecond).transpose().ok()?;
         let name = str::from_utf8(name).ok()?;
-        Some(Self { flags: *flags, serial: u32::from_le_bytes(*serial), not_after, name })
+        Some(Self { flags: *flags, serial, not_after, name })
     }
 }
 
 /// The tail of a claim; without terms, of a record that cannot be read.
 pub(super) fn tail(serial: u32, terms: Option<&Terms>) -> Vec<u8> {
+    let serial_octets = serial.to_le_bytes();
+    let (short, serial) = if serial < 256 { (SHORT_SERIAL, &serial_octets[..1]) } else { (0, &serial_octets[..]) };
     let Some(terms) = terms else {
-        return [&[UNREADABLE][..], &serial.to_le_bytes()].concat();
+        return [&[UNREADABLE | short][..], serial].concat();
     };
     let flag = |flag, is_set| if is_set { flag } else { 0 };
-    let flags = flag(SUSPENDED, terms.is_suspended)
+    let flags = short
+        | flag(SUSPENDED, terms.is_suspended)
         | flag(REVOKED, terms.is_revoked)
         | flag(EXPIRES, terms.not_after.is_some())
         | flag(LISTED, terms.allowed_addresses.is_some());
     let not_after = terms.not_after.map(|instant| microseconds(instant).to_le_bytes());
     let not_after = not_after.as_ref().map_or(&[][..], |octets| octets);
-    [&[flags][..], &serial.to_le_bytes(), not_after, terms.name.as_bytes()].concat()
+    [&[flags][..], serial, not_after, terms.name.as_bytes()].concat()
 }
 
 /// Rounded down, before 1970 too: no key lives longer than its record says.

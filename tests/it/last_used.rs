@@ -302,7 +302,7 @@ async fn check_granularity(installation: &Installation, verifiers: &[Program], u
 
 #[tokio::test]
 async fn three_verifiers_with_5000_keys_in_use_keep_to_the_budget_and_to_the_granularity_in_force() {
-    const BUDGET: usize = 200;
+    const BUDGET: usize = 120;
     let installation = Installation::new("budget").await;
     let keys = Arc::new(issue(&installation, 5000).await);
     let mut verifiers = Vec::new();
