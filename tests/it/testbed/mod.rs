@@ -19,6 +19,7 @@ mod faults;
 mod installation;
 mod policies;
 mod program;
+pub mod proxy;
 pub mod wait;
 mod webhook;
 

@@ -131,6 +131,12 @@ impl<'a> Launch<'a> {
 }
 
 impl Program {
+    /// Any other program, by its path and arguments.
+    pub async fn other(title: &str, command: &[String]) -> Self {
+        let command = ["setpriv", "--pdeathsig=KILL"].into_iter().map(str::to_owned).chain(command.iter().cloned());
+        Self::spawn(command.collect(), Output::new(title.to_owned())).await
+    }
+
     async fn spawn(command: Vec<String>, output: Arc<Output>) -> Self {
         let (started, starting) = oneshot::channel();
         let (_thread, dropped) = mpsc::channel();
