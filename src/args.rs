@@ -151,7 +151,7 @@ pub struct WebhookArguments {
     #[arg(long, env = "KEYWRIGHT_HTTPS_ADDRESS", default_value = "0.0.0.0:9443", value_name = "ADDRESS:PORT")]
     pub https_address: SocketAddr,
 
-    /// A name or address by which the API server calls. Repeatable. Absent: keywright-webhook.<namespace>.svc
+    /// A name or address by which the API server calls. Repeatable. Absent: keywright-webhook.NAMESPACE.svc
     #[arg(long, env = "KEYWRIGHT_SERVER_NAME", value_name = "NAME", value_delimiter = ',', value_parser = server_name)]
     pub server_name: Vec<String>,
 
