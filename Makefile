@@ -23,7 +23,7 @@ demo: testbed image ## Watch a key being issued, used, refused, expired and revo
 	@KEEP=$(KEEP) tests/demo.sh "$$(tests/testbed/build.sh)" $(PROGRAM) target/image/*.tar
 
 .PHONY: test
-test: format lint policy unit corpus fuzz integration e2e documentation ## Run everything that CI runs
+test: format lint chart-lint policy unit corpus fuzz integration e2e documentation ## Run everything that CI runs
 	@echo "all of it passed"
 
 .PHONY: format
@@ -35,6 +35,10 @@ format: ## Check the format (cargo fmt mends it)
 lint: ## Check with clippy, warnings as errors
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy $(FUZZ) --target-dir target --all-targets -- -D warnings
+
+.PHONY: chart-lint
+chart-lint: testbed ## Check the rendered chart with kube-score, in several sets of values
+	tests/lint/chart.sh "$$(tests/testbed/build.sh)/helm"
 
 .PHONY: policy
 policy: $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny ## Check dependencies' licences, sources and duplicates
@@ -97,6 +101,10 @@ manifests: ## Render the chart as plain manifests, with a kustomization.yaml, in
 .PHONY: chart-readme
 chart-readme: ## Generate the chart's README.md from values.yaml
 	WRITE=1 cargo test --locked --quiet --test it chart::readme
+
+.PHONY: rights
+rights: testbed ## Write tests/rights.tsv anew, for review: who may do what, as the API server answers
+	KEYWRIGHT_WRITE_RIGHTS=1 cargo test --locked --quiet --test it rights::rights_are_those_that_were_reviewed
 
 .PHONY: testbed
 testbed: ## Build etcd, Kubernetes and helm for the tests (ten minutes, once)

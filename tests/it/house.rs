@@ -140,3 +140,27 @@ fn tests_named_in_the_documentation_exist() {
     }
     assert!(named > 30, "the documentation is not where it was");
 }
+
+/// `make rights` in a page, or in a message of ours, helps nobody if there is no such target.
+#[test]
+fn make_targets_named_in_the_documentation_exist() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let makefile = fs::read_to_string(project.join("Makefile")).unwrap();
+    let mut pages: Vec<_> =
+        ["README.md", "SECURITY.md", "CONTRIBUTING.md", "charts/keywright/README.md", "tests/rights.tsv"]
+            .iter()
+            .map(|page| project.join(page))
+            .collect();
+    pages.extend(fs::read_dir(project.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let mut named = 0;
+    for page in pages.iter().filter(|page| page.is_file()) {
+        let text = fs::read_to_string(page).unwrap();
+        // As a command of its own line, or quoted.
+        for command in text.split(['`', '\n']).filter_map(|words| words.trim_start().strip_prefix("make ")) {
+            let target = command.split(|letter: char| !letter.is_ascii_lowercase() && letter != '-').next().unwrap();
+            assert!(makefile.contains(&format!("\n{target}:")), "{} names make {target}", page.display());
+            named += 1;
+        }
+    }
+    assert!(named > 8, "the documentation is not where it was: {named}");
+}
