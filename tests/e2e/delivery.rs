@@ -17,6 +17,8 @@ fn a_pod_uses_the_key_that_is_mounted_until_it_is_revoked() {
     let key = tenant.mounted_key("insider");
     let took = declared.elapsed().as_secs_f32();
     report(&format!("a declared key is mounted in a running Pod after {took:.1} s"));
+    let installed_in = cluster.installed_in.as_secs_f32();
+    report(&format!("from helm install to the first key in a running Pod: {:.1} s", installed_in + took));
     tenant.kubectl(&["wait", "--for=condition=Ready", "apikey/client", "--timeout=10s"]);
     assert!(key.len() == 55 && key.starts_with("keyw1_"), "not a key");
     tenant.runs();

@@ -12,6 +12,7 @@
 )]
 
 mod availability;
+mod chart;
 mod delivery;
 mod machine;
 mod testbed;

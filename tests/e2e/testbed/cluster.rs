@@ -18,8 +18,8 @@ pub const IMAGE: [&str; 3] = ["image.registry=localhost", "image.tag=dev", "imag
 /// A cluster on which Keywright runs.
 pub struct Cluster {
     node: Node,
-    /// How long `helm install --wait` took, and when it was done.
-    pub installed: (Duration, Instant),
+    /// How long `helm install --wait` took.
+    pub installed_in: Duration,
 }
 
 /// A test's turn. A test that fails in it prints the cluster's state.
@@ -48,12 +48,12 @@ impl Cluster {
         let mut command = node.command(&install);
         command.arg("--timeout=120s").args(IMAGE.iter().flat_map(|value| ["--set", value]));
         let installed = run(&mut command, "");
-        let cluster = Self { node, installed: (started.elapsed(), Instant::now()) };
+        let cluster = Self { node, installed_in: started.elapsed() };
         if let Err(error) = installed {
             cluster.describe();
             return Err(error);
         }
-        report(&format!("helm install --wait takes {:.1} s", cluster.installed.0.as_secs_f32()));
+        report(&format!("helm install --wait takes {:.1} s", cluster.installed_in.as_secs_f32()));
         Ok(cluster)
     }
 
@@ -72,6 +72,12 @@ impl Cluster {
     #[track_caller]
     pub fn kubectl_with_input(&self, arguments: &[&str], input: &str) -> String {
         self.try_kubectl(arguments, input).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// A shell script inside the node, as a user at a terminal would run it: its output. It has to succeed.
+    #[track_caller]
+    pub fn shell(&self, script: &str) -> String {
+        run(&mut self.node.command(&["sh", "-ec", script]), "").unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// The node.
