@@ -300,7 +300,22 @@ async fn what_is_set_gets_where_it_belongs() {
             assert!(arguments.contains(&json!(argument)), "{component}: {argument}");
         }
     }
-    for component in ["controller", "verifier"] {
+    for job in ["Job keywright-certificates", "Job keywright-certificates-bundle"] {
+        let (template, role) = (&find(job)["spec"]["template"], "of-certificates");
+        assert_eq!(template["metadata"]["annotations"]["example.org/pod"], role);
+        assert_eq!(template["metadata"]["labels"]["example.org/pod"], role);
+        let spec = &template["spec"];
+        assert_eq!(spec["nodeSelector"]["example.org/node"], role);
+        assert_eq!(spec["tolerations"][0]["key"], role);
+        assert_eq!(spec["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0]["weight"], 1);
+        assert_eq!(spec["containers"][0]["resources"]["requests"]["cpu"], "1");
+        assert_eq!(
+            spec.get("priorityClassName"),
+            None,
+            "{job} would be refused: there is none before the installation"
+        );
+    }
+    for component in ["controller", "verifier", "webhook"] {
         let service_account = find(&format!("ServiceAccount keywright-{component}"));
         assert_eq!(service_account["metadata"]["annotations"]["example.org/account"], format!("of-{component}"));
     }
@@ -314,6 +329,70 @@ async fn what_is_set_gets_where_it_belongs() {
     assert_eq!(keep(&everything), [Value::Null, Value::Null], "crds.keep: false");
     assert_eq!(keep(&objects["default"]), ["keep", "keep"]);
     assert!(keep(&objects["bare"]).is_empty());
+}
+
+/// Values that `everything.yaml` cannot hold beside the others, at something other than their defaults.
+const ALTERNATIVES: &str = "
+image: {tag: another}
+priorityClassName: system-cluster-critical
+crds: {install: false}
+verifier: {kind: DaemonSet}
+webhook: {certManager: {enabled: true}}
+networkPolicies: {enabled: false}
+flowControl: {enabled: false}
+tenantRoles: {enabled: false, aggregateToView: false, aggregateToEdit: true, aggregateToAdmin: false}
+policies: {enabled: false}
+";
+
+/// A value that a slip in a template leaves without effect is believed to be in force.
+#[tokio::test]
+async fn every_value_has_an_effect() {
+    let control_plane = ControlPlane::shared().await;
+    let alternatives: Value = serde_yaml::from_str(ALTERNATIVES).unwrap();
+    let everything: Value = serde_yaml::from_str(include_str!("chart/everything.yaml")).unwrap();
+    let (by_default, with_everything) =
+        (rendered(control_plane, "{}"), rendered(control_plane, &everything.to_string()));
+    let mut without_effect = Vec::new();
+    for path in readme::paths() {
+        let pointer = format!("/{}", path.join("/"));
+        let is_without_effect = if let Some(alternative) = alternatives.pointer(&pointer) {
+            let values = path.iter().rfold(alternative.clone(), |inner, key| json!({key.as_str(): inner}));
+            rendered(control_plane, &values.to_string()) == by_default
+        } else {
+            let mut values = everything.clone();
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            let parent = values.pointer_mut(parent).and_then(Value::as_object_mut);
+            let taken = parent.and_then(|parent| parent.remove(key));
+            assert!(taken.is_some(), "{} is neither in everything.yaml nor in ALTERNATIVES", path.join("."));
+            rendered(control_plane, &values.to_string()) == with_everything
+        };
+        if is_without_effect {
+            without_effect.push(path.join("."));
+        }
+    }
+    assert_eq!(without_effect, [""; 0]);
+}
+
+/// With the files mounted, the webhook asks the API server for nothing, and no Job is there to alter its configurations.
+#[tokio::test]
+async fn with_cert_manager_nobody_has_rights_to_certificates() {
+    let control_plane = ControlPlane::shared().await;
+    let objects = objects(control_plane).remove("cert-manager").unwrap();
+    let rights = ["Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding", "Job"];
+    for object in objects.iter().filter(|object| rights.contains(&object["kind"].as_str().unwrap())) {
+        let component = &object["metadata"]["labels"]["app.kubernetes.io/component"];
+        assert!(component != "webhook" && component != "certificates", "{}", title(object));
+    }
+    let find = |title_of: &str| objects.iter().find(|object| title(object) == title_of).unwrap();
+    let pod = &find("Deployment keywright-webhook")["spec"]["template"]["spec"];
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    let certificate = &find("Certificate keywright-webhook")["spec"];
+    assert_eq!(pod["volumes"][0]["secret"]["secretName"], certificate["secretName"], "what is mounted is what is made");
+    assert_eq!(certificate["dnsNames"], json!(["keywright-webhook.keywright-system.svc"]));
+    for kind in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {
+        let inject = &find(&format!("{kind} keywright"))["metadata"]["annotations"]["cert-manager.io/inject-ca-from"];
+        assert_eq!(inject, "keywright-system/keywright-webhook");
+    }
 }
 
 /// Alerts and the dashboard name metrics, and a name that nobody measures stays silent for ever.

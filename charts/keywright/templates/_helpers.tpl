@@ -60,15 +60,20 @@ annotations:
 {{- $root := index . 0 -}}
 {{- $values := index $root.Values (index . 1) -}}
 priorityClassName: {{ $root.Values.priorityClassName | default $root.Release.Name }}
-{{- with $values.nodeSelector }}
+{{- include "keywright.placement" $values }}
+{{- end }}
+
+{{/* Where Pods run, from the values of their component. */}}
+{{- define "keywright.placement" -}}
+{{- with .nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $values.tolerations }}
+{{- with .tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $values.affinity }}
+{{- with .affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}

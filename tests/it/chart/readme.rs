@@ -62,6 +62,11 @@ fn documented() -> Vec<Documented> {
     found
 }
 
+/// The paths of every value that a user may set.
+pub(super) fn paths() -> Vec<Vec<String>> {
+    documented().into_iter().map(|value| value.path).collect()
+}
+
 fn path_of(path: &[(usize, String)], indent: usize) -> Vec<String> {
     path.iter().filter(|(outer, _)| *outer < indent).map(|(_, key)| key.clone()).collect()
 }
