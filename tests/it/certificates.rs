@@ -183,6 +183,15 @@ impl Bench {
         ]
     }
 
+    /// Has the API server trust this certificate, in PEM, and nothing else.
+    async fn trust(&self, certificate: &str) {
+        let bundle = ByteString(certificate.into());
+        let bundle = json!([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]);
+        let patch = Patch::<()>::Json(serde_json::from_value(bundle).unwrap());
+        self.mutating().patch(&self.name, &PatchParams::default(), &patch).await.unwrap();
+        self.validating().patch(&self.name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
     /// One review of either kind, after handshakes of their own.
     async fn review(&self) -> Result<(), kube::Error> {
         self.service.sever().await;
@@ -547,6 +556,37 @@ async fn a_run_that_is_late_does_not_undo_a_rotation() {
     });
     followed.await.expect("the replica follows");
     bench.review().await.unwrap();
+}
+
+/// As with cert-manager, which renews what is mounted.
+#[tokio::test]
+async fn files_that_are_replaced_are_served_without_a_restart() {
+    let bench = Bench::configured("files").await;
+    let made = || {
+        let (certificate, key) = bench.installation.certificate().unwrap();
+        [certificate, key].map(|file| std::fs::read_to_string(file).unwrap())
+    };
+    let mounted = |name: &str, text: &str| {
+        let name = format!("{}-mounted-{name}", bench.installation.system_namespace);
+        bench.installation.control_plane.write_private(&name, text)
+    };
+    let [certificate, key] = made();
+    let files = [("certificate", mounted("crt", &certificate)), ("key", mounted("key", &key))];
+    let files = files.map(|(name, file)| format!("--tls-{name}={}", file.display()));
+    let replica = bench.replica(&files.each_ref().map(String::as_str)).await;
+    replica.ready().await;
+    bench.service.direct(&[&replica]);
+    bench.trust(&certificate).await;
+    bench.reviewed().await;
+
+    let [certificate, key] = made();
+    mounted("crt", &certificate);
+    replica.says("no certificate can be had").await;
+    bench.review().await.expect("with half of the new one there, the old one is served on");
+    mounted("key", &key);
+    bench.trust(&certificate).await;
+    bench.reviewed().await;
+    assert_eq!((renewals(&replica).await, admin(&replica, "/readyz").await.0), (2, 200));
 }
 
 /// The API server keeps connections to a replica that is no endpoint any more, and sends reviews on them.

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use super::scene::{INSIDE, OUTSIDE, Scene, is};
+use super::scene::{INSIDE, OUTSIDE, Scene, api_key, is};
 use super::testbed::{Installation, output, wait};
 
 #[tokio::test]
@@ -51,6 +51,26 @@ async fn a_declared_key_is_handed_out_recognised_and_enforced() {
     assert_eq!((owner.kind.as_str(), owner.controller), ("ApiKey", Some(true)));
     let record = scene.record(&key).await;
     assert!(record.owner_references().is_empty(), "the garbage collector deletes what a foreign namespace owns");
+}
+
+#[tokio::test]
+async fn a_secret_is_named_as_declared_and_holds_the_key_and_nothing_else() {
+    let scene = Scene::new("secret").await;
+    let mut declared = api_key("ci", json!({"secret": {"name": "other", "key": "TOKEN"}, "expiresIn": "1d"}));
+    declared.labels_mut().insert("team".to_owned(), "a".to_owned());
+    declared.annotations_mut().insert("example.org/note".to_owned(), "to be kept apart".to_owned());
+    scene.api_keys().create(&PostParams::default(), &declared).await.unwrap();
+    scene.reason("ci", Reason::Active).await;
+    let secret = scene.secrets().get("other").await.unwrap();
+    let data = secret.data.clone().unwrap();
+    assert_eq!(data.keys().collect::<Vec<_>>(), ["TOKEN"]);
+    let key = String::from_utf8(data["TOKEN"].0.clone()).unwrap();
+    assert_eq!(key.len(), 55, "without a newline");
+    scene.answers(&key, INSIDE, 200).await;
+    assert_eq!(secret.labels().keys().collect::<Vec<_>>(), ["app.kubernetes.io/managed-by"]);
+    let annotations = ["keywright.dev/expires-at", "keywright.dev/key-prefix", "keywright.dev/serial"];
+    assert_eq!(secret.annotations().keys().collect::<Vec<_>>(), annotations);
+    assert!(scene.secrets().get_opt("ci").await.unwrap().is_none());
 }
 
 #[tokio::test]

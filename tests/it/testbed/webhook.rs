@@ -78,8 +78,8 @@ impl Installation {
         Ok(configurations)
     }
 
-    /// A certificate for 127.0.0.1 and its key, in PEM files.
-    fn certificate(&self) -> Result<(PathBuf, PathBuf)> {
+    /// A new certificate for 127.0.0.1 and its key, in PEM files, in the place of those before.
+    pub fn certificate(&self) -> Result<(PathBuf, PathBuf)> {
         let file = |kind: &str| self.control_plane.write_private(&format!("{}.{kind}", self.system_namespace), "");
         let (certificate, key) = (file("crt"), file("key"));
         let options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=webhook \
