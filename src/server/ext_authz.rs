@@ -218,11 +218,13 @@ impl<'m> CheckRequest<'m> {
         credential(self.lines(Header::Authorization), self.lines(Header::XApiKey))
     }
 
-    /// What the route demands. A name that stands there twice has no meaning: an Envoy sends a map.
+    /// What the route demands. An Envoy sends a map, of which two names are known: with a third, one is unknown or stands
+    /// there twice, which has no meaning.
     fn route(&self) -> Result<Route<'m>, InvalidRoute> {
-        let names = || self.context_extensions.iter().map(|(name, _)| *name);
-        if names().enumerate().any(|(index, name)| names().take(index).any(|earlier| earlier == name)) {
-            return Err(InvalidRoute::UnknownParameter);
+        match &*self.context_extensions {
+            [_, _, _, ..] => return Err(InvalidRoute::UnknownParameter),
+            [(first, _), (second, _)] if first == second => return Err(InvalidRoute::UnknownParameter),
+            _ => {}
         }
         let parameters = self.context_extensions.iter();
         Route::read(parameters.flat_map(|(name, values)| {
