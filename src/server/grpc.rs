@@ -1,9 +1,11 @@
 //! gRPC over HTTP/2, as far as unary calls need it: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 //!
 //! Most calls arrive whole in one read, and are answered on the spot. One that arrives in pieces waits for the rest, and
-//! what it holds meanwhile is not given back to the connection's window: so all of them together never hold more than that.
+//! what it holds meanwhile is given back to the connection's window only if it has one of [`PLACES`]: so a connection never
+//! holds more than its window, and all of them together no more than that many messages besides.
 
 use std::future::poll_fn;
+use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use h2::server::{Builder, Connection, SendResponse};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::connections::{Closing, Leaving, Limits, Server, Stream, unless_it_panics};
@@ -30,7 +33,8 @@ pub struct Services {
     pub is_ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// What a client may take up. A connection holds 1.3 MiB at most.
+/// What a client may take up. A connection holds 2.3 MiB at most: the heads of its calls, as many again of calls that were
+/// taken back, and its window.
 pub const LIMITS: Limits = Limits {
     head: 8 * 1024,
     body: MAX_MESSAGE,
@@ -45,14 +49,21 @@ pub const LIMITS: Limits = Limits {
 /// Octets of the largest message: an Envoy takes in 60 KiB of headers. Longer: `RESOURCE_EXHAUSTED`.
 const MAX_MESSAGE: usize = 128 * 1024;
 
-/// Octets in flight on a connection: two messages that come in pieces.
+/// Octets in flight on a connection.
 const CONNECTION_WINDOW: u32 = 256 * 1024;
+
+/// Messages in pieces that do not count against the window of their connection: 32 MiB in all. With the window alone,
+/// calls that share it could wait for one another, each with a part of its message.
+const PLACES: usize = 256;
 
 /// Calls at the same time on a connection. An Envoy that has more opens a second one.
 const MAX_CONCURRENT_STREAMS: u32 = 128;
 
-/// Streams that the client has reset and that are still remembered, or were never looked at; with more, the connection is
-/// closed (CVE-2023-44487).
+/// Calls that the client took back before they were looked at; with more, the connection is closed (CVE-2023-44487). An
+/// Envoy may take back all that it has under way, if this process had to wait for a processor.
+const MAX_UNSEEN_RESET_STREAMS: usize = MAX_CONCURRENT_STREAMS as usize;
+
+/// Streams that were reset here and are still remembered.
 const MAX_RESET_STREAMS: usize = 32;
 
 /// Streams that had to be reset here because of what the client sent; with more, the connection is closed.
@@ -141,16 +152,27 @@ fn unframe(stream: &[u8]) -> Result<&[u8], Failure> {
 
 /// Answers calls until `shutdown`; then takes leave, and finishes those in flight.
 pub async fn serve(server: Server, services: Services, shutdown: impl Future<Output = ()>) {
-    let (services, limits, leaving) = (Arc::new(services), server.limits, server.leaving.clone());
+    let (limits, leaving) = (server.limits, server.leaving.clone());
+    let shared = Arc::new((services, Semaphore::new(PLACES)));
     let converse = move |stream, _, closing| {
-        let (services, leaving) = (Arc::clone(&services), leaving.clone());
-        async move { converse(&services, stream, limits, leaving, closing).await }
+        let (shared, leaving) = (Arc::clone(&shared), leaving.clone());
+        async move {
+            let (services, places) = &*shared;
+            converse(services, places, stream, limits, leaving, closing).await;
+        }
     };
     server.serve_connections(converse, shutdown).await;
 }
 
 /// Answers the calls of one connection until it ends, or the server does.
-async fn converse(services: &Services, stream: Stream, limits: Limits, leaving: Leaving, mut closing: Closing) {
+async fn converse(
+    services: &Services,
+    places: &Semaphore,
+    stream: Stream,
+    limits: Limits,
+    leaving: Leaving,
+    mut closing: Closing,
+) {
     let requests = Requests::default();
     // Twice: before that, a client that is idle is told, below.
     let idle_timeout = limits.idle_timeout * 2;
@@ -175,7 +197,7 @@ async fn converse(services: &Services, stream: Stream, limits: Limits, leaving: 
                 if leaving.has_begun() {
                     connection.graceful_shutdown();
                 }
-                if let Some(call) = take_call(services, limits, request, respond) {
+                if let Some(call) = take_call(services, places, limits, request, respond) {
                     calls.push(call);
                 }
             }
@@ -196,7 +218,7 @@ async fn handshake(stream: Timed<Stream>, limits: Limits) -> Result<Connection<T
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
+        .max_pending_accept_reset_streams(MAX_UNSEEN_RESET_STREAMS)
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)
         .max_local_error_reset_streams(Some(MAX_FAULTY_STREAMS))
         .handshake(stream)
@@ -206,13 +228,14 @@ async fn handshake(stream: Timed<Stream>, limits: Limits) -> Result<Connection<T
 /// Answers a call that is there whole. Otherwise gives back what will, once it is.
 fn take_call<'s>(
     services: &'s Services,
+    places: &'s Semaphore,
     limits: Limits,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) -> Option<impl Future<Output = ()> + use<'s>> {
     let (head, mut body) = request.into_parts();
     let content_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    if head.method != Method::POST || !content_type.starts_with(GRPC.as_bytes()) {
+    if head.method != Method::POST || !is_grpc(content_type) {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         respond.send_response(response, true).ok();
@@ -227,7 +250,7 @@ fn take_call<'s>(
         return None;
     }
     Some(async move {
-        let collected = timeout(limits.read_timeout, collect(first.flatten(), body, limits.body));
+        let collected = timeout(limits.read_timeout, collect(first.flatten(), body, limits.body, places));
         let whole = tokio::select! {
             whole = collected => whole.unwrap_or(Err(Failure::TOO_SLOW)),
             _ = poll_fn(|context| respond.poll_reset(context)) => return,
@@ -237,23 +260,38 @@ fn take_call<'s>(
     })
 }
 
+/// `application/grpc`, perhaps with the format of its messages, which is always the one that is understood here; not
+/// `application/grpc-web`, which is another protocol.
+fn is_grpc(content_type: &[u8]) -> bool {
+    content_type.strip_prefix(GRPC.as_bytes()).is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
+}
+
 /// The whole of a stream, of which `first` is the beginning.
 async fn collect(
     first: Option<Result<Bytes, h2::Error>>,
     mut body: RecvStream,
     limit: usize,
+    places: &Semaphore,
 ) -> Result<Vec<u8>, Failure> {
     let mut whole = Vec::new();
     let mut next = first;
     if next.is_none() {
         next = body.data().await;
     }
+    let mut place = None;
+    let mut kept_from_window = 0;
     while let Some(data) = next {
         let data = data.map_err(|_| Failure::INCOMPLETE)?;
         if whole.len() + data.len() > limit + PREFIX {
             return Err(Failure::TOO_LARGE);
         }
         whole.extend_from_slice(&data);
+        kept_from_window += data.len();
+        place = place.or_else(|| places.try_acquire().ok());
+        if place.is_some() {
+            // An error means that the stream is over.
+            body.flow_control().release_capacity(mem::take(&mut kept_from_window)).ok();
+        }
         next = body.data().await;
     }
     Ok(whole)

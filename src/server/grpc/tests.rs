@@ -25,6 +25,12 @@ const HEALTH: &str = "/grpc.health.v1.Health/Check";
 /// A `CheckRequest` without a key: refused, which is an answer as good as any.
 const NO_KEY: &[u8] = &[];
 
+/// The client's connection preface, with its settings.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// `:method POST`, `:scheme http`, `:path /`, from HPACK's static table.
+const HEAD: &[u8] = &[0x83, 0x86, 0x84];
+
 /// A server on loopback, and how to end it.
 struct Running {
     address: SocketAddr,
@@ -70,6 +76,22 @@ impl Running {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
     }
+}
+
+/// A frame of HTTP/2.
+fn raw(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The type and the stream of the next frame.
+fn read_frame(socket: &mut Socket) -> (u8, u32) {
+    let mut head = [0; 9];
+    socket.read_exact(&mut head).unwrap();
+    let [a, b, c, kind, _, stream @ ..] = head;
+    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    socket.read_exact(&mut payload).unwrap();
+    (kind, u32::from_be_bytes(stream))
 }
 
 fn frame(message: &[u8]) -> Vec<u8> {
@@ -143,6 +165,30 @@ async fn a_message_may_come_in_pieces() {
     }
 }
 
+/// As much as the connection's window holds, and no message of it whole: the client has to be let on.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_in_pieces_do_not_block_one_another() {
+    let running = Running::start(LIMITS).await;
+    let mut socket = running.connect_plain();
+    socket.write_all(PREFACE).unwrap();
+    let window_is_wider = |socket: &mut Socket| loop {
+        let (kind, stream) = read_frame(socket);
+        if (kind, stream) == (8, 0) {
+            break;
+        }
+        assert!(matches!(kind, 4 | 8), "a frame of type {kind}");
+    };
+    window_is_wider(&mut socket);
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    // :method POST, :scheme http, and literal values for :path and content-type.
+    let head = [&[0x83, 0x86, 0x04][..], &text(CHECK), &[0x0f, 0x10], &text("application/grpc")].concat();
+    let beginning = &frame(&[0; 60_000])[..16_384];
+    for stream in (1..).step_by(2).take(CONNECTION_WINDOW as usize / beginning.len()) {
+        socket.write_all(&[raw(1, 4, stream, &head), raw(0, 0, stream, beginning)].concat()).unwrap();
+    }
+    window_is_wider(&mut socket);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_call_is_told_so_and_disturbs_no_other() {
     let running = Running::start(LIMITS).await;
@@ -165,14 +211,49 @@ async fn what_is_no_call_is_told_so_and_disturbs_no_other() {
         assert_eq!(send(&client, path, &parts).await, (expected, vec![]), "{case}");
         check(&client).await;
     }
-    for (method, content_type) in [("POST", "application/json"), ("POST", ""), ("GET", "application/grpc")] {
+    for (method, content_type) in [
+        ("POST", "application/json"),
+        ("POST", ""),
+        ("POST", "application/grpc-web"),
+        ("POST", "application/grpcs"),
+        ("GET", "application/grpc"),
+    ] {
         let mut client = client.clone().ready().await.unwrap();
         let mut request = request(CHECK, content_type);
         *request.method_mut() = method.parse().unwrap();
         let (response, _) = client.send_request(request, true).unwrap();
         assert_eq!(response.await.unwrap().status(), 415, "{method} {content_type}");
     }
+    for content_type in ["application/grpc+proto", "application/grpc; charset=utf-8"] {
+        let mut client = client.clone().ready().await.unwrap();
+        let (response, mut stream) = client.send_request(request(CHECK, content_type), false).unwrap();
+        stream.send_data(frame(NO_KEY).into(), true).unwrap();
+        assert_eq!(outcome(response.await.unwrap()).await.0, 0, "{content_type}");
+    }
+    let mut sender = client.clone().ready().await.unwrap();
+    let mut request = request(CHECK, "application/grpc");
+    request.headers_mut().insert("x", "x".repeat(LIMITS.head).parse().unwrap());
+    let (response, _) = sender.send_request(request, true).unwrap();
+    assert_eq!(response.await.unwrap().status(), 431);
     check(&client).await;
+}
+
+/// An Envoy takes back what was not answered in time. All that it had under way at once is no flood.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_all_taken_back_leave_the_connection_as_it_is() {
+    let running = Running::start(LIMITS).await;
+    let mut socket = running.connect_plain();
+    let open = MAX_CONCURRENT_STREAMS - 1;
+    let resets = (0..open).flat_map(|n| [raw(1, 4, 2 * n + 1, HEAD), raw(3, 0, 2 * n + 1, &[0, 0, 0, 8])].concat());
+    let resets: Vec<u8> = resets.collect();
+    let ping = raw(6, 0, 0, b"answered");
+    socket.write_all(&[PREFACE, &resets, &ping].concat()).unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"answered") {
+        let mut octet = [0];
+        assert_eq!(socket.read(&mut octet).unwrap(), 1, "the connection ended with {answer:?}");
+        answer.extend(octet);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,21 +368,14 @@ async fn a_shutdown_loses_no_call() {
 /// What is no more than a nuisance one by one. The connection has to end before long, and others go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_end_their_own_connection() {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let running = Running::start(LIMITS).await;
-    let raw = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-    };
-    // :method POST, :scheme http, :path /, from HPACK's static table.
-    let head: &[u8] = &[0x83, 0x86, 0x84];
     let reset: Vec<u8> =
-        (0..2000).flat_map(|n| [raw(1, 4, 2 * n + 1, head), raw(3, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()).collect();
+        (0..2000).flat_map(|n| [raw(1, 4, 2 * n + 1, HEAD), raw(3, 0, 2 * n + 1, &[0, 0, 0, 8])].concat()).collect();
     let continuation: Vec<u8> =
-        [raw(1, 0, 1, head), raw(9, 0, 1, &[0x00, 0x01, b'a', 0x01, b'b'].repeat(1000)).repeat(2000)].concat();
+        [raw(1, 0, 1, HEAD), raw(9, 0, 1, &[0x00, 0x01, b'a', 0x01, b'b'].repeat(1000)).repeat(2000)].concat();
     let zero_window: Vec<u8> = raw(8, 0, 0, &[0, 0, 0, 0]);
     let oversized = raw(0, 0, 1, &[0; 16_385]);
-    let too_many: Vec<u8> = (0..1000).flat_map(|n| raw(1, 4, 2 * n + 1, head)).collect();
+    let too_many: Vec<u8> = (0..1000).flat_map(|n| raw(1, 4, 2 * n + 1, HEAD)).collect();
     for (flood, octets) in [
         ("resets", reset),
         ("continuations", continuation),
