@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 
 use crate::address::client::ClientAddressSource;
 use crate::telemetry::LogFormat;
+use crate::tls::files::PemFiles;
 use crate::{authority, certificates, controller, duration, server, telemetry, usage, webhook};
 
 /// Issues, delivers, verifies, expires and revokes API keys on Kubernetes.
@@ -138,6 +139,19 @@ pub struct VerifierArguments {
     /// same for all of them. 0: none is ever written.
     #[arg(long, env = "KEYWRIGHT_LAST_USED_WRITE_BUDGET", default_value_t = 20, value_name = "WRITES", value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub last_used_write_budget: u32,
+
+    /// Serve TLS with the certificate in this PEM file, read again when it changes, instead of plain text.
+    #[arg(long, env = "KEYWRIGHT_TLS_CERTIFICATE", value_name = "FILE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+
+    /// Its private key, a PEM file.
+    #[arg(long, env = "KEYWRIGHT_TLS_KEY", value_name = "FILE", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Certificates of authorities, a PEM file, read again when it changes: let in clients only with a certificate by one
+    /// of them.
+    #[arg(long, env = "KEYWRIGHT_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_certificate")]
+    pub tls_client_ca: Option<PathBuf>,
 }
 
 /// Flags of `keywright webhook`.
@@ -227,6 +241,11 @@ impl ControllerArguments {
 impl VerifierArguments {
     /// The role's options.
     pub fn options(&self) -> server::Options {
+        let tls = self.tls_certificate.clone().zip(self.tls_key.clone()).map(|(certificate, key)| PemFiles {
+            certificate,
+            key,
+            client_authorities: self.tls_client_ca.clone(),
+        });
         server::Options {
             namespace: self.server.program.namespace.clone(),
             http_address: self.http_address,
@@ -239,6 +258,7 @@ impl VerifierArguments {
                 granularity: self.last_used_granularity,
                 budget: usage::Budget { writes_per_second: self.last_used_write_budget },
             },
+            tls,
         }
     }
 }
@@ -357,6 +377,17 @@ mod tests {
         }
         let error = Arguments::try_parse_from(["keywright", "verifier", "--http-client-ip", "xff-hops=0"]).unwrap_err();
         assert!(error.to_string().contains("xff-hops"), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_comes_with_its_key_and_client_authorities_with_both() {
+        let files = [("--tls-certificate", "tls.crt"), ("--tls-key", "tls.key"), ("--tls-client-ca", "ca.crt")];
+        for given in 0..8_usize {
+            let chosen = files.iter().enumerate().filter(|(index, _)| given & (1 << index) != 0);
+            let words = chosen.flat_map(|(_, (flag, file))| [*flag, *file]);
+            let parsed = Arguments::try_parse_from(["keywright", "verifier"].into_iter().chain(words));
+            assert_eq!(parsed.is_ok(), [0, 3, 7].contains(&given), "{given:03b}");
+        }
     }
 
     #[test]

@@ -312,7 +312,7 @@ pub fn salvage(text: &[u8], limit: usize, now: Timestamp) -> Vec<CertificateDer<
     let blocks = pem::parse_many(text).unwrap_or_default().into_iter();
     let certificates = blocks.filter(|block| block.tag() == "CERTIFICATE");
     let mut certificates: Vec<_> = certificates.map(|block| CertificateDer::from(block.into_contents())).collect();
-    certificates.retain(|certificate| parse(certificate).is_some_and(|parsed| may_sign(&parsed)));
+    certificates.retain(|certificate| is_authority(certificate));
     certificates = unexpired(&certificates, now);
     certificates.truncate(limit);
     certificates
@@ -321,6 +321,11 @@ pub fn salvage(text: &[u8], limit: usize, now: Timestamp) -> Vec<CertificateDer<
 /// From when to when a certificate is valid; `None` if it cannot be read.
 pub fn lifetime(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
     validity(&parse(certificate)?)
+}
+
+/// Whether a certificate is one that may sign others.
+pub fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+    parse(certificate).is_some_and(|parsed| may_sign(&parsed))
 }
 
 /// What the Secret is to hold for as long as its next authority is made known: the certificates that are trusted then,

@@ -40,6 +40,8 @@ use crate::address::client::ClientAddressSource;
 use crate::clock;
 use crate::feed::Feed;
 use crate::flush::Flush;
+use crate::tls::files::{Keeper, PemFiles};
+use crate::tls::{Acceptor, HTTP_1, HTTP_2};
 use crate::usage;
 use crate::verify::Denial;
 use connections::{Leaving, Limits, Listener, Server, bind};
@@ -67,7 +69,14 @@ pub struct Options {
     pub lease_duration: Duration,
     /// How last uses are written to the records.
     pub last_used: usage::Policy,
+    /// What TLS is served with; without it, both listeners are plain.
+    pub tls: Option<PemFiles>,
 }
+
+/// How often the files of certificates are looked at. A kubelet brings a change of a Secret within a minute or two.
+const CERTIFICATE_POLL: Duration = Duration::from_secs(5);
+
+const REMEDY: &str = "if it is a proxy, have it trust the authority of --tls-certificate";
 
 /// What a caller is told, however it asked: one constant for each thing it may know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +100,11 @@ const INTERNAL_SERVER_ERROR: Answer = Answer {
 /// `client` should neither retry nor have a read timeout.
 ///
 /// # Errors
-/// If an address cannot be listened on, or a part of the verifier ends by itself.
+/// If an address cannot be listened on, a file of certificates is of no use, or a part of the verifier ends by itself.
 pub async fn run(client: Client, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let mut registry = Registry::with_prefix("keywright");
+    let tls = options.tls.map(|files| open(files, &mut registry)).transpose()?;
+    let acceptor = |protocol| tls.as_ref().map(|keeper| Acceptor::new(keeper.served(), protocol, REMEDY));
     let http_listener = bind(options.http_address, "--http-address").await?;
     let grpc_listener = bind(options.grpc_address, "--grpc-address").await?;
     let admin_listener = bind(options.admin_address, "--admin-address").await?;
@@ -106,11 +118,10 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     let feed = Arc::new(Feed::new(options.lease_duration, Instant::now()));
     let leaving = Leaving::default();
     let readiness = {
-        let (feed, leaving) = (Arc::clone(&feed), leaving.clone());
-        move || readiness(&feed, &leaving)
+        let (feed, tls, leaving) = (Arc::clone(&feed), tls.clone(), leaving.clone());
+        move || readiness(&feed, tls.as_deref(), &leaving)
     };
     let [http_tally, grpc_tally] = ["http", "grpc"].map(|protocol| Arc::new(Tally::new(protocol)));
-    let mut registry = Registry::with_prefix("keywright");
     registry.register_collector(Box::new(FeedMetrics(Arc::clone(&feed))));
     let tallies = vec![Arc::clone(&http_tally), Arc::clone(&grpc_tally)];
     registry.register_collector(Box::new(DecisionMetrics(tallies)));
@@ -118,23 +129,23 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     let flush = Flush::new(client.clone(), &namespace, Arc::clone(&feed), policy, &mut registry);
 
     let workers = Workers::per_core().context("cannot start a thread for each core")?;
-    let server = |tcp, limits| {
+    let server = |tcp, protocol, limits| {
         let (workers, leaving) = (workers.clone(), leaving.clone());
-        Server { listener: Listener::plain(tcp), limits, workers, leaving }
+        Server { listener: Listener { tcp, tls: acceptor(protocol) }, limits, workers, leaving }
     };
     let shutdown = shutdown.shared();
     let http = {
         let decisions = Decisions::new(Arc::clone(&feed), clock::now, http_tally);
         let verifier = http::Verifier::new(decisions, options.http_client_address_source);
         let handler = move |request: &Request<()>, peer: IpAddr| verifier.answer(request, peer);
-        server(http_listener, Limits::default()).serve(handler, shutdown.clone())
+        server(http_listener, HTTP_1, Limits::default()).serve(handler, shutdown.clone())
     };
     let grpc = {
         let decisions = Decisions::new(Arc::clone(&feed), clock::now, grpc_tally);
         let authorization = Authorization::new(decisions, options.grpc_client_address_source);
         let is_ready = readiness.clone();
         let services = Services { authorization, is_ready: Box::new(move || is_ready().is_ok()) };
-        grpc::serve(server(grpc_listener, grpc::LIMITS), services, shutdown)
+        grpc::serve(server(grpc_listener, HTTP_2, grpc::LIMITS), services, shutdown)
     };
 
     let mut background = JoinSet::new();
@@ -142,6 +153,9 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     background.spawn(async move { match feed.follow(client, &namespace).await {} });
     let last_flush = flush.clone();
     let flushing = background.spawn(async move { match flush.run().await {} });
+    if let Some(tls) = tls {
+        background.spawn(async move { match tls.follow().await {} });
+    }
     tokio::select! {
         _ = future::join(http, grpc) => {}
         ended = background.join_next() => bail!("a part of the verifier ended by itself: {ended:?}"),
@@ -151,10 +165,19 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     Ok(())
 }
 
-fn readiness(feed: &Feed, leaving: &Leaving) -> Result<(), String> {
+/// Serves what the files hold, which must be good at the start.
+fn open(files: PemFiles, registry: &mut Registry) -> anyhow::Result<Arc<Keeper>> {
+    // Proxies know us by any name.
+    let keeper = Keeper::new(files, Vec::new(), CERTIFICATE_POLL, registry)?;
+    keeper.look(clock::now())?;
+    Ok(keeper)
+}
+
+fn readiness(feed: &Feed, tls: Option<&Keeper>, leaving: &Leaving) -> Result<(), String> {
     if leaving.has_begun() {
         return Err("shutting down".to_owned());
     }
+    tls.map_or(Ok(()), |tls| tls.readiness(clock::now()))?;
     feed.current(Instant::now()).map(drop).map_err(|unready| unready.to_string())
 }
 

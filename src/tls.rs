@@ -1,24 +1,28 @@
-//! I/O. TLS for listeners: a certificate that is replaced while connections come in, and the PEM files that it may come
-//! from. TLS 1.2 and 1.3, by rustls with ring.
+//! I/O. TLS for listeners: a certificate, and the authorities of clients, that are replaced while connections come in.
+//! TLS 1.2 and 1.3, by rustls with ring. `tls/files.rs` is for those that come from PEM files.
 
+pub mod files;
+
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use arc_swap::ArcSwapOption;
+use anyhow::{Context, ensure};
+use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoClientAuth, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{AlertDescription, ServerConfig};
+use rustls::{AlertDescription, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -34,34 +38,52 @@ pub struct Certificate {
     not_after: Timestamp,
 }
 
-/// The certificate that is served now, shared by the listener and by whoever renews it.
+/// Authorities whose clients may come in.
+#[derive(Debug)]
+pub struct ClientAuthorities {
+    certificates: Vec<CertificateDer<'static>>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+/// What is served now, and to whom: shared by a program's listeners and by whoever renews it.
+pub struct Served {
+    certificate: Arc<Resolver>,
+    /// For every protocol, and made anew for other authorities of clients.
+    config: ArcSwap<ServerConfig>,
+    renewals: Counter,
+    failures: Family<Failure, Counter>,
+    complaints: Mutex<BTreeMap<&'static str, Instant>>,
+}
+
 #[derive(Debug, Default)]
-pub struct Served(ArcSwapOption<Certificate>);
+struct Resolver(ArcSwapOption<Certificate>);
 
 /// Ends TLS on accepted connections.
 #[derive(Clone)]
 pub struct Acceptor {
-    acceptor: TlsAcceptor,
     served: Arc<Served>,
-    failures: Family<Failure, Counter>,
-    complained: Arc<Mutex<Option<Instant>>>,
+    protocol: &'static str,
+    remedy: &'static str,
 }
 
-/// A certificate's PEM files: cert-manager's, as a kubelet mounts them.
-#[derive(Clone, Debug)]
-pub struct PemFiles {
-    /// The certificate, and after it what leads to an authority.
-    pub certificate: PathBuf,
-    /// The key of the first certificate.
-    pub key: PathBuf,
-}
+/// The one protocol of [`Acceptor`]s for HTTP (RFC 7301), although Go would take HTTP/2: with one request at a time on a
+/// connection, `Connection: close` ends it where nothing can be lost, and a client has no streams to open and reset by the
+/// thousand.
+pub const HTTP_1: &str = "http/1.1";
+
+/// The one protocol of [`Acceptor`]s for gRPC (RFC 7301).
+pub const HTTP_2: &str = "h2";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Failure {
     reason: &'static str,
 }
 
-/// Clients that do not trust the certificate may come many times a second; one line in this time tells it.
+/// The metric that tells how it stands with where certificates come from, and its help.
+pub const SOURCE_GOOD: (&str, &str) =
+    ("certificate_source_good", "Whether the next certificate could be had (1) or not (0)");
+
+/// Clients that fail may come many times a second; one line in this time tells it, for each reason.
 const COMPLAINT_PERIOD: Duration = Duration::from_secs(60);
 
 impl Certificate {
@@ -81,53 +103,123 @@ impl Certificate {
         self.certified.cert.first()
     }
 
+    /// It, and what leads to an authority.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+
     /// The last moment of its life.
     pub fn not_after(&self) -> Timestamp {
         self.not_after
     }
 }
 
+impl ClientAuthorities {
+    /// At least one certificate of an authority. Its own dates are not looked at (RFC 5280, 6.1.1 (d)).
+    ///
+    /// # Errors
+    /// If there is none, or one that cannot be read or is no authority's.
+    pub fn new(certificates: Vec<CertificateDer<'static>>) -> anyhow::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for (index, certificate) in certificates.iter().enumerate() {
+            ensure!(authority::is_authority(certificate), "certificate {index} is not that of an authority (CA)");
+            roots.add(certificate.clone()).with_context(|| format!("certificate {index} cannot be used"))?;
+        }
+        let provider = Arc::new(ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+        Ok(Self { certificates, verifier })
+    }
+}
+
 impl Served {
+    /// Nothing yet. From everybody, as no client is asked for a certificate.
+    ///
+    /// # Errors
+    /// If the TLS library refuses its configuration.
+    pub fn new(registry: &mut Registry) -> anyhow::Result<Arc<Self>> {
+        let certificate = Arc::new(Resolver::default());
+        let config = ArcSwap::from_pointee(config(Arc::clone(&certificate), Arc::new(NoClientAuth))?);
+        let (renewals, failures) = (Counter::default(), Family::<Failure, Counter>::default());
+        registry.register("certificate_renewals", "Certificates taken into use", renewals.clone());
+        registry.register("tls_handshake_failures", "Connections that ended before any request", failures.clone());
+        registry.register_collector(Box::new(Expiry(Arc::clone(&certificate))));
+        Ok(Arc::new(Self { certificate, config, renewals, failures, complaints: Mutex::default() }))
+    }
+
     /// Serves this certificate from the next connection on.
     pub fn replace(&self, certificate: Certificate) {
-        self.0.store(Some(Arc::new(certificate)));
+        self.certificate.0.store(Some(Arc::new(certificate)));
+        self.renewals.inc();
+    }
+
+    /// Demands a certificate by one of these authorities of every client, from the next connection on.
+    ///
+    /// # Errors
+    /// If the TLS library refuses its configuration.
+    pub fn demand(&self, authorities: &ClientAuthorities) -> anyhow::Result<()> {
+        let config = config(Arc::clone(&self.certificate), Arc::clone(&authorities.verifier))?;
+        self.config.store(Arc::new(config));
+        Ok(())
     }
 
     /// What is served as of `now`, if anything: never what has expired.
     pub fn current(&self, now: Timestamp) -> Option<Arc<Certificate>> {
-        self.0.load_full().filter(|certificate| now < certificate.not_after)
+        self.certificate.current(now)
     }
 
     /// When what is served expires, or did.
     pub fn not_after(&self) -> Option<Timestamp> {
+        self.certificate.not_after()
+    }
+
+    fn may_complain(&self, reason: &'static str, now: Instant) -> bool {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = complaints.get(reason).is_none_or(|at| now.duration_since(*at) >= COMPLAINT_PERIOD);
+        if may {
+            complaints.insert(reason, now);
+        }
+        may
+    }
+}
+
+fn config(certificate: Arc<Resolver>, clients: Arc<dyn ClientCertVerifier>) -> anyhow::Result<ServerConfig> {
+    let versions = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let versions = versions.with_safe_default_protocol_versions()?;
+    let mut config = versions.with_client_cert_verifier(clients).with_cert_resolver(certificate);
+    // Every connection begins with a look at the certificates of that moment: none lives on by resumption.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+impl Resolver {
+    fn current(&self, now: Timestamp) -> Option<Arc<Certificate>> {
+        self.0.load_full().filter(|certificate| now < certificate.not_after)
+    }
+
+    fn not_after(&self) -> Option<Timestamp> {
         self.0.load().as_ref().map(|certificate| certificate.not_after)
     }
 }
 
-impl ResolvesServerCert for Served {
+impl ResolvesServerCert for Resolver {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.current(clock::now()).map(|certificate| Arc::clone(&certificate.certified))
     }
 }
 
 impl Acceptor {
-    /// Serves what `served` holds at each connection's beginning; without anything there, connections are refused.
-    ///
-    /// # Errors
-    /// If the TLS library refuses its configuration.
-    pub fn new(served: Arc<Served>, registry: &mut Registry) -> anyhow::Result<Self> {
-        let versions = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let versions = versions.with_safe_default_protocol_versions()?;
-        let mut config = versions.with_no_client_auth().with_cert_resolver(served.clone());
-        // Every connection begins with a look at the certificate of that moment: none lives on by resumption.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        // HTTP/1.1 alone, although Go would take HTTP/2: with one request at a time on a connection, `Connection: close`
-        // ends it where nothing can be lost, and a client has no streams to open and reset by the thousand.
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let failures = Family::<Failure, Counter>::default();
-        registry.register("tls_handshake_failures", "Connections that ended before any request", failures.clone());
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), served, failures, complained: Arc::default() })
+    /// Serves what `served` holds at each connection's beginning, for the one `protocol`; without anything there,
+    /// connections are refused. `remedy` is for the log: what to do when a client does not accept the certificate.
+    pub fn new(served: Arc<Served>, protocol: &'static str, remedy: &'static str) -> Self {
+        Self { served, protocol, remedy }
+    }
+
+    /// The configuration of this moment.
+    fn acceptor(&self) -> TlsAcceptor {
+        let mut config = ServerConfig::clone(&self.served.config.load());
+        config.alpn_protocols = vec![self.protocol.into()];
+        TlsAcceptor::from(Arc::new(config))
     }
 
     /// The connection after its handshake, or `None` if that failed or took longer than `limit`.
@@ -135,7 +227,7 @@ impl Acceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        match timeout(limit, self.acceptor.accept(stream)).await {
+        match timeout(limit, self.acceptor().accept(stream)).await {
             Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => {
                 let is_served = self.served.current(clock::now()).is_some();
@@ -150,26 +242,26 @@ impl Acceptor {
     }
 
     fn fail(&self, reason: &'static str, error: &impl fmt::Display) {
-        self.failures.get_or_create(&Failure { reason }).inc();
+        self.served.failures.get_or_create(&Failure { reason }).inc();
         debug!(reason, %error, "a connection ended in its TLS handshake");
-        if reason == "distrusted" && self.may_complain(Instant::now()) {
-            warn!(
-                %error,
-                "a client does not accept our certificate; if it is the API server, caBundle is of another authority: \
-                 run `keywright certificates`"
-            );
+        let complaint = match reason {
+            DISTRUSTED => format!("a client does not accept our certificate; {}", self.remedy),
+            NO_CLIENT_CERTIFICATE => "a client has no certificate, and is refused".to_owned(),
+            BAD_CLIENT_CERTIFICATE => "a client's certificate is not good, and it is refused".to_owned(),
+            _ => return,
+        };
+        if self.served.may_complain(reason, Instant::now()) {
+            warn!(%error, "{complaint}");
         }
-    }
-
-    fn may_complain(&self, now: Instant) -> bool {
-        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = complained.is_none_or(|at| now.duration_since(at) >= COMPLAINT_PERIOD);
-        if may {
-            *complained = Some(now);
-        }
-        may
     }
 }
+
+/// The client does not accept our certificate.
+const DISTRUSTED: &str = "distrusted";
+/// The client sent none.
+const NO_CLIENT_CERTIFICATE: &str = "no_client_certificate";
+/// The client's is of another authority, expired or not for clients.
+const BAD_CLIENT_CERTIFICATE: &str = "bad_client_certificate";
 
 /// A word for the metric: few and fixed.
 fn reason(error: &std::io::Error) -> &'static str {
@@ -187,32 +279,26 @@ fn reason(error: &std::io::Error) -> &'static str {
             | UnknownCA
             // Signed by an authority of the same name and with another key.
             | DecryptError,
-        )) => "distrusted",
+        )) => DISTRUSTED,
+        Some(rustls::Error::NoCertificatesPresented) => NO_CLIENT_CERTIFICATE,
+        // Nobody but a client sends us certificates.
+        Some(rustls::Error::InvalidCertificate(_)) => BAD_CLIENT_CERTIFICATE,
         Some(_) => "protocol",
         None => "closed",
     }
 }
 
-impl PemFiles {
-    /// Reads both files.
-    ///
-    /// # Errors
-    /// Names the file and what is wrong with it, and nothing of what it holds. A kubelet replaces both at once, but they
-    /// are read one after the other: what does not fit together now may do so in a moment.
-    pub fn read(&self) -> anyhow::Result<Certificate> {
-        let chain = read(&self.certificate)?;
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain).collect();
-        let chain = chain.ok().filter(|chain| !chain.is_empty());
-        let chain = chain.with_context(|| format!("{}: not certificates in PEM", self.certificate.display()))?;
-        let key = PrivateKeyDer::from_pem_slice(&zeroize::Zeroizing::new(read(&self.key)?)).ok();
-        let key = key.with_context(|| format!("{}: not a private key in PEM", self.key.display()))?;
-        let fit = || format!("{} and {} cannot be used", self.certificate.display(), self.key.display());
-        Certificate::new(chain, key).with_context(fit)
-    }
-}
+/// Read when it is asked for.
+#[derive(Debug)]
+struct Expiry(Arc<Resolver>);
 
-fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(file).with_context(|| format!("{}: cannot be read", file.display()))
+impl Collector for Expiry {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(expiry) = self.0.not_after() else { return Ok(()) };
+        let gauge = ConstGauge::new(expiry.as_second() as f64);
+        let (name, help) = ("certificate_expiry_timestamp_seconds", "When the served certificate expires");
+        gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+    }
 }
 
 #[cfg(test)]

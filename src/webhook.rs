@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::bail;
 use hyper::Request;
 use hyper::body::Bytes;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
@@ -23,8 +23,9 @@ use crate::server::admin;
 use crate::server::connections::{Leaving, Listener, Server, bind};
 use crate::server::webhook::{BODY_LIMITS, LIMITS, Webhook};
 use crate::server::workers::Workers;
-use crate::tls::{Acceptor, PemFiles};
-use keeper::{Keeper, Source};
+use crate::tls::files::{self, PemFiles};
+use crate::tls::{Acceptor, HTTP_1, Served};
+use keeper::Source;
 
 /// What a webhook is told by its flags.
 #[derive(Clone, Debug)]
@@ -56,6 +57,15 @@ pub enum Authority {
     },
 }
 
+const REMEDY: &str = "if it is the API server, caBundle is of another authority: run `keywright certificates`";
+
+/// Who has a certificate to serve.
+#[derive(Clone)]
+enum Keeper {
+    Secret(Arc<keeper::Keeper>),
+    Files(Arc<files::Keeper>),
+}
+
 /// Answers reviews until `shutdown`.
 ///
 /// # Errors
@@ -66,12 +76,8 @@ pub async fn run(authority: Authority, options: Options, shutdown: impl Future<O
     info!(https_address = %listener.local_addr()?, admin_address = %admin_listener.local_addr()?, "listening");
 
     let mut registry = Registry::with_prefix("keywright");
-    let source = match authority {
-        Authority::Secret(client) => Source::secret(client, &options.namespace, options.certificate_lifetime),
-        Authority::Files { certificate, key } => Source::Files(PemFiles { certificate, key }),
-    };
-    let keeper = Keeper::new(source, options.server_names, options.certificate_poll, &mut registry);
-    let tls = Acceptor::new(keeper.served(), &mut registry)?;
+    let keeper = Keeper::new(authority, &options, &mut registry)?;
+    let tls = Acceptor::new(keeper.served(), HTTP_1, REMEDY);
     let reviews = Webhook::new(clock::now, &mut registry);
     let handler = move |request: &Request<Bytes>| reviews.answer(request);
     let server = Server {
@@ -81,7 +87,7 @@ pub async fn run(authority: Authority, options: Options, shutdown: impl Future<O
         leaving: Leaving::default(),
     };
     let readiness = {
-        let (keeper, leaving) = (Arc::clone(&keeper), server.leaving.clone());
+        let (keeper, leaving) = (keeper.clone(), server.leaving.clone());
         move || match leaving.has_begun() {
             true => Err("shutting down".to_owned()),
             false => keeper.readiness(clock::now()),
@@ -90,9 +96,46 @@ pub async fn run(authority: Authority, options: Options, shutdown: impl Future<O
 
     let mut background = JoinSet::new();
     background.spawn(admin::serve(admin_listener, readiness, Arc::new(registry), pending()));
-    background.spawn(async move { match keeper.follow().await {} });
+    background.spawn(async move { keeper.follow().await });
     tokio::select! {
         () = server.serve_with_bodies(BODY_LIMITS, handler, shutdown) => Ok(()),
         ended = background.join_next() => bail!("a part of the webhook ended by itself: {ended:?}"),
+    }
+}
+
+impl Keeper {
+    fn new(authority: Authority, options: &Options, registry: &mut Registry) -> anyhow::Result<Self> {
+        let (server_names, poll) = (options.server_names.clone(), options.certificate_poll);
+        Ok(match authority {
+            Authority::Secret(client) => {
+                let source = Source::new(client, &options.namespace, options.certificate_lifetime);
+                Self::Secret(keeper::Keeper::new(source, server_names, poll, registry)?)
+            }
+            Authority::Files { certificate, key } => {
+                let files = PemFiles { certificate, key, client_authorities: None };
+                Self::Files(files::Keeper::new(files, server_names, poll, registry)?)
+            }
+        })
+    }
+
+    fn served(&self) -> Arc<Served> {
+        match self {
+            Self::Secret(keeper) => keeper.served(),
+            Self::Files(keeper) => keeper.served(),
+        }
+    }
+
+    fn readiness(&self, now: Timestamp) -> Result<(), String> {
+        match self {
+            Self::Secret(keeper) => keeper.readiness(now),
+            Self::Files(keeper) => keeper.readiness(now),
+        }
+    }
+
+    async fn follow(&self) {
+        match self {
+            Self::Secret(keeper) => match keeper.follow().await {},
+            Self::Files(keeper) => match keeper.follow().await {},
+        }
     }
 }

@@ -536,6 +536,7 @@ async fn a_verifier_follows_the_records_and_answers() {
             granularity: Duration::from_secs(60),
             budget: usage::Budget { writes_per_second: 0 },
         },
+        tls: None,
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { stopped.await.unwrap_or_default() };

@@ -19,13 +19,13 @@ use crate::authority::Authority;
 use crate::server::connections::{Leaving, Limits, Listener, Server, bind};
 use crate::server::workers::Workers;
 
-const NAME: &str = "keywright-webhook.keywright-system.svc";
+pub(super) const NAME: &str = "keywright-webhook.keywright-system.svc";
 const PATIENCE: Duration = Duration::from_secs(10);
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// A listener on loopback that answers 200 to everything, after TLS.
-struct Running {
-    address: SocketAddr,
+pub(super) struct Running {
+    pub(super) address: SocketAddr,
     served: Arc<Served>,
     registry: Registry,
     stop: oneshot::Sender<()>,
@@ -35,8 +35,12 @@ struct Running {
 impl Running {
     async fn start(limits: Limits) -> Self {
         let mut registry = Registry::default();
-        let served = Arc::new(Served::default());
-        let tls = Some(Acceptor::new(Arc::clone(&served), &mut registry).unwrap());
+        let served = Served::new(&mut registry).unwrap();
+        Self::serve(limits, served, registry).await
+    }
+
+    pub(super) async fn serve(limits: Limits, served: Arc<Served>, registry: Registry) -> Self {
+        let tls = Some(Acceptor::new(Arc::clone(&served), HTTP_1, "mend it"));
         let tcp = bind("127.0.0.1:0".parse().unwrap(), "--https-address").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -49,7 +53,7 @@ impl Running {
     }
 
     /// Waits until this many handshakes failed for that reason.
-    async fn failed(&self, reason: &str, count: u32) {
+    pub(super) async fn failed(&self, reason: &str, count: u32) {
         let line = format!("tls_handshake_failures_total{{reason=\"{reason}\"}} {count}");
         let mut metrics = String::new();
         let waited = timeout(PATIENCE, async {
@@ -80,7 +84,7 @@ fn trusting(authority: &Authority, versions: &[&'static SupportedProtocolVersion
     builder.with_protocol_versions(versions).unwrap().with_root_certificates(roots).with_no_client_auth()
 }
 
-fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
+pub(super) fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
     let socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let client = ClientConnection::new(Arc::clone(config), ServerName::try_from(NAME).unwrap()).unwrap();
@@ -88,7 +92,7 @@ fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> StreamOwned<Clien
 }
 
 /// The status of one request on a new connection, or why there is none.
-fn ask(address: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<String> {
+pub(super) fn ask(address: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<String> {
     let mut stream = connect(address, config);
     stream.write_all(format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
@@ -224,32 +228,10 @@ async fn a_shutdown_ends_idle_connections_with_a_close_notify() {
 }
 
 #[test]
-fn files_are_read_together_or_refused_by_name() {
-    let folder = std::env::temp_dir().join(format!("keywright-tls-{:016x}", rand::random::<u64>()));
-    std::fs::create_dir(&folder).unwrap();
-    let files = PemFiles { certificate: folder.join("tls.crt"), key: folder.join("tls.key") };
-    let pair = || {
-        let leaf = authority().issue(KeyPair::generate().unwrap(), &[NAME.to_owned()], DAY, clock::now()).unwrap();
-        let encode = |tag: &str, der: &[u8]| pem::encode(&pem::Pem::new(tag, der));
-        (encode("CERTIFICATE", &leaf.certificate), encode("PRIVATE KEY", leaf.key.secret_der()))
-    };
-    let ((certificate, key), (_, other)) = (pair(), pair());
-    let said = |certificate: &str, key: &str| {
-        std::fs::write(&files.certificate, certificate).unwrap();
-        std::fs::write(&files.key, key).unwrap();
-        files.read().map(drop).map_err(|error| format!("{error:#}"))
-    };
-    assert!(files.read().unwrap_err().to_string().contains("tls.crt: cannot be read"));
-    assert_eq!(said(&certificate, &key), Ok(()));
-    for (certificate, key, expected) in [
-        ("", &*key, "tls.crt: not certificates in PEM"),
-        (&key, &key, "tls.crt: not certificates in PEM"),
-        (&certificate, "", "tls.key: not a private key in PEM"),
-        (&certificate, &certificate, "tls.key: not a private key in PEM"),
-        (&certificate, &other, "tls.key cannot be used: "),
-    ] {
-        let problem = said(certificate, key).unwrap_err();
-        assert!(problem.contains(expected), "{problem}");
+fn each_listener_speaks_its_own_protocol() {
+    let served = Served::new(&mut Registry::default()).unwrap();
+    for protocol in [HTTP_1, HTTP_2] {
+        let acceptor = Acceptor::new(Arc::clone(&served), protocol, "").acceptor();
+        assert_eq!(acceptor.config().alpn_protocols, [protocol.as_bytes()]);
     }
-    std::fs::remove_dir_all(folder).unwrap();
 }

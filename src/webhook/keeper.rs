@@ -1,5 +1,5 @@
-//! Keeps a certificate for the listener: makes one from the authority's Secret, or reads one from files, and has the
-//! next one in time. Nothing is written, so replicas need not know of each other.
+//! Keeps a certificate for the listener: makes one from the authority's Secret, and has the next one in time. Nothing is
+//! written, so replicas need not know of each other.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -11,26 +11,20 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use rcgen::KeyPair;
-use rustls::client::verify_server_name;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::server::ParsedCertificate;
+use rustls::pki_types::CertificateDer;
 use tracing::{info, warn};
 
 use crate::authority::{self, Authority, Flaw, SECRET};
 use crate::clock;
-use crate::tls::{Certificate, PemFiles, Served};
+use crate::tls::{Certificate, SOURCE_GOOD, Served};
 
-/// Where the certificate comes from.
-#[expect(clippy::large_enum_variant, reason = "a process has one")]
-pub(super) enum Source {
-    /// Made here, for this long, by the authority in the Secret.
-    Secret { secrets: Api<Secret>, lifetime: SignedDuration },
-    /// Made elsewhere.
-    Files(PemFiles),
+/// Where the certificate comes from: made here, for this long, by the authority in the Secret.
+pub(super) struct Source {
+    secrets: Api<Secret>,
+    lifetime: SignedDuration,
 }
 
 /// Keeps one certificate. Shared by the task that renews it, the probes and the metrics.
@@ -40,13 +34,12 @@ pub(super) struct Keeper {
     poll: Duration,
     served: Arc<Served>,
     state: Mutex<State>,
-    renewals: Counter,
 }
 
 /// What was found at the last look, and what follows from it.
 struct State {
     standing: Standing,
-    /// The authority that signed what is served, and all that it trusts. Empty where files are read.
+    /// The authority that signed what is served, and all that it trusts.
     issuer: Option<CertificateDer<'static>>,
     bundle: Vec<CertificateDer<'static>>,
     authority_not_after: Option<Timestamp>,
@@ -75,16 +68,22 @@ enum Standing {
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
 impl Source {
-    pub(super) fn secret(client: Client, namespace: &str, lifetime: SignedDuration) -> Self {
-        Self::Secret { secrets: Api::namespaced(client, namespace), lifetime }
+    pub(super) fn new(client: Client, namespace: &str, lifetime: SignedDuration) -> Self {
+        Self { secrets: Api::namespaced(client, namespace), lifetime }
     }
 }
 
 impl Keeper {
     /// Looks at `source` at least every `poll`, once it is told to [follow](Self::follow).
-    pub(super) fn new(source: Source, server_names: Vec<String>, poll: Duration, registry: &mut Registry) -> Arc<Self> {
-        let renewals = Counter::default();
-        registry.register("certificate_renewals", "Certificates taken into use", renewals.clone());
+    ///
+    /// # Errors
+    /// If the TLS library refuses its configuration.
+    pub(super) fn new(
+        source: Source,
+        server_names: Vec<String>,
+        poll: Duration,
+        registry: &mut Registry,
+    ) -> anyhow::Result<Arc<Self>> {
         let state = State {
             standing: Standing::Unknown,
             issuer: None,
@@ -92,10 +91,10 @@ impl Keeper {
             authority_not_after: None,
             renewal_at: None,
         };
-        let served = Arc::new(Served::default());
-        let keeper = Arc::new(Self { source, server_names, poll, served, state: Mutex::new(state), renewals });
+        let served = Served::new(registry)?;
+        let keeper = Arc::new(Self { source, server_names, poll, served, state: Mutex::new(state) });
         registry.register_collector(Box::new(Metrics(Arc::clone(&keeper))));
-        keeper
+        Ok(keeper)
     }
 
     /// What is served, now and later.
@@ -143,25 +142,19 @@ impl Keeper {
     }
 
     async fn look(&self) -> Standing {
-        match &self.source {
-            Source::Secret { secrets, lifetime } => match secrets.get_opt(SECRET).await {
-                Ok(secret) => {
-                    let now = clock::now();
-                    let data = secret.map(|secret| secret.data.unwrap_or_default());
-                    match data.map_or(Err(Flaw::Absent), |data| Authority::read(&data, now)) {
-                        Ok(authority) => self.renew(&authority, *lifetime, now),
-                        Err(flaw) => Standing::Flawed(flaw),
-                    }
+        match self.source.secrets.get_opt(SECRET).await {
+            Ok(secret) => {
+                let now = clock::now();
+                let data = secret.map(|secret| secret.data.unwrap_or_default());
+                match data.map_or(Err(Flaw::Absent), |data| Authority::read(&data, now)) {
+                    Ok(authority) => self.renew(&authority, self.source.lifetime, now),
+                    Err(flaw) => Standing::Flawed(flaw),
                 }
-                Err(kube::Error::Api(status)) => Standing::Unread(format!("{} ({})", status.message, status.code)),
-                // Its text may quote the value that it stumbled over.
-                Err(kube::Error::SerdeError(_)) => Standing::Unread("its answer cannot be read".to_owned()),
-                Err(error) => Standing::Unread(error.to_string()),
-            },
-            Source::Files(files) => match files.read() {
-                Ok(certificate) => self.take_up(certificate, clock::now()),
-                Err(error) => Standing::Unusable(format!("{error:#}")),
-            },
+            }
+            Err(kube::Error::Api(status)) => Standing::Unread(format!("{} ({})", status.message, status.code)),
+            // Its text may quote the value that it stumbled over.
+            Err(kube::Error::SerdeError(_)) => Standing::Unread("its answer cannot be read".to_owned()),
+            Err(error) => Standing::Unread(error.to_string()),
         }
     }
 
@@ -178,7 +171,6 @@ impl Keeper {
                     let (expires_at, authority_expires_at) = (certificate.not_after(), authority.not_after());
                     info!(%expires_at, %authority_expires_at, "a new certificate is served");
                     self.served.replace(certificate);
-                    self.renewals.inc();
                     state.renewal_at = Some(renewal_at);
                     state.issuer = Some(authority.certificate().clone());
                 }
@@ -204,42 +196,14 @@ impl Keeper {
         Ok((certificate, leaf.renewal_at))
     }
 
-    /// Serves what was read from files, if it is another certificate than before and would be accepted.
-    fn take_up(&self, certificate: Certificate, now: Timestamp) -> Standing {
-        let is_served = self.served.current(now).is_some_and(|served| served.leaf() == certificate.leaf());
-        if let Err(problem) = self.check(&certificate, &[], now) {
-            return Standing::Unusable(format!("the certificate does not do {problem}"));
-        }
-        if !is_served {
-            info!(expires_at = %certificate.not_after(), "a new certificate is served");
-            self.served.replace(certificate);
-            self.renewals.inc();
-        }
-        Standing::Good
-    }
-
-    /// Whether clients accept it, as far as can be told: of files nobody knows who trusts them.
+    /// Whether clients accept it.
     fn check(
         &self,
         certificate: &Certificate,
         bundle: &[CertificateDer<'static>],
         now: Timestamp,
     ) -> Result<(), String> {
-        let leaf = certificate.leaf().ok_or("it is none")?;
-        match &self.source {
-            Source::Secret { .. } => authority::verify(leaf, bundle, &self.server_names, now),
-            Source::Files(_) => {
-                let (start, end) = authority::lifetime(leaf).ok_or("it cannot be read")?;
-                if now < start || now >= end {
-                    return Err(format!("at this time: it is valid from {start} to {end}"));
-                }
-                let leaf = ParsedCertificate::try_from(leaf).map_err(|problem| problem.to_string())?;
-                self.server_names.iter().try_for_each(|name| {
-                    let server_name = ServerName::try_from(name.as_str()).map_err(|_| format!("for {name}"))?;
-                    verify_server_name(&leaf, &server_name).map_err(|problem| format!("for {name}: {problem}"))
-                })
-            }
-        }
+        authority::verify(certificate.leaf().ok_or("it is none")?, bundle, &self.server_names, now)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -279,19 +243,11 @@ impl Collector for Metrics {
         };
         let state = self.0.state();
         let is_good = matches!(state.standing, Standing::Good | Standing::Ageing(_));
-        gauge(
-            "certificate_source_good",
-            "Whether the next certificate could be had (1) or not (0)",
-            f64::from(u8::from(is_good)),
-        )?;
-        let expiries = [
-            ("certificate_expiry_timestamp_seconds", "When the served certificate expires", self.0.served.not_after()),
-            ("authority_expiry_timestamp_seconds", "When the certificate authority expires", state.authority_not_after),
-        ];
-        for (name, help, expiry) in expiries {
-            if let Some(expiry) = expiry {
-                gauge(name, help, expiry.as_second() as f64)?;
-            }
+        let (name, help) = SOURCE_GOOD;
+        gauge(name, help, f64::from(u8::from(is_good)))?;
+        if let Some(expiry) = state.authority_not_after {
+            let (name, help) = ("authority_expiry_timestamp_seconds", "When the certificate authority expires");
+            gauge(name, help, expiry.as_second() as f64)?;
         }
         Ok(())
     }

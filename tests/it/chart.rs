@@ -115,6 +115,7 @@ async fn typos_and_nonsense_are_refused() {
         ("{verifier: {lastUsedWriteBudget: -1}}", "at '/verifier/lastUsedWriteBudget'", "got -1, want 0"),
         ("{verifier: {httpClientIP: xff}}", "at '/verifier/httpClientIP'", "xff-hops"),
         ("{verifier: {grpcClientIP: xff}}", "at '/verifier/grpcClientIP'", "xff-hops"),
+        ("{verifier: {tls: {clientCertificates: true}}}", "at '/verifier/tls/secretName'", "minLength: got 0, want 1"),
         ("{webhook: {timeoutSeconds: 60}}", "at '/webhook/timeoutSeconds'", "got 60, want 30"),
         ("{image: {digest: 'sha256:12'}}", "at '/image/digest'", "does not match pattern"),
         ("{image: {pullPolicy: Sometimes}}", "at '/image/pullPolicy'", "'Always', 'IfNotPresent', 'Never'"),
@@ -336,7 +337,7 @@ const ALTERNATIVES: &str = "
 image: {tag: another}
 priorityClassName: system-cluster-critical
 crds: {install: false}
-verifier: {kind: DaemonSet}
+verifier: {kind: DaemonSet, tls: {secretName: another}}
 webhook: {certManager: {enabled: true}}
 networkPolicies: {enabled: false}
 flowControl: {enabled: false}
@@ -392,6 +393,40 @@ async fn with_cert_manager_nobody_has_rights_to_certificates() {
     for kind in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {
         let inject = &find(&format!("{kind} keywright"))["metadata"]["annotations"]["cert-manager.io/inject-ca-from"];
         assert_eq!(inject, "keywright-system/keywright-webhook");
+    }
+}
+
+#[tokio::test]
+async fn a_secret_has_the_verifier_speak_tls_at_both_ports() {
+    let control_plane = ControlPlane::shared().await;
+    let secret = "verifier: {tls: {secretName: verifier-certificate, clientCertificates: false}}";
+    let demanding = "verifier: {tls: {secretName: verifier-certificate, clientCertificates: true}}";
+    let pair = ["--tls-certificate=/tls/tls.crt", "--tls-key=/tls/tls.key"];
+    let authorities = "--tls-client-ca=/tls/ca.crt";
+    for (values, expected, protocols) in [
+        ("{}", &[][..], ["http", "kubernetes.io/h2c"]),
+        (secret, &pair, ["https", "https"]),
+        (demanding, &[pair[0], pair[1], authorities], ["https", "https"]),
+    ] {
+        let objects = parsed(&rendered(control_plane, values));
+        let find = |wanted: &str| objects.iter().find(|object| title(object) == wanted).unwrap();
+        let spec = &find("Deployment keywright-verifier")["spec"]["template"]["spec"];
+        let arguments = spec["containers"][0]["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap());
+        let arguments: Vec<_> = arguments.filter(|argument| argument.starts_with("--tls")).collect();
+        assert_eq!(arguments, expected, "{values}");
+        let (volumes, mounts) = (&spec["volumes"], &spec["containers"][0]["volumeMounts"]);
+        if expected.is_empty() {
+            assert!(volumes.is_null() && mounts.is_null(), "{values}");
+        } else {
+            assert_eq!(*volumes, json!([{"name": "tls", "secret": {"secretName": "verifier-certificate"}}]));
+            assert_eq!(*mounts, json!([{"name": "tls", "mountPath": "/tls", "readOnly": true}]));
+        }
+        let ports = &find("Service keywright-verifier")["spec"]["ports"];
+        assert_eq!([&ports[0]["appProtocol"], &ports[1]["appProtocol"]], protocols, "{values}");
+        assert_eq!(ports[2]["appProtocol"], "http", "probes and metrics stay plain");
+        // The kubelet mounts it: nobody gets a right to read it.
+        let rules = objects.iter().filter_map(|object| object["rules"].as_array()).flatten();
+        assert!(!rules.into_iter().any(|rule| rule.to_string().contains("verifier-certificate")), "{values}");
     }
 }
 

@@ -30,7 +30,18 @@ const EDGES: &[(&str, &[&str])] = &[
     ("controller", &["api", "declaration", "key", "lifecycle", "server", "client", "clock", "telemetry"]),
     (
         "args",
-        &["address", "authority", "duration", "telemetry", "certificates", "controller", "server", "usage", "webhook"],
+        &[
+            "address",
+            "authority",
+            "duration",
+            "telemetry",
+            "certificates",
+            "controller",
+            "server",
+            "tls",
+            "usage",
+            "webhook",
+        ],
     ),
 ];
 

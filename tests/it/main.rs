@@ -22,4 +22,5 @@ mod rights;
 mod scene;
 mod testbed;
 mod verifier;
+mod verifier_tls;
 mod webhook;

@@ -57,7 +57,7 @@ impl Bench {
     }
 
     /// A new key, the one with this serial of an ApiKey.
-    async fn issue(&self, serial: u32) -> String {
+    pub async fn issue(&self, serial: u32) -> String {
         let key = Key::mint(&mut SysRng).unwrap();
         let record = json!({
             "apiVersion": "keywright.dev/v1alpha1",

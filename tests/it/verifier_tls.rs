@@ -1,0 +1,322 @@
+//! The verifier's TLS: the real program, as a proxy sees it, with files as a kubelet mounts them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::future::poll_fn;
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ALL_VERSIONS, ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::testbed::{Installation, Program, wait};
+use super::verifier::Bench;
+
+const NAME: &str = "verifier.example";
+
+/// An authority.
+struct Ca(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, PEM.
+struct Pair {
+    certificate: String,
+    key: String,
+}
+
+impl Ca {
+    fn new() -> Self {
+        let mut parameters = CertificateParams::default();
+        // Not the name of what it signs, which OpenSSL would take for signed by itself.
+        parameters.distinguished_name.push(DnType::CommonName, "authority");
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn pem(&self) -> String {
+        encode("CERTIFICATE", self.0.der())
+    }
+
+    fn issue(&self, usage: ExtendedKeyUsagePurpose) -> Pair {
+        let mut parameters = CertificateParams::new([NAME.to_owned()]).unwrap();
+        parameters.extended_key_usages = vec![usage];
+        let key = KeyPair::generate().unwrap();
+        let certificate = parameters.signed_by(&key, &self.0).unwrap();
+        let key = encode("PRIVATE KEY", &key.serialize_der());
+        Pair { certificate: encode("CERTIFICATE", certificate.der()), key }
+    }
+
+    fn server(&self) -> Pair {
+        self.issue(ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    fn client(&self) -> Pair {
+        self.issue(ExtendedKeyUsagePurpose::ClientAuth)
+    }
+}
+
+fn encode(tag: &str, der: &[u8]) -> String {
+    pem::encode(&pem::Pem::new(tag, der))
+}
+
+fn first(pem: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+}
+
+/// A folder as a kubelet mounts a Secret.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    /// All of them at once: the folder's link is replaced.
+    fn write(&self, pair: &Pair, client_authorities: &str) {
+        let written = self.0.join(format!("..{:08x}", rand::random::<u32>()));
+        std::fs::create_dir(&written).unwrap();
+        let files = [("tls.crt", &*pair.certificate), ("tls.key", &pair.key), ("ca.crt", client_authorities)];
+        files.iter().for_each(|(name, text)| std::fs::write(written.join(name), text).unwrap());
+        let link = self.0.join("..data_tmp");
+        std::os::unix::fs::symlink(&written, &link).unwrap();
+        std::fs::rename(link, self.0.join("..data")).unwrap();
+    }
+
+    fn flags(&self) -> [String; 3] {
+        let file = |name| self.0.join("..data").join(name).display().to_string();
+        [("certificate", "tls.crt"), ("key", "tls.key"), ("client-ca", "ca.crt")]
+            .map(|(flag, name)| format!("--tls-{flag}={}", file(name)))
+    }
+}
+
+/// What a proxy is configured with.
+struct Proxy<'a> {
+    key: &'a str,
+    config: ClientConfig,
+}
+
+impl<'a> Proxy<'a> {
+    fn new(trusted: &Ca, shown: &Pair, key: &'a str) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(trusted.0.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(ALL_VERSIONS).unwrap();
+        let private_key = PrivateKeyDer::from_pem_slice(shown.key.as_bytes()).unwrap();
+        let chain = vec![first(&shown.certificate)];
+        let config = builder.with_root_certificates(roots).with_client_auth_cert(chain, private_key).unwrap();
+        Self { key, config }
+    }
+
+    /// A connection with this protocol.
+    async fn connect(&self, verifier: &Program, listener: &str, protocol: &str) -> TlsStream<TcpStream> {
+        let mut config = self.config.clone();
+        config.alpn_protocols = vec![protocol.into()];
+        let stream = TcpStream::connect(verifier.address(listener)).await.unwrap();
+        let name = ServerName::try_from(NAME).unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
+    /// A connection for HTTP, and the certificate that it got.
+    async fn open(&self, verifier: &Program) -> (SendRequest<Empty<Bytes>>, CertificateDer<'static>) {
+        let stream = self.connect(verifier, "http", "http/1.1").await;
+        let certificate = stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        (sender, certificate)
+    }
+
+    /// The status of one request.
+    async fn ask(&self, sender: &mut SendRequest<Empty<Bytes>>) -> hyper::Result<u16> {
+        sender.ready().await?;
+        let request = Request::get("/verify").header("Host", NAME).header("X-API-Key", self.key);
+        let answer = sender.send_request(request.body(Empty::new()).unwrap()).await?;
+        let status = answer.status().as_u16();
+        answer.into_body().collect().await?;
+        Ok(status)
+    }
+}
+
+/// What `curl` prints of a request: the status, 000 for none.
+async fn curl(verifier: &Program, scheme: &str, arguments: &[&str]) -> String {
+    let port = verifier.address("http").port();
+    let mut curl = Command::new("curl");
+    curl.args([
+        "--silent",
+        "--max-time",
+        "10",
+        "--output",
+        "/dev/null",
+        "--write-out",
+        "%{http_code}",
+        "--noproxy",
+        "*",
+    ]);
+    curl.arg("--resolve").arg(format!("{NAME}:{port}:127.0.0.1")).args(arguments);
+    let output = curl.arg(format!("{scheme}://{NAME}:{port}/verify")).output().await.unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Asks the health service, as Envoy and the kubelet do.
+async fn health(proxy: &Proxy<'_>, verifier: &Program) -> Vec<u8> {
+    let stream = proxy.connect(verifier, "grpc", "h2").await;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    poll_fn(|context| sender.poll_ready(context)).await.unwrap();
+    let call = Request::post(format!("https://{NAME}/grpc.health.v1.Health/Check"));
+    let call = call.header("content-type", "application/grpc").header("te", "trailers").body(()).unwrap();
+    let (answer, mut stream) = sender.send_request(call, false).unwrap();
+    stream.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+    let mut body = answer.await.unwrap().into_body();
+    let mut message = Vec::new();
+    while let Some(data) = body.data().await {
+        message.extend(data.unwrap());
+    }
+    connection.abort();
+    message
+}
+
+async fn with_files(bench: &Bench, mounted: &Mounted) -> Program {
+    let flags = mounted.flags();
+    bench.verifier(&flags.each_ref().map(String::as_str)).await
+}
+
+#[tokio::test]
+async fn a_proxy_with_a_certificate_is_answered_and_nobody_else() {
+    let bench = Bench::new("tls").await;
+    let folder = bench.installation.control_plane.folder();
+    let (mounted, ca, proxies) = (Mounted(folder.clone()), Ca::new(), Ca::new());
+    mounted.write(&ca.server(), &proxies.pem());
+    let verifier = with_files(&bench, &mounted).await;
+    let key = bench.issue(1).await;
+    let file = |name: &str, text: &str| {
+        std::fs::write(folder.join(name), text).unwrap();
+        folder.join(name).display().to_string()
+    };
+    let (shown, foreign) = (proxies.client(), Ca::new().client());
+    let trusted = file("trusted.pem", &ca.pem());
+    let of = |name: &str, pair: &Pair| {
+        [file(&format!("{name}.crt"), &pair.certificate), file(&format!("{name}.key"), &pair.key)]
+    };
+    let ([shown_certificate, shown_key], [foreign_certificate, foreign_key]) =
+        (of("shown", &shown), of("foreign", &foreign));
+    let header = format!("X-API-Key: {key}");
+    let with_certificate = ["--cacert", &trusted, "--cert", &shown_certificate, "--key", &shown_key];
+    let allowed = [&with_certificate[..], &["--header", &header]].concat();
+    let known = timeout(wait::DEADLINE, async { while curl(&verifier, "https", &allowed).await != "200" {} });
+    known.await.expect("the key is known");
+    assert_eq!(curl(&verifier, "https", &with_certificate).await, "401", "without a key");
+    for version in [["--tlsv1.2", "--tls-max", "1.2"], ["--tlsv1.3", "--tls-max", "1.3"]] {
+        assert_eq!(curl(&verifier, "https", &[&allowed[..], &version].concat()).await, "200", "{version:?}");
+        let bare = ["--cacert", &trusted, "--header", &header];
+        assert_eq!(
+            curl(&verifier, "https", &[&bare[..], &version].concat()).await,
+            "000",
+            "no certificate, {version:?}"
+        );
+        let foreign = [&bare[..], &["--cert", &foreign_certificate, "--key", &foreign_key]].concat();
+        assert_eq!(curl(&verifier, "https", &[&foreign[..], &version].concat()).await, "000", "another authority's");
+    }
+    let distrusting = ["--cacert", &foreign_certificate, "--cert", &shown_certificate, "--key", &shown_key];
+    assert_eq!(curl(&verifier, "https", &distrusting).await, "000");
+    assert_eq!(curl(&verifier, "http", &["--header", &header]).await, "000", "plain text");
+    let metrics = verifier.metrics().await;
+    for (reason, count) in
+        [("no_client_certificate", 2), ("bad_client_certificate", 2), ("distrusted", 1), ("protocol", 1)]
+    {
+        let line = format!("keywright_tls_handshake_failures_total{{reason=\"{reason}\"}} {count}");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+    assert!(metrics.contains("keywright_certificate_expiry_timestamp_seconds "), "{metrics}");
+    assert!(metrics.contains("keywright_certificate_source_good 1"), "{metrics}");
+    let refused = verifier.printed().matches("a client has no certificate, and is refused").count();
+    assert_eq!(refused, 1, "told once a minute");
+
+    let message = health(&Proxy::new(&ca, &shown, &key), &verifier).await;
+    assert_eq!(message, [0, 0, 0, 0, 2, 8, 1], "SERVING, over TLS");
+    assert_eq!(verifier.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn no_request_fails_while_the_files_are_replaced() {
+    let bench = Bench::new("tls-rotation").await;
+    let (mounted, ca, before, after) =
+        (Mounted(bench.installation.control_plane.folder()), Ca::new(), Ca::new(), Ca::new());
+    mounted.write(&ca.server(), &before.pem());
+    let verifier = with_files(&bench, &mounted).await;
+    let key = bench.issue(1).await;
+    let proxy_before = Proxy::new(&ca, &before.client(), &key);
+    let proxy_after = Proxy::new(&ca, &after.client(), &key);
+    let (mut kept, _) = proxy_before.open(&verifier).await;
+    let known = timeout(wait::DEADLINE, async { while proxy_before.ask(&mut kept).await.unwrap() != 200 {} });
+    known.await.expect("the key is known");
+
+    // Requests on new connections and on the one that was there before all of it, until the certificate is served.
+    let mut asked = 0;
+    let mut until_served = async |proxy: &Proxy<'_>, pair: &Pair| {
+        let served = timeout(wait::DEADLINE, async {
+            loop {
+                let (mut new, certificate) = proxy.open(&verifier).await;
+                assert_eq!(proxy.ask(&mut new).await.unwrap(), 200, "request {asked}");
+                assert_eq!(proxy_before.ask(&mut kept).await.unwrap(), 200, "request {asked}");
+                asked += 1;
+                if certificate == first(&pair.certificate) {
+                    break;
+                }
+            }
+        });
+        served.await.expect("the new certificate is served");
+    };
+    let second = ca.server();
+    mounted.write(&second, &(before.pem() + &after.pem()));
+    until_served(&proxy_before, &second).await;
+    until_served(&proxy_after, &second).await;
+
+    // One that does not fit its key changes nothing, and is told once.
+    let broken = Pair { certificate: ca.server().certificate, key: ca.server().key };
+    mounted.write(&broken, &after.pem());
+    verifier.says("tls.key cannot be used").await;
+    until_served(&proxy_after, &second).await;
+
+    let third = ca.server();
+    mounted.write(&third, &after.pem());
+    until_served(&proxy_after, &third).await;
+    assert_eq!(verifier.printed().matches("tls.key cannot be used").count(), 1);
+    println!("{asked} times on a new connection and on the old one");
+
+    // Whoever is trusted no more is not let in again.
+    let (mut refused, _) = proxy_before.open(&verifier).await;
+    assert!(proxy_before.ask(&mut refused).await.is_err());
+    let metrics = verifier.metrics().await;
+    assert!(metrics.contains("keywright_certificate_renewals_total 3"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_of_no_use_at_the_start_is_named() {
+    let installation = Installation::new("tls-start").await;
+    let (mounted, ca) = (Mounted(installation.control_plane.folder()), Ca::new());
+    let (good, other) = (ca.server(), ca.server());
+    let cases = [
+        (Pair { certificate: good.certificate.clone(), key: other.key }, ca.pem(), "tls.key cannot be used: "),
+        (Pair { certificate: String::new(), key: good.key.clone() }, ca.pem(), "tls.crt: not certificates in PEM"),
+        (good, "no certificate".to_owned(), "ca.crt: not certificates in PEM"),
+    ];
+    let run = async || {
+        let launch = installation.program("verifier");
+        mounted.flags().iter().fold(launch, |launch, flag| launch.argument(flag)).run().await
+    };
+    let absent = run().await;
+    assert!(absent.0 == Some(1) && absent.1.contains("tls.crt: cannot be read: No such file"), "{absent:?}");
+    for (pair, client_authorities, expected) in cases {
+        mounted.write(&pair, &client_authorities);
+        let (code, said) = run().await;
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(expected) && !said.contains("listening"), "{said}");
+        assert!(!said.contains("PRIVATE"), "{said}");
+    }
+}
