@@ -50,14 +50,14 @@ pub const LIMITS: Limits = Limits {
 const MAX_MESSAGE: usize = 128 * 1024;
 
 /// Octets in flight on a connection.
-const CONNECTION_WINDOW: u32 = 256 * 1024;
+pub const CONNECTION_WINDOW: u32 = 256 * 1024;
 
 /// Messages in pieces that do not count against the window of their connection: 32 MiB in all. With the window alone,
 /// calls that share it could wait for one another, each with a part of its message.
 const PLACES: usize = 256;
 
 /// Calls at the same time on a connection. An Envoy that has more opens a second one.
-const MAX_CONCURRENT_STREAMS: u32 = 128;
+pub const MAX_CONCURRENT_STREAMS: u32 = 128;
 
 /// Calls that the client took back before they were looked at; with more, the connection is closed (CVE-2023-44487). An
 /// Envoy may take back all that it has under way, if this process had to wait for a processor.

@@ -16,6 +16,7 @@ mod house;
 mod keys;
 mod last_used;
 mod mishaps;
+mod overload;
 mod policies;
 mod proxies;
 mod rights;

@@ -1,0 +1,670 @@
+//! The real verifier under abuse: what it takes up stays below what its limits add up to, and whoever behaves is served.
+//!
+//! Bounds are made of the program's own constants. Whether a good request is answered counts, not how soon.
+
+use std::fs;
+use std::future::Future;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream as Socket};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::future::join_all;
+use futures::stream::iter;
+use h2::client::SendRequest;
+use hyper::Request;
+use hyper::body::Bytes;
+use keywright::key::Key;
+use keywright::server::connections::Limits;
+use keywright::server::grpc;
+use keywright::server::protobuf::{fields, put, put_message};
+use rand::rngs::SysRng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::testbed::{ApiRequest, Fault, Occurrence::Nth, Program, wait};
+use super::verifier::{Bench, answers, get};
+
+/// How long a good request may take: as long as whoever sent it would wait on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the program may take up meanwhile that belongs to no connection: a metrics page, what the feed reads, pages that
+/// the allocator keeps for each thread.
+const UNRELATED: usize = 16 << 20;
+
+/// Octets that a connection of HTTP/1.1 may take up: a head that is read, half as much for an answer, and as much again for
+/// what waits for them.
+fn http_connection() -> usize {
+    2 * Limits::default().head
+}
+
+/// Octets that a connection of HTTP/2 may take up: what is in flight, and the heads of all calls.
+fn grpc_connection() -> usize {
+    let (window, calls) = (grpc::CONNECTION_WINDOW, grpc::MAX_CONCURRENT_STREAMS);
+    usize::try_from(window).unwrap() + usize::try_from(calls).unwrap() * grpc::LIMITS.head
+}
+
+/// What a program takes up of the machine's memory, in octets: the line of `/proc/<pid>/status`.
+fn memory(program: &Program, line: &str) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap();
+    let value = status.lines().find_map(|found| found.strip_prefix(line)).unwrap();
+    value.trim_start_matches(':').trim_end_matches("kB").trim().parse::<usize>().unwrap() * 1024
+}
+
+fn resident(program: &Program) -> usize {
+    memory(program, "VmRSS")
+}
+
+/// The most that it ever took up.
+fn peak(program: &Program) -> usize {
+    memory(program, "VmHWM")
+}
+
+/// Fails unless the program's peak has grown by no more than that since `before`.
+fn assert_peak(program: &Program, before: usize, allowed: usize, during: &str) {
+    let grown = peak(program).saturating_sub(before);
+    println!("{during}: the peak grew by {} KiB of {} KiB", grown / 1024, allowed / 1024);
+    assert!(grown <= allowed, "{during}: {grown} octets more, where {allowed} are allowed");
+}
+
+/// Sets how many files a process may have open.
+fn allow_files(id: u32, count: usize) {
+    let set = Command::new("prlimit").args([format!("--pid={id}"), format!("--nofile={count}:")]).status();
+    assert!(set.unwrap().success(), "{count} files have to be allowed: see `ulimit -Hn`");
+}
+
+/// As many files as thousands of connections need, here and in every program that is started here.
+fn allow_many_files() {
+    allow_files(std::process::id(), 16_384);
+}
+
+/// Somebody who behaves, and asks again and again.
+struct Good {
+    enough: Arc<AtomicBool>,
+    asking: JoinHandle<usize>,
+}
+
+impl Good {
+    fn asking<F: Future<Output = ()> + Send + 'static>(mut ask: impl FnMut() -> F + Send + 'static) -> Self {
+        let enough = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&enough);
+        let asking = tokio::spawn(async move {
+            let mut answered = 0;
+            while !told.load(Ordering::Relaxed) {
+                timeout(PATIENCE, ask()).await.expect("a good request is answered");
+                answered += 1;
+                sleep(Duration::from_millis(10)).await;
+            }
+            answered
+        });
+        Self { enough, asking }
+    }
+
+    /// Over a connection of its own for each request.
+    fn over_http(verifier: &Program, key: &str) -> Self {
+        let (address, key) = (verifier.address("http"), key.to_owned());
+        Self::asking(move || {
+            let key = key.clone();
+            async move { assert_eq!(get(address, "/verify", &key).await.0, 200) }
+        })
+    }
+
+    /// Over one connection.
+    async fn over_grpc(verifier: &Program, key: &str) -> Self {
+        let (client, request) = (h2_client(verifier.address("grpc")).await, check_request(key));
+        Self::asking(move || {
+            let (client, request) = (client.clone(), request.clone());
+            async move { assert!(is_allowed(&call(&client, request).await.unwrap())) }
+        })
+    }
+
+    /// Ends it. Returns how many requests were answered.
+    async fn end(self) -> usize {
+        self.enough.store(true, Ordering::Relaxed);
+        let answered = self.asking.await.unwrap();
+        assert!(answered > 0);
+        answered
+    }
+}
+
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+
+/// A `CheckRequest` with this key, in its frame.
+fn check_request(key: &str) -> Bytes {
+    let mut message = Vec::new();
+    put_message(&mut message, 1, |attributes| {
+        put_message(attributes, 4, |request| {
+            put_message(request, 2, |http| {
+                put_message(http, 3, |header| {
+                    put(header, 1, b"x-api-key");
+                    put(header, 2, key.as_bytes());
+                });
+            });
+        });
+    });
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0][..], &length, &message].concat().into()
+}
+
+/// Whether a framed `CheckResponse` has an `ok_response`.
+fn is_allowed(response: &[u8]) -> bool {
+    fields(&response[5..]).any(|field| field.unwrap().number == 3)
+}
+
+async fn h2_client(address: SocketAddr) -> SendRequest<Bytes> {
+    let (client, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();
+    tokio::spawn(async move { connection.await.ok() });
+    client
+}
+
+/// The framed response to a call. An error if the call could not be begun, or was not answered.
+async fn call(client: &SendRequest<Bytes>, message: Bytes) -> Result<Vec<u8>, h2::Error> {
+    send(client.clone().ready().await?, message).await
+}
+
+async fn send(mut client: SendRequest<Bytes>, message: Bytes) -> Result<Vec<u8>, h2::Error> {
+    let request = Request::post(format!("http://verifier{CHECK}")).header("content-type", "application/grpc");
+    let (response, mut stream) = client.send_request(request.body(()).unwrap(), false)?;
+    stream.send_data(message, true)?;
+    let mut body = response.await?.into_body();
+    let mut whole = Vec::new();
+    while let Some(data) = body.data().await {
+        whole.extend_from_slice(&data?);
+    }
+    assert_eq!(body.trailers().await?.expect("an answer, not a failure")["grpc-status"], "0");
+    Ok(whole)
+}
+
+/// What `/metrics` counts of one protocol's decisions.
+async fn count(verifier: &Program, decision: &str, reason: &str, protocol: &str) -> usize {
+    let start = format!(
+        "keywright_verify_decisions_total{{decision=\"{decision}\",reason=\"{reason}\",protocol=\"{protocol}\"}} "
+    );
+    let metrics = verifier.metrics().await;
+    metrics.lines().find_map(|line| line.strip_prefix(&start)).unwrap().parse().unwrap()
+}
+
+/// A connection that is kept.
+struct Kept(TcpStream);
+
+impl Kept {
+    async fn open(address: SocketAddr) -> Self {
+        Self(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// Sends a request and reads the answer's head; an answer that allows has no more.
+    async fn ask(&mut self, key: &str) -> String {
+        self.write(&good_request(key)).await;
+        self.answer().await
+    }
+
+    async fn write(&mut self, octets: &str) {
+        self.0.write_all(octets.as_bytes()).await.unwrap();
+    }
+
+    async fn answer(&mut self) -> String {
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let read = timeout(PATIENCE, self.0.read_buf(&mut answer)).await.expect("an answer").unwrap();
+            assert!(read > 0, "a request was sent and not answered: {:?}", String::from_utf8_lossy(&answer));
+        }
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        answer
+    }
+
+    /// Whether there is nothing more to come.
+    async fn is_closed(&mut self) -> bool {
+        timeout(PATIENCE, self.0.read(&mut [0; 64])).await.is_ok_and(|read| read.is_ok_and(|length| length == 0))
+    }
+}
+
+fn good_request(key: &str) -> String {
+    format!("GET /verify HTTP/1.1\r\nHost: verifier\r\nX-API-Key: {key}\r\n\r\n")
+}
+
+fn says_close(answer: &str) -> bool {
+    answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n")
+}
+
+/// One octet of a head each second, until the connection is closed by the other side.
+async fn dribble(address: SocketAddr) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    for octet in b"GET /verify HTTP/1.1\r\nX-Slow: ".iter().chain([b'a'; 1024].iter()) {
+        if stream.write_all(&[*octet]).await.is_err() {
+            return;
+        }
+        if timeout(Duration::from_secs(1), stream.read(&mut [0; 512])).await.is_ok() {
+            return;
+        }
+    }
+    panic!("a head may take for ever");
+}
+
+/// Sends all of it, or as much as is taken. Returns the status of the answer, if there is one left to be read.
+async fn send_much(address: SocketAddr, octets: Arc<[u8]>) -> Option<u16> {
+    let (mut reader, mut writer) = TcpStream::connect(address).await.unwrap().into_split();
+    let exchange = async {
+        let mut answer = Vec::new();
+        let _ = tokio::join!(writer.write_all(&octets), reader.read_to_end(&mut answer));
+        answer
+    };
+    let answer = timeout(PATIENCE, exchange).await.expect("an answer, or the end");
+    String::from_utf8_lossy(&answer).split(' ').nth(1).map(|status| status.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_connections_and_oversized_requests_take_up_no_more_than_they_may() {
+    const IDLE: usize = 5000;
+    const SLOW: usize = 2000;
+    const LARGE: usize = 200;
+    allow_many_files();
+    let bench = Bench::new("connections").await;
+    let verifier = bench.verifier(&[]).await;
+    let (key, address) = (bench.issue(1).await, verifier.address("http"));
+    answers(&verifier, &key, 200).await;
+    let good = Good::over_http(&verifier, &key);
+    let before = resident(&verifier);
+
+    let keep = |_| async {
+        let mut connection = Kept::open(address).await;
+        connection.ask(&key).await;
+        connection
+    };
+    let idle: Vec<Kept> = iter(0..IDLE).map(keep).buffer_unordered(64).collect().await;
+    println!("an idle connection takes up {} octets", resident(&verifier).saturating_sub(before) / IDLE);
+    assert_peak(&verifier, before, IDLE * http_connection() + UNRELATED, "idle connections");
+
+    let started = Instant::now();
+    let slow: Vec<_> = (0..SLOW).map(|_| tokio::spawn(dribble(address))).collect();
+    let oversized: Arc<[u8]> =
+        [b"GET /verify HTTP/1.1\r\nHost: v\r\nX-Large: ".to_vec(), vec![b'a'; 64 << 10]].concat().into();
+    let heads = join_all((0..LARGE).map(|_| send_much(address, Arc::clone(&oversized)))).await;
+    assert!(heads.iter().flatten().all(|status| *status == 431), "{heads:?}");
+    assert_peak(&verifier, before, (IDLE + SLOW + LARGE) * http_connection() + UNRELATED, "slow and oversized heads");
+
+    let body = |length: usize| -> Arc<[u8]> {
+        let head = format!(
+            "POST /verify HTTP/1.1\r\nHost: v\r\nX-API-Key: {key}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        );
+        [head.into_bytes(), vec![b'a'; length]].concat().into()
+    };
+    let (allowed, too_long) = (body(Limits::default().body), body(4 * Limits::default().body));
+    let peak_before = peak(&verifier);
+    let bodies = (0..LARGE).map(|index| {
+        let (octets, is_allowed) = if index % 2 == 0 { (&allowed, true) } else { (&too_long, false) };
+        let sending = send_much(address, Arc::clone(octets));
+        async move { (is_allowed, sending.await) }
+    });
+    for (is_allowed, status) in join_all(bodies).await {
+        assert!(status == Some(200) || (!is_allowed && status.is_none()), "{status:?}");
+    }
+    assert_peak(&verifier, peak_before, LARGE * http_connection() + UNRELATED, "large bodies");
+
+    timeout(2 * Limits::default().read_timeout + PATIENCE, join_all(slow)).await.expect("all are closed in the end");
+    println!("the slow ones were closed after {:?}", started.elapsed());
+    for mut connection in idle.into_iter().step_by(50) {
+        connection.ask(&key).await;
+    }
+    println!(
+        "{} good requests; {} KiB before, {} KiB after",
+        good.end().await,
+        before / 1024,
+        resident(&verifier) / 1024
+    );
+}
+
+/// Sends the requests over and over, many at a time, and reads all answers. Returns how many there were.
+fn pipeline(address: SocketAddr, requests: &[String], rounds: usize) -> usize {
+    let mut socket = Socket::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut buffer = vec![0; 64 << 10];
+    for _ in 0..rounds {
+        socket.write_all(requests.concat().as_bytes()).unwrap();
+        let (mut answered, mut tail) = (0, Vec::new());
+        while answered < requests.len() {
+            let length = socket.read(&mut buffer).unwrap();
+            assert!(length > 0);
+            tail.extend_from_slice(&buffer[..length]);
+            const END: &[u8] = b"API-Key: <key>\\\".\"}";
+            while let Some(at) = tail.windows(END.len()).position(|window| window == END) {
+                tail.drain(..at + END.len());
+                answered += 1;
+            }
+        }
+    }
+    rounds * requests.len()
+}
+
+/// What the log tells of denials: in lines, and as a number of those that have none.
+fn denials_told(verifier: &Program) -> (usize, usize) {
+    let printed = verifier.printed();
+    let lines: Vec<serde_json::Value> =
+        printed.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(is_denial).collect();
+    let held_back = lines.iter().filter_map(|line| find(line, "not_logged")?.as_u64()).sum::<u64>();
+    (lines.len(), usize::try_from(held_back).unwrap())
+}
+
+fn is_denial(line: &serde_json::Value) -> bool {
+    find(line, "message").is_some_and(|message| message == "denied")
+}
+
+/// A field of a log line, at its top or among its fields.
+fn find<'l>(line: &'l serde_json::Value, name: &str) -> Option<&'l serde_json::Value> {
+    line.get(name).or_else(|| line.get("fields")?.get(name))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn junk_credentials_at_full_rate_are_counted_and_drown_neither_log_nor_requests() {
+    const CONNECTIONS: usize = 4;
+    const AT_ONCE: usize = 32;
+    const HTTP_ROUNDS: usize = 100;
+    const GRPC_ROUNDS: usize = 60;
+    let bench = Bench::new("junk").await;
+    let verifier = bench.verifier(&[]).await;
+    let key = bench.issue(1).await;
+    answers(&verifier, &key, 200).await;
+    let grpc_client = h2_client(verifier.address("grpc")).await;
+    let counts = async || {
+        let mut all = Vec::new();
+        for protocol in ["http", "grpc"] {
+            for (decision, reason) in [("allow", "allowed"), ("deny", "malformed"), ("deny", "unknown")] {
+                all.push(count(&verifier, decision, reason, protocol).await);
+            }
+        }
+        all
+    };
+    let (before, told_before, peak_before) = (counts().await, denials_told(&verifier), peak(&verifier));
+    let good = (Good::over_http(&verifier, &key), Good::over_grpc(&verifier, &key).await);
+
+    // By turns one that is no key, and one that looks like a key to the last octet.
+    let junk: Vec<String> = (0..AT_ONCE)
+        .map(|index| match index % 2 {
+            0 => format!("keyw1_{index:049}"),
+            _ => Key::mint(&mut SysRng).unwrap().reveal().to_owned(),
+        })
+        .collect();
+    let requests: Vec<String> = junk.iter().map(|key| good_request(key)).collect();
+    let messages: Vec<Bytes> = junk.iter().map(|key| check_request(key)).collect();
+    let address = verifier.address("http");
+    let started = Instant::now();
+    let over_http: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let requests = requests.clone();
+            thread::spawn(move || pipeline(address, &requests, HTTP_ROUNDS))
+        })
+        .collect();
+    let over_grpc = join_all((0..CONNECTIONS).map(|_| async {
+        let client = h2_client(verifier.address("grpc")).await;
+        for _ in 0..GRPC_ROUNDS {
+            for answer in join_all(messages.iter().map(|message| call(&client, message.clone()))).await {
+                assert!(!is_allowed(&answer.unwrap()));
+            }
+        }
+    }));
+    over_grpc.await;
+    for flood in over_http {
+        let sent = tokio::task::spawn_blocking(|| flood.join().unwrap()).await.unwrap();
+        assert_eq!(sent, HTTP_ROUNDS * AT_ONCE);
+    }
+    let took = started.elapsed();
+    let good = (good.0.end().await, good.1.end().await);
+    let counted: Vec<usize> = counts().await.iter().zip(&before).map(|(after, before)| after - before).collect();
+    let half = |rounds| CONNECTIONS * rounds * AT_ONCE / 2;
+    let (http, grpc) = (half(HTTP_ROUNDS), half(GRPC_ROUNDS));
+    assert_eq!(counted, [good.0, http, http, good.1, grpc, grpc]);
+    println!("{} denials within {took:?}, and {good:?} good requests", 2 * (http + grpc));
+
+    let (lines, _) = denials_told(&verifier);
+    let seconds = usize::try_from(took.as_secs()).unwrap() + 2;
+    // Two protocols, a hundred lines each; two threads that meet may let one line more pass.
+    assert!(lines <= seconds * 2 * 101, "{lines} lines in {took:?}");
+    let allowed = CONNECTIONS * (http_connection() + grpc_connection()) + UNRELATED;
+    assert_peak(&verifier, peak_before, allowed, "junk credentials");
+
+    // The next line tells of those that had none.
+    let mut denied = 2 * (http + grpc) + told_before.0 + told_before.1;
+    let started = Instant::now();
+    loop {
+        assert_eq!(get(address, "/verify", "junk").await.0, 401);
+        assert!(!is_allowed(&call(&grpc_client, check_request("junk")).await.unwrap()));
+        denied += 2;
+        sleep(Duration::from_millis(100)).await;
+        let told = denials_told(&verifier);
+        if told.0 + told.1 == denied {
+            break;
+        }
+        assert!(started.elapsed() < wait::DEADLINE, "{told:?} of {denied}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_file_descriptors_it_waits_and_then_goes_on() {
+    let bench = Bench::new("files").await;
+    let verifier = bench.verifier(&[]).await;
+    let (key, revoked) = (bench.issue(1).await, bench.issue(2).await);
+    answers(&verifier, &key, 200).await;
+    answers(&verifier, &revoked, 200).await;
+    let address = verifier.address("http");
+    let mut kept = Kept::open(address).await;
+    kept.ask(&key).await;
+
+    let open = fs::read_dir(format!("/proc/{}/fd", verifier.id())).unwrap().count();
+    allow_files(verifier.id(), open + 8);
+    let mut waiting = join_all((0..64).map(|_| Kept::open(address))).await;
+    verifier.says("cannot accept a connection").await;
+    kept.ask(&key).await;
+
+    // Not even a connection to the API server can be had.
+    allow_files(verifier.id(), 1);
+    let cut = bench.faults.inject(Fault::CutWatch, Nth(1), |request: &ApiRequest| request.watch);
+    bench.revoke(2).await;
+    cut.hit().await;
+    verifier.says("cannot follow the records").await;
+    kept.ask(&key).await;
+
+    allow_files(verifier.id(), open + 256);
+    for connection in &mut waiting {
+        connection.ask(&key).await;
+    }
+    answers(&verifier, &revoked, 401).await;
+    answers(&verifier, &key, 200).await;
+    kept.ask(&key).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verifier_that_is_ended_under_load_leaves_no_request_without_its_answer() {
+    const CLIENTS: usize = 16;
+    let bench = Bench::new("sigterm").await;
+    let verifier = bench.verifier(&[]).await;
+    let key = bench.issue(1).await;
+    answers(&verifier, &key, 200).await;
+    let (address, admin) = (verifier.address("http"), verifier.address("admin"));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let (key, answered) = (key.clone(), Arc::clone(&answered));
+            tokio::spawn(async move {
+                let mut connection = Kept::open(address).await;
+                while !says_close(&connection.ask(&key).await) {
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                assert!(connection.is_closed().await);
+            })
+        })
+        .collect();
+    let (client, message) = (h2_client(verifier.address("grpc")).await, check_request(&key));
+    let over_grpc = tokio::spawn(async move {
+        // An error here is the server's word that no more calls are taken: nothing was sent.
+        while let Ok(ready) = client.clone().ready().await {
+            assert!(is_allowed(&send(ready, message.clone()).await.expect("a call that was sent is answered")));
+        }
+    });
+    let mut half_sent = Kept::open(address).await;
+    let request = good_request(&key);
+    let (beginning, rest) = request.split_at(request.len() / 2);
+    half_sent.write(beginning).await;
+    while answered.load(Ordering::Relaxed) < 20 * CLIENTS {
+        sleep(Duration::from_millis(5)).await;
+    }
+
+    let signal = Command::new("kill").args(["-TERM", &verifier.id().to_string()]).status();
+    assert!(signal.unwrap().success());
+    let waited = Instant::now();
+    while get(admin, "/readyz", "").await.0 != 503 {
+        assert!(waited.elapsed() < wait::DEADLINE, "it is Ready for ever");
+    }
+    // Proxies have yet to hear of that: they open connections, and are answered.
+    let (status, answer) = get(address, "/verify", &key).await;
+    assert!(status == 200 && says_close(&answer), "{answer}");
+    half_sent.write(rest).await;
+    assert!(says_close(&half_sent.answer().await));
+    for client in clients {
+        timeout(PATIENCE, client).await.expect("every client is told to close").unwrap();
+    }
+    timeout(PATIENCE, over_grpc).await.expect("it is told over gRPC, too").unwrap();
+    assert_eq!(verifier.exited().await.code(), Some(0));
+    println!("{} requests, all answered", answered.load(Ordering::Relaxed));
+}
+
+/// A frame of HTTP/2 (RFC 9113, 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// The head of a call of `Check` in HPACK, without any state.
+fn call_head() -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    // :method POST, :scheme http; :path and content-type by the number of their name.
+    [vec![0x83, 0x86, 0x04], text(CHECK), vec![0x0f, 0x10], text("application/grpc")].concat()
+}
+
+/// A call that goes on for so many octets, and does not end.
+fn endless_call(stream: u32, octets: usize) -> Vec<u8> {
+    let parts = vec![b'a'; octets];
+    let data = parts.chunks(16_384).flat_map(|part| frame(DATA, 0, stream, part));
+    frame(HEADERS, END_HEADERS, stream, &call_head()).into_iter().chain(data).collect()
+}
+
+/// A connection on which settings have been exchanged.
+fn raw_connection(address: SocketAddr) -> Socket {
+    let mut socket = Socket::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    socket.write_all(&frame(SETTINGS, 0, 0, &[])).unwrap();
+    let mut head = [0; 9];
+    socket.read_exact(&mut head).unwrap();
+    assert_eq!(head[3], SETTINGS);
+    socket.write_all(&frame(SETTINGS, ACK, 0, &[])).unwrap();
+    socket
+}
+
+/// Sends `start`, and then what `next` makes of a number that counts up, as fast as it is taken in, for a second.
+/// Whoever does not listen leaves the answers to pile up on the other side.
+fn flood(address: SocketAddr, start: &[u8], next: &dyn Fn(u32) -> Vec<u8>, listens: bool) {
+    let mut socket = raw_connection(address);
+    socket.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut answers = socket.try_clone().unwrap();
+    let listening = listens.then(|| {
+        thread::spawn(move || {
+            let mut buffer = [0; 16_384];
+            while answers.read(&mut buffer).is_ok_and(|length| length > 0) {}
+        })
+    });
+    let started = Instant::now();
+    let mut sent = socket.write_all(start);
+    let mut numbers = 0..;
+    while sent.is_ok() && started.elapsed() < Duration::from_secs(1) {
+        let octets: Vec<u8> = numbers.by_ref().take(64).flat_map(next).collect();
+        sent = socket.write_all(&octets);
+    }
+    if let Err(error) = sent {
+        let refused = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset, ErrorKind::WouldBlock, ErrorKind::TimedOut];
+        assert!(refused.contains(&error.kind()), "{error}");
+    }
+    socket.shutdown(std::net::Shutdown::Both).ok();
+    if let Some(listening) = listening {
+        listening.join().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_of_http_2_take_up_no_more_than_their_connections_may() {
+    const FLOODING: usize = 6;
+    const HOLDING: usize = 40;
+    type Next = Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>;
+    let bench = Bench::new("floods").await;
+    let verifier = bench.verifier(&[]).await;
+    let (key, address) = (bench.issue(1).await, verifier.address("grpc"));
+    answers(&verifier, &key, 200).await;
+    let good = (Good::over_http(&verifier, &key), Good::over_grpc(&verifier, &key).await);
+
+    let begun = frame(HEADERS, END_HEADERS, 1, &call_head());
+    let unfinished = frame(HEADERS, 0, 1, &call_head());
+    // A head that goes on: no name in the table, one octet each of name and value.
+    let more_head = frame(CONTINUATION, 0, 1, &[0, 1, b'a', 1, b'b'].repeat(100));
+    let open = |number: u32| frame(HEADERS, END_HEADERS, 2 * number + 1, &call_head());
+    let reset = move |number: u32| [open(number), frame(RST_STREAM, 0, 2 * number + 1, &[0, 0, 0, 8])].concat();
+    let constant = |octets: Vec<u8>| -> Next { Box::new(move |_| octets.clone()) };
+    let floods: [(&str, Vec<u8>, Next); 9] = [
+        ("streams that are reset at once", vec![], Box::new(reset)),
+        ("a head without an end", unfinished, constant(more_head)),
+        ("pings", vec![], constant(frame(PING, 0, 0, &[0; 8]))),
+        ("settings", vec![], constant(frame(SETTINGS, 0, 0, &[]))),
+        ("priorities", vec![], constant(frame(PRIORITY, 0, 1, &[0; 5]))),
+        ("window updates", vec![], constant(frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]))),
+        ("empty data", begun, constant(frame(DATA, 0, 1, &[]))),
+        ("streams without an end", vec![], Box::new(open)),
+        ("more data than there is a window for", vec![], Box::new(|number| endless_call(2 * number + 1, 100 << 10))),
+    ];
+    for (name, start, next) in floods {
+        let before = peak(&verifier);
+        let (start, next) = (Arc::new(start), Arc::new(next));
+        let all = (0..FLOODING).map(|index| {
+            let (start, next) = (Arc::clone(&start), Arc::clone(&next));
+            tokio::task::spawn_blocking(move || flood(address, &start, &**next, index % 2 == 0))
+        });
+        for flooded in join_all(all).await {
+            flooded.unwrap();
+        }
+        assert_peak(&verifier, before, FLOODING * grpc_connection() + UNRELATED, name);
+    }
+
+    // Within the window: these are held until they are told that they took too long.
+    let (before, peak_before) = (resident(&verifier), peak(&verifier));
+    let held: Vec<Socket> = (0..HOLDING)
+        .map(|_| {
+            let mut socket = raw_connection(address);
+            let calls = [endless_call(1, 100 << 10), endless_call(3, 100 << 10), endless_call(5, 50 << 10)].concat();
+            let others: Vec<u8> = (3..100).flat_map(open).collect();
+            socket.write_all(&[calls, others].concat()).unwrap();
+            socket
+        })
+        .collect();
+    let started = Instant::now();
+    while resident(&verifier) < before + HOLDING * (100 << 10) {
+        assert!(started.elapsed() < grpc::LIMITS.read_timeout, "nothing is held, which is no flood");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_peak(&verifier, peak_before, HOLDING * grpc_connection() + UNRELATED, "calls without an end");
+    drop(held);
+    println!("{} over HTTP, {} over gRPC were answered meanwhile", good.0.end().await, good.1.end().await);
+}
