@@ -142,11 +142,15 @@ fn tests_named_in_the_documentation_exist() {
     for page in pages.iter().filter(|page| page.extension().is_some_and(|extension| extension == "md")) {
         for quoted in fs::read_to_string(page).unwrap().split('`').skip(1).step_by(2) {
             let Some((module, test)) = quoted.rsplit_once("::") else { continue };
-            let file = match module.strip_prefix("e2e::") {
-                Some(module) => format!("tests/e2e/{module}.rs"),
-                None => format!("tests/it/{}.rs", module.replace("::", "/")),
+            let path = module.replace("::", "/");
+            let unit = path.trim_end_matches("/tests");
+            let files = match path.strip_prefix("e2e/") {
+                Some(path) => vec![format!("tests/e2e/{path}.rs")],
+                None => vec![format!("tests/it/{path}.rs"), format!("src/{path}.rs"), format!("src/{unit}.rs")],
             };
-            let Ok(code) = fs::read_to_string(project.join(file)) else { continue };
+            let Some(code) = files.iter().find_map(|file| fs::read_to_string(project.join(file)).ok()) else {
+                continue;
+            };
             let exists = test == "*" || code.contains(&format!("fn {test}("));
             assert!(exists, "{} names {quoted}, which is not there", page.display());
             named += 1;
