@@ -79,6 +79,11 @@ fn assert_peak(program: &Program, before: usize, allowed: usize, during: &str) {
     assert!(grown <= allowed, "{during}: {grown} octets more, where {allowed} are allowed");
 }
 
+/// How many files it has open.
+fn open_files(program: &Program) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", program.id())).unwrap().count()
+}
+
 /// Sets how many files a process may have open.
 fn allow_files(id: u32, count: usize) {
     let set = Command::new("prlimit").args([format!("--pid={id}"), format!("--nofile={count}:")]).status();
@@ -276,7 +281,7 @@ async fn thousands_of_connections_and_oversized_requests_take_up_no_more_than_th
     let (key, address) = (bench.issue(1).await, verifier.address("http"));
     answers(&verifier, &key, 200).await;
     let good = Good::over_http(&verifier, &key);
-    let before = resident(&verifier);
+    let (before, files_before) = (resident(&verifier), open_files(&verifier));
 
     let keep = |_| async {
         let mut connection = Kept::open(address).await;
@@ -324,6 +329,13 @@ async fn thousands_of_connections_and_oversized_requests_take_up_no_more_than_th
         before / 1024,
         resident(&verifier) / 1024
     );
+
+    // All ends are noticed: none takes up a place for ever.
+    let started = Instant::now();
+    while open_files(&verifier) > files_before + 8 {
+        assert!(started.elapsed() < wait::DEADLINE, "{} files are open", open_files(&verifier));
+        sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Sends the requests over and over, many at a time, and reads all answers. Returns how many there were.
@@ -461,7 +473,7 @@ async fn without_file_descriptors_it_waits_and_then_goes_on() {
     let mut kept = Kept::open(address).await;
     kept.ask(&key).await;
 
-    let open = fs::read_dir(format!("/proc/{}/fd", verifier.id())).unwrap().count();
+    let open = open_files(&verifier);
     allow_files(verifier.id(), open + 8);
     let mut waiting = join_all((0..64).map(|_| Kept::open(address))).await;
     verifier.says("cannot accept a connection").await;
