@@ -47,14 +47,14 @@ pub const LIMITS: Limits = Limits {
 };
 
 /// Octets of the largest message: an Envoy takes in 60 KiB of headers. Longer: `RESOURCE_EXHAUSTED`.
-const MAX_MESSAGE: usize = 128 * 1024;
+pub const MAX_MESSAGE: usize = 128 * 1024;
 
 /// Octets in flight on a connection.
 pub const CONNECTION_WINDOW: u32 = 256 * 1024;
 
 /// Messages in pieces that do not count against the window of their connection: 32 MiB in all. With the window alone,
 /// calls that share it could wait for one another, each with a part of its message.
-const PLACES: usize = 256;
+pub const PLACES: usize = 256;
 
 /// Calls at the same time on a connection. An Envoy that has more opens a second one.
 pub const MAX_CONCURRENT_STREAMS: u32 = 128;
