@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::poll_fn;
 use http_body_util::{BodyExt, Empty};
@@ -15,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ALL_VERSIONS, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -225,13 +226,19 @@ async fn a_proxy_with_a_certificate_is_answered_and_nobody_else() {
     let distrusting = ["--cacert", &foreign_certificate, "--cert", &shown_certificate, "--key", &shown_key];
     assert_eq!(curl(&verifier, "https", &distrusting).await, "000");
     assert_eq!(curl(&verifier, "http", &["--header", &header]).await, "000", "plain text");
-    let metrics = verifier.metrics().await;
     for (reason, count) in
         [("no_client_certificate", 2), ("bad_client_certificate", 2), ("distrusted", 1), ("protocol", 1)]
     {
         let line = format!("keywright_tls_handshake_failures_total{{reason=\"{reason}\"}} {count}");
-        assert!(metrics.contains(&line), "{line} in {metrics}");
+        // The client hears of it a moment before it is counted.
+        let counted = timeout(wait::DEADLINE, async {
+            while !verifier.metrics().await.lines().any(|seen| seen == line) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(counted.await.is_ok(), "{line} in {}", verifier.metrics().await);
     }
+    let metrics = verifier.metrics().await;
     assert!(metrics.contains("keywright_certificate_expiry_timestamp_seconds "), "{metrics}");
     assert!(metrics.contains("keywright_certificate_source_good 1"), "{metrics}");
     let refused = verifier.printed().matches("a client has no certificate, and is refused").count();
