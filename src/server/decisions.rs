@@ -134,12 +134,11 @@ impl Throttle {
     /// Whether one more may pass in this second, and how many were held back before it.
     fn admit(&self, second: i64) -> Option<u64> {
         let second = u64::from(second as u32) << 32; // for the next hundred years, and then anew
-        let before = self.state.load(Ordering::Relaxed);
-        let next = if before & !u64::from(u32::MAX) == second { before + 1 } else { second + 1 };
-        let place = next - second;
-        if place <= u64::from(self.limit) {
-            // A race of two threads lets a line more pass than the limit.
-            self.state.store(next, Ordering::Relaxed);
+        let admitted = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| {
+            let passed = if state & !u64::from(u32::MAX) == second { state - second } else { 0 };
+            (passed < u64::from(self.limit)).then_some(second + passed + 1)
+        });
+        if admitted.is_ok() {
             Some(self.held_back.swap(0, Ordering::Relaxed))
         } else {
             self.held_back.fetch_add(1, Ordering::Relaxed);

@@ -445,8 +445,8 @@ async fn junk_credentials_at_full_rate_are_counted_and_drown_neither_log_nor_req
 
     let (lines, _) = denials_told(&verifier);
     let seconds = usize::try_from(took.as_secs()).unwrap() + 2;
-    // Two protocols, a hundred lines each; two threads that meet may let one line more pass.
-    assert!(lines <= seconds * 2 * 101, "{lines} lines in {took:?}");
+    // Two protocols, a hundred lines each.
+    assert!(lines <= seconds * 2 * 100, "{lines} lines in {took:?}");
     let allowed = CONNECTIONS * (http_connection() + grpc_connection()) + UNRELATED;
     assert_peak(&verifier, peak_before, allowed, "junk credentials");
 
@@ -668,7 +668,8 @@ async fn floods_of_http_2_take_up_no_more_than_their_connections_may() {
         });
         let sent: usize = join_all(all).await.into_iter().map(Result::unwrap).sum();
         println!("{name}: {} KiB were sent", sent / 1024);
-        assert_peak(&verifier, before, FLOODING * grpc_connection() + IN_PIECES + UNRELATED, name);
+        let in_pieces = if name == "more data than there is a window for" { IN_PIECES } else { 0 };
+        assert_peak(&verifier, before, FLOODING * grpc_connection() + in_pieces + UNRELATED, name);
     }
 
     // Within the window: these are held until they are told that they took too long.
