@@ -9,6 +9,7 @@ CARGO_DENY := 0.20.2
 CARGO_FUZZ := 0.13.2
 FUZZ := --locked --manifest-path fuzz/Cargo.toml
 SECONDS ?= 5
+BENCH_VERIFIER := --manifest-path benches/verifier/Cargo.toml --target-dir target
 TARGET := $(shell uname -m)-unknown-linux-gnu
 NGINX = $(firstword $(wildcard /usr/sbin/nginx $(CACHE)/nginx/usr/sbin/nginx))
 PROGRAM := target/$(TARGET)/dist/keywright
@@ -30,6 +31,7 @@ test: format lint chart-lint policy unit corpus fuzz integration e2e documentati
 format: ## Check the format (cargo fmt mends it)
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	cargo fmt --check --manifest-path benches/verifier/Cargo.toml
 
 .PHONY: lint
 lint: ## Check with clippy, warnings as errors
@@ -70,7 +72,22 @@ documentation: ## Build the documentation, with its warnings as errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 .PHONY: bench
-bench: testbed ## Measure writes and time per key; the report is in target/bench
+bench: bench-verifier bench-follow bench-issue ## Measure all of what follows; target/bench/report.md holds it
+	@cat target/bench/{verifier,follow,issue}.md > target/bench/report.md
+	@echo "all of it is in target/bench/report.md"
+
+.PHONY: bench-verifier
+bench-verifier: ## Measure the verifier beside servers that decide nothing (10 minutes, on a machine that does nothing else)
+	cargo build --locked --release --bin keywright
+	cargo build --locked --release $(BENCH_VERIFIER)
+	taskset --cpu-list 1 target/release/keywright-bench-verifier report target/release/keywright target/bench
+
+.PHONY: bench-follow
+bench-follow: testbed ## Measure how fast a verifier starts, and takes in a revocation, on the real API server
+	cargo bench --locked --bench follow
+
+.PHONY: bench-issue
+bench-issue: testbed ## Measure the controller: writes and time per key
 	cargo bench --locked --bench issue
 
 .PHONY: image

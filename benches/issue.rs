@@ -316,7 +316,7 @@ fn conditions(kubernetes: &str) -> String {
     let rustc = std::process::Command::new("rustc").arg("--version").output();
     let rustc = rustc.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     format!(
-        "{} x {}, Linux {}; Keywright {}, Kubernetes {kubernetes} (etcd without fsync), {}.\nAgain: `make bench`.\n",
+        "{} x {}, Linux {}; Keywright {}, Kubernetes {kubernetes} (etcd without fsync), {}.\nAgain: `make bench-issue`.\n",
         models.len(),
         models.first().unwrap_or(&"unknown processor"),
         kernel.trim(),
@@ -329,7 +329,7 @@ fn publish(report: &str) -> Result<()> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
     let folder = target.context("a target folder")?.join("bench");
     std::fs::create_dir_all(&folder)?;
-    let file = folder.join("report.md");
+    let file = folder.join("issue.md");
     std::fs::write(&file, format!("# Issuing a key\n\n{report}"))?;
     println!("{report}\nThis is in {}.", file.display());
     Ok(())

@@ -1,0 +1,200 @@
+//! How fast a verifier follows the API server: its start with many records, and a revocation.
+//!
+//! The released program with the chart's rights, on a real control plane where nothing else happens. Starts and plain
+//! lists take turns in one run; only their ratio means anything elsewhere. Nothing here is a pass mark.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "in a measurement, stopping with a message is how a failure is told"
+)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt, TryStreamExt, stream};
+use keywright::api::ApiKeyRecord;
+use keywright::key::Key;
+use kube::Api;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use rand::rngs::SysRng;
+use serde_json::json;
+use tokio::time::sleep;
+
+use tests::testbed::Installation;
+
+#[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
+#[path = "../tests/it"]
+mod tests {
+    pub mod testbed;
+}
+
+const RECORDS: usize = 50_000;
+const ROUNDS: usize = 7;
+const REVOCATIONS: usize = 200;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let records = std::env::var("KEYWRIGHT_BENCH_RECORDS").map_or(Ok(RECORDS), |text| text.parse())?;
+    let installation = Installation::new("follow").await;
+    // Only a controller may write records.
+    let client = installation.credentials("controller").await.client().await;
+    let api = Api::<ApiKeyRecord>::namespaced(client, &installation.system_namespace);
+    let keys = (0..REVOCATIONS).map(|_| Key::mint(&mut SysRng)).collect::<Result<Vec<_>, _>>()?;
+    fill(&api, &keys, records).await?;
+
+    let credentials = installation.credentials("verifier").await;
+    let (mut starts, mut lists, mut ratios, mut processor_times) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let started = Instant::now();
+        let verifier = installation.program("verifier").in_pod(&credentials).start().await;
+        verifier.ready().await;
+        let start = started.elapsed();
+        processor_times.push(processor_time_until_idle(verifier.id()).await?);
+        verifier.terminate().await;
+        let list = list(&api, records).await?;
+        ratios.push(start.as_secs_f64() / list.as_secs_f64());
+        starts.push(start.as_secs_f64());
+        lists.push(list.as_secs_f64());
+    }
+
+    let verifier = installation.program("verifier").in_pod(&credentials).start().await;
+    verifier.ready().await;
+    let mut delays = Vec::new();
+    for (number, key) in keys.iter().enumerate() {
+        delays.push(revoke(&api, number, key, verifier.address("http")).await?);
+    }
+    verifier.terminate().await;
+    delays.sort_unstable();
+
+    let [ratio, start, list, processor_time] = [ratios, starts, lists, processor_times].map(median);
+    publish(&format!(
+        "| Figure | Goal | Seen |\n|---|---|---|\n\
+         | Start to Ready with {records} records, in times of a paged list of them | <= 1.5 / 1.1 | {ratio:.2} ({start:.2} s to {list:.2} s) |\n\
+         | CPU seconds until idle after that | <= 3 / 1 | {processor_time:.2} |\n\
+         | Revocation answered by the API server to refused, at rest | p99 <= 5 / 2 ms | p50 {:.2} ms, p99 {:.2} ms of {REVOCATIONS} |\n",
+        delays[REVOCATIONS / 2].as_secs_f64() * 1e3,
+        delays[REVOCATIONS * 99 / 100].as_secs_f64() * 1e3,
+    ))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn record_name(number: usize) -> String {
+    format!("00000000-0000-4000-8000-{number:012x}-1")
+}
+
+/// Writes so many records; the first ones are of `keys`.
+async fn fill(api: &Api<ApiKeyRecord>, keys: &[Key], records: usize) -> Result<()> {
+    let digest = |number: usize| match keys.get(number) {
+        Some(key) => key.digest().to_string(),
+        None => format!("sha256:{number:064x}"),
+    };
+    let write = async |number: usize| -> Result<()> {
+        let record = serde_json::from_value(json!({
+            "apiVersion": "keywright.dev/v1alpha1",
+            "kind": "ApiKeyRecord",
+            "metadata": {"name": record_name(number)},
+            "spec": {
+                "digest": digest(number),
+                "apiKey": {
+                    "namespace": format!("team-{}", number % 500),
+                    "name": format!("billing-{number}"),
+                    "uid": &record_name(number)[..36],
+                },
+                "serial": 1,
+                "owner": "platform@example.org",
+                "scopes": ["packages:read", "packages:write"],
+            },
+        }))?;
+        api.create(&PostParams::default(), &record).await?;
+        Ok(())
+    };
+    stream::iter(0..records).map(write).buffer_unordered(64).try_collect().await
+}
+
+/// The time that a plain client takes for all of them, page by page.
+async fn list(api: &Api<ApiKeyRecord>, records: usize) -> Result<Duration> {
+    let started = Instant::now();
+    let mut page = ListParams::default().limit(500);
+    let mut seen = 0;
+    loop {
+        let list = api.list(&page).await?;
+        seen += list.items.len();
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page.continue_token = Some(token),
+            None => break,
+        }
+    }
+    ensure!(seen == records, "{seen} records of {records}");
+    Ok(started.elapsed())
+}
+
+/// All that the process has used by the time that it does nothing more.
+async fn processor_time_until_idle(process: u32) -> Result<f64> {
+    let mut before = processor_time(process)?;
+    loop {
+        sleep(Duration::from_millis(500)).await;
+        let now = processor_time(process)?;
+        if now - before < 0.01 {
+            return Ok(now);
+        }
+        before = now;
+    }
+}
+
+/// CPU seconds of all its threads.
+fn processor_time(process: u32) -> Result<f64> {
+    let mut nanoseconds = 0;
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let statistics = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+        nanoseconds += statistics.split(' ').next().context("an empty schedstat")?.parse::<u64>()?;
+    }
+    Ok(nanoseconds as f64 / 1e9)
+}
+
+/// From the API server's answer to the first refusal, over a connection that asks all the time.
+async fn revoke(api: &Api<ApiKeyRecord>, number: usize, key: &Key, verifier: SocketAddr) -> Result<Duration> {
+    let (say, heard) = mpsc::channel();
+    let request = format!("GET /verify HTTP/1.1\r\nhost: a\r\nx-api-key: {}\r\n\r\n", key.reveal());
+    let poll = thread::spawn(move || -> Result<Instant> {
+        let mut stream = TcpStream::connect(verifier)?;
+        stream.set_nodelay(true)?;
+        let mut answer = [0; 4096];
+        loop {
+            stream.write_all(request.as_bytes())?;
+            let length = stream.read(&mut answer)?;
+            if answer[..length].starts_with(b"HTTP/1.1 401") {
+                return Ok(Instant::now());
+            }
+            ensure!(answer[..length].starts_with(b"HTTP/1.1 200"), "neither allowed nor refused");
+            say.send(()).ok();
+        }
+    });
+    heard.recv().context("the key was refused before it was revoked")?;
+    let revoked = json!({"spec": {"revoked": {"at": "2026-11-23T12:00:00Z", "reason": "Measured"}}});
+    api.patch(&record_name(number), &PatchParams::default(), &Patch::Merge(revoked)).await?;
+    let answered = Instant::now();
+    let refused = poll.join().expect("it does not panic")?;
+    Ok(refused.saturating_duration_since(answered))
+}
+
+fn publish(report: &str) -> Result<()> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    let folder = target.context("a target folder")?.join("bench");
+    std::fs::create_dir_all(&folder)?;
+    let file = folder.join("follow.md");
+    std::fs::write(&file, format!("# Following the API server\n\n{report}"))?;
+    println!("{report}\nThis is in {}.", file.display());
+    Ok(())
+}
