@@ -9,7 +9,8 @@ CARGO_DENY := 0.20.2
 CARGO_FUZZ := 0.13.2
 FUZZ := --locked --manifest-path fuzz/Cargo.toml
 SECONDS ?= 5
-BENCH_VERIFIER := --manifest-path benches/verifier/Cargo.toml --target-dir target
+BENCH_VERIFIER := --manifest-path benches/verifier/Cargo.toml --target-dir target/bench-verifier
+BENCH_INSTRUCTIONS := --manifest-path benches/instructions/Cargo.toml
 TARGET := $(shell uname -m)-unknown-linux-gnu
 NGINX = $(firstword $(wildcard /usr/sbin/nginx $(CACHE)/nginx/usr/sbin/nginx))
 PROGRAM := target/$(TARGET)/dist/keywright
@@ -72,15 +73,19 @@ documentation: ## Build the documentation, with its warnings as errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 .PHONY: bench
-bench: bench-verifier bench-follow bench-issue ## Measure all of what follows; target/bench/report.md holds it
-	@cat target/bench/{verifier,follow,issue}.md > target/bench/report.md
+bench: bench-verifier bench-decision bench-follow bench-issue ## Measure all of what follows; target/bench/report.md holds it
+	@cat target/bench/{verifier,decision,follow,issue}.md > target/bench/report.md
 	@echo "all of it is in target/bench/report.md"
 
 .PHONY: bench-verifier
 bench-verifier: ## Measure the verifier beside servers that decide nothing (10 minutes, on a machine that does nothing else)
 	cargo build --locked --release --bin keywright
 	cargo build --locked --release $(BENCH_VERIFIER)
-	taskset --cpu-list 1 target/release/keywright-bench-verifier report target/release/keywright target/bench
+	taskset --cpu-list 1 target/bench-verifier/release/keywright-bench-verifier report target/release/keywright target/bench
+
+.PHONY: bench-decision
+bench-decision: ## Measure the decision alone
+	taskset --cpu-list 1 cargo bench --locked --bench decision
 
 .PHONY: bench-follow
 bench-follow: testbed ## Measure how fast a verifier starts, and takes in a revocation, on the real API server
@@ -89,6 +94,12 @@ bench-follow: testbed ## Measure how fast a verifier starts, and takes in a revo
 .PHONY: bench-issue
 bench-issue: testbed ## Measure the controller: writes and time per key
 	cargo bench --locked --bench issue
+
+.PHONY: instructions
+instructions: ## Count the instructions of a decision under callgrind, against a limit
+	@command -v valgrind >/dev/null || { echo "please install: valgrind" >&2; exit 1; }
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile dist --target $(TARGET) --target-dir target $(BENCH_INSTRUCTIONS)
+	@benches/instructions/run.sh target/$(TARGET)/dist/keywright-bench-instructions
 
 .PHONY: image
 image: ## Build the server image, and the one that the end-to-end tests work with, into target/image

@@ -5,7 +5,6 @@
 
 mod base;
 mod bytes;
-mod decision;
 mod load;
 mod population;
 mod processes;

@@ -16,7 +16,6 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use crate::bytes::{Template, Verdict, http_answer};
-use crate::decision;
 use crate::load::{Client, Load, Outcome, Protocol};
 use crate::population::{KeyText, Random, UNKNOWN, junk_text, key_text, spec};
 use crate::processes::{CLIENT_CORE, Process, SERVER_CORE, free_address, get};
@@ -89,7 +88,6 @@ pub fn run(program: &Path, folder: &Path) -> Result<()> {
     bench.memory();
     bench.envoy()?;
     bench.nginx()?;
-    bench.core()?;
     let conditions = conditions::describe(program, &before)?;
     let report = format!(
         "# The verifier\n\nMedians of {} rounds of {:?}, lower and upper quartile in brackets. Ratios are of rounds that \
@@ -273,7 +271,8 @@ impl Bench {
             .map(|_| {
                 let number = random.below(self.keys.len());
                 let key = &self.keys[number];
-                ensure!(ask(key)? == Verdict::Allowed, "a good key was refused");
+                let before = ask(key)?;
+                ensure!(before == Verdict::Allowed, "a good key, number {number}, was not allowed: {before:?}");
                 let mut suspended = spec(number);
                 suspended["suspended"] = json!(true);
                 let written = Instant::now();
@@ -282,7 +281,11 @@ impl Bench {
                     ensure!(written.elapsed() < Duration::from_secs(10), "a suspended key was never refused");
                 }
                 let time = written.elapsed();
+                let restored = Instant::now();
                 self.many.records.change(number, spec(number))?;
+                while ask(key)? != Verdict::Allowed {
+                    ensure!(restored.elapsed() < Duration::from_secs(10), "a restored key stays refused");
+                }
                 Ok(time)
             })
             .collect()
@@ -397,26 +400,6 @@ impl Bench {
         let file = self.folder.join(format!("{name}-{}.yaml", listen.port()));
         fs::write(&file, text)?;
         Ok(file.to_string_lossy().into_owned())
-    }
-
-    fn core(&mut self) -> Result<()> {
-        let figures = decision::measure(&self.keys, self.rounds)?;
-        let (records, decision) = (self.keys.len(), figures.decision.median());
-        self.rows.push(format!(
-            "| The decision alone, among {records} keys | SHA-256 of 55 octets | <= 9 / 5 | {} | {decision:.0} ns | {:.0} ns |\n",
-            figures.in_hashes,
-            figures.hash.median(),
-        ));
-        self.rows.push(format!(
-            "| The same | among 1,000 keys | <= 2.2 / 1.5 | {} | {decision:.0} ns | {:.0} ns |\n",
-            figures.by_size,
-            figures.few.median(),
-        ));
-        self.rows.push(format!(
-            "| A change of the keyring and its publication, p99 | - | <= 1 ms / 0.1 ms | - | {:.1?} | - |\n",
-            figures.change
-        ));
-        Ok(())
     }
 
     /// A client with connections of its own, and the process whose CPU time counts.
