@@ -10,7 +10,6 @@ CARGO_FUZZ := 0.13.2
 FUZZ := --locked --manifest-path fuzz/Cargo.toml
 SECONDS ?= 5
 BENCH_VERIFIER := --manifest-path benches/verifier/Cargo.toml --target-dir target/bench-verifier
-BENCH_INSTRUCTIONS := --manifest-path benches/instructions/Cargo.toml
 TARGET := $(shell uname -m)-unknown-linux-gnu
 NGINX = $(firstword $(wildcard /usr/sbin/nginx $(CACHE)/nginx/usr/sbin/nginx))
 PROGRAM := target/$(TARGET)/dist/keywright
@@ -94,12 +93,6 @@ bench-follow: testbed ## Measure how fast a verifier starts, and takes in a revo
 .PHONY: bench-issue
 bench-issue: testbed ## Measure the controller: writes and time per key
 	cargo bench --locked --bench issue
-
-.PHONY: instructions
-instructions: ## Count the instructions of a decision under callgrind, against a limit
-	@command -v valgrind >/dev/null || { echo "please install: valgrind" >&2; exit 1; }
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile dist --target $(TARGET) --target-dir target $(BENCH_INSTRUCTIONS)
-	@benches/instructions/run.sh target/$(TARGET)/dist/keywright-bench-instructions
 
 .PHONY: image
 image: ## Build the server image, and the one that the end-to-end tests work with, into target/image
