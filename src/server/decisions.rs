@@ -15,7 +15,7 @@ use tracing::{debug, field, info};
 
 use super::Answer;
 use crate::feed::Feed;
-use crate::key::Prefix;
+use crate::key::Presented;
 use crate::keyring::Entry;
 use crate::usage;
 use crate::verify::{self, Denial, Permit};
@@ -79,7 +79,7 @@ impl Decisions {
         let started = Instant::now();
         let now = (self.now)();
         let decision = match self.feed.current(started) {
-            Err(_) => Err(self.deny(Denial::Stale, None, None, now)),
+            Err(_) => Err(self.deny(Denial::Stale, None, |_| None, now)),
             Ok(keyring) => match verify::check(&keyring, request, now) {
                 Ok(permit) => {
                     self.allow(&permit, now);
@@ -87,8 +87,7 @@ impl Decisions {
                 }
                 Err(denial) => {
                     let key = request.credential.ok().map(|credential| credential.key);
-                    let entry = key.and_then(|key| keyring.get(&key.digest()).ok());
-                    Err(self.deny(denial, key.map(|key| key.prefix()), entry, now))
+                    Err(self.deny(denial, key, |key| keyring.get(&key.digest()).ok(), now))
                 }
             },
         };
@@ -108,15 +107,23 @@ impl Decisions {
         self.tally.count(Ok(()));
     }
 
-    fn deny(&self, denial: Denial, prefix: Option<Prefix>, entry: Option<Entry<'_>>, now: Timestamp) -> Answer {
+    /// `entry_of` is asked only for a line in the log: junk at full rate is not worth a second look.
+    fn deny<'k>(
+        &self,
+        denial: Denial,
+        key: Option<Presented<'_>>,
+        entry_of: impl FnOnce(Presented<'_>) -> Option<Entry<'k>>,
+        now: Timestamp,
+    ) -> Answer {
         self.tally.count(Err(denial));
         if let Some(held_back) = self.denials_logged.admit(now.as_second()) {
+            let entry = key.and_then(entry_of);
             info!(
                 reason = denial.reason(),
                 cause = denial.cause(),
                 namespace = entry.map(|entry| entry.namespace()),
                 name = entry.map(|entry| entry.name()),
-                prefix = prefix.map(field::display),
+                prefix = key.map(|key| field::display(key.prefix())),
                 client = denial.client_address().map(field::display),
                 not_logged = (held_back > 0).then_some(held_back),
                 "denied"
