@@ -241,11 +241,6 @@ impl ControllerArguments {
 impl VerifierArguments {
     /// The role's options.
     pub fn options(&self) -> server::Options {
-        let tls = self.tls_certificate.clone().zip(self.tls_key.clone()).map(|(certificate, key)| PemFiles {
-            certificate,
-            key,
-            client_authorities: self.tls_client_ca.clone(),
-        });
         server::Options {
             namespace: self.server.program.namespace.clone(),
             http_address: self.http_address,
@@ -258,12 +253,17 @@ impl VerifierArguments {
                 granularity: self.last_used_granularity,
                 budget: usage::Budget { writes_per_second: self.last_used_write_budget },
             },
-            tls,
+            tls: pem_files(&self.tls_certificate, &self.tls_key, &self.tls_client_ca),
         }
     }
 }
 
 impl WebhookArguments {
+    /// Where the certificate comes from, if it is not made here.
+    pub fn pem_files(&self) -> Option<PemFiles> {
+        pem_files(&self.tls_certificate, &self.tls_key, &None)
+    }
+
     /// The role's options.
     pub fn options(&self) -> webhook::Options {
         let namespace = self.server.program.namespace.clone();
@@ -293,6 +293,16 @@ impl CertificatesArguments {
             authority_lifetime: self.authority_lifetime.0,
         }
     }
+}
+
+/// The command line has the first two together or not at all.
+fn pem_files(
+    certificate: &Option<PathBuf>,
+    key: &Option<PathBuf>,
+    client_authorities: &Option<PathBuf>,
+) -> Option<PemFiles> {
+    let (certificate, key) = certificate.clone().zip(key.clone())?;
+    Some(PemFiles { certificate, key, client_authorities: client_authorities.clone() })
 }
 
 fn any_duration(text: &str) -> Result<SignedDuration, duration::InvalidDuration> {

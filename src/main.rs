@@ -30,11 +30,9 @@ fn main() -> ExitCode {
             server::run(client::watching(&config)?, arguments.options(), terminated()?).await
         }),
         Role::Webhook(arguments) => run(&arguments.server.program, async {
-            let authority = match (&arguments.tls_certificate, &arguments.tls_key) {
-                (Some(certificate), Some(key)) => {
-                    Authority::Files { certificate: certificate.clone(), key: key.clone() }
-                }
-                _ => {
+            let authority = match arguments.pem_files() {
+                Some(files) => Authority::Files(files),
+                None => {
                     let config = client::config(arguments.server.program.kubeconfig.as_deref()).await?;
                     Authority::Secret(client::requesting(&config)?)
                 }

@@ -5,7 +5,6 @@ mod keeper;
 
 use std::future::{Future, pending};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,12 +48,7 @@ pub enum Authority {
     /// Made here, by the authority in the Secret; read with this client, which may neither list nor write.
     Secret(Client),
     /// Made elsewhere.
-    Files {
-        /// PEM, the server's own first.
-        certificate: PathBuf,
-        /// PEM.
-        key: PathBuf,
-    },
+    Files(PemFiles),
 }
 
 const REMEDY: &str = "if it is the API server, caBundle is of another authority: run `keywright certificates`";
@@ -111,10 +105,7 @@ impl Keeper {
                 let source = Source::new(client, &options.namespace, options.certificate_lifetime);
                 Self::Secret(keeper::Keeper::new(source, server_names, poll, registry)?)
             }
-            Authority::Files { certificate, key } => {
-                let files = PemFiles { certificate, key, client_authorities: None };
-                Self::Files(files::Keeper::new(files, server_names, poll, registry)?)
-            }
+            Authority::Files(files) => Self::Files(files::Keeper::new(files, server_names, poll, registry)?),
         })
     }
 
