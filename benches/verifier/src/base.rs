@@ -31,7 +31,7 @@ pub fn http(address: SocketAddr) -> anyhow::Result<()> {
             stream.set_nodelay(true)?;
             let service = service_fn(async |_| Ok::<_, Infallible>(hyper::Response::new(Full::<Bytes>::default())));
             let mut builder = http1::Builder::new();
-            builder.max_header_size(8192).max_buf_size(8192);
+            builder.max_header_size(16 * 1024).max_buf_size(16 * 1024);
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             tokio::spawn(async move { connection.await.ok() });
         }
