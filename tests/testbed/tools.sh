@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what the test bed and the demo call and Debian may lack: compilers (C for ring, C++ for fuzzing), curl, jq, openssl, setpriv;
-# what a node runs on, and what runs in its Pods.
+# Installs what the test bed and the demo call and Debian may lack: compilers (C for ring, C++ for fuzzing), curl, jq,
+# openssl, setpriv; what a node runs on, and what runs in its Pods; and the proxies that are tried.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -10,6 +10,8 @@ missing=()
 for tool in "${!package[@]}"; do
   command -v "$tool" >/dev/null || missing+=("${package[$tool]}")
 done
+# Debian has Python without it.
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 # Their packages would start servers on this machine, so only their files are taken, and the libraries that they need.
 cache=${KEYWRIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/keywright}
 envoy=$cache/envoy-1.40.0
