@@ -133,7 +133,8 @@ impl<'a> Presented<'a> {
     pub fn parse(octets: &'a [u8]) -> Result<Self, Malformed> {
         let key: &[u8; KEY_LENGTH] = octets.try_into().map_err(|_| Malformed::Length)?;
         let symbols = key.strip_prefix(KEY_START.as_bytes()).ok_or(Malformed::Prefix)?;
-        if !symbols.iter().all(u8::is_ascii_alphanumeric) {
+        // To the end, whatever comes: without a way out, the compiler looks at 16 octets at once.
+        if !symbols.iter().fold(true, |all, octet| all & octet.is_ascii_alphanumeric()) {
             return Err(Malformed::Charset);
         }
         let (covered, checksum) = key.split_last_chunk::<CHECKSUM_LENGTH>().ok_or(Malformed::Length)?;
@@ -277,15 +278,17 @@ fn checksum_symbols(mut checksum: u32) -> [u8; CHECKSUM_LENGTH] {
 ///
 /// In 64 bits, because 62^6 > 2^32: a decoder that wraps would accept 13 or 14 spellings of each.
 fn checksum_value(symbols: &[u8; CHECKSUM_LENGTH]) -> Option<u64> {
-    symbols.iter().try_fold(0, |value, symbol| {
-        let digit = match symbol {
-            b'0'..=b'9' => symbol - b'0',
-            b'A'..=b'Z' => symbol - b'A' + 10,
-            b'a'..=b'z' => symbol - b'a' + 36,
-            _ => return None,
-        };
-        Some(value * u64::from(BASE) + u64::from(digit))
-    })
+    let value = symbols.iter().fold(0, |value, symbol| value * u64::from(BASE) + u64::from(digit(*symbol)));
+    symbols.iter().all(u8::is_ascii_alphanumeric).then_some(value)
+}
+
+/// The digit that a symbol stands for; of what is no symbol, anything.
+fn digit(symbol: u8) -> u8 {
+    match symbol {
+        b'a'.. => symbol.wrapping_sub(b'a').wrapping_add(36),
+        b'A'.. => symbol - b'A' + 10,
+        _ => symbol.wrapping_sub(b'0'),
+    }
 }
 
 fn hexadecimal(digit: u8) -> Result<u8, InvalidDigest> {

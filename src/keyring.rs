@@ -19,13 +19,14 @@ mod terms;
 
 use std::array;
 use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use self::bucket::{Bucket, NewClaim};
+use self::bucket::{Bucket, Claim, NewClaim};
 use self::entry::Profile;
 use self::interner::Interner;
 use self::terms::Terms;
@@ -159,10 +160,9 @@ impl Keyring {
     /// # Errors
     /// If no entry can be relied on; the key is then to be refused.
     pub fn get(&self, digest: &Digest) -> Result<Entry<'_>, Untrusted> {
-        let place = self.place(digest);
         let mut result = Err(Untrusted::Absent);
-        for claim in self.bucket(place).into_iter().flat_map(|bucket| bucket.claims(place.tag, digest)) {
-            result = match (result, claim.entry) {
+        for claim in self.claims(digest) {
+            result = match (result, claim.entry()) {
                 (_, Some(entry)) if entry.is_revoked() => return Ok(entry),
                 (Err(Untrusted::Absent), entry) => entry.ok_or(Untrusted::Unreadable),
                 _ => Err(Untrusted::Ambiguous),
@@ -189,23 +189,19 @@ impl Keyring {
 
     /// The slot of a record, with the last that was known of it; `None` if it is not there.
     pub fn slot_of(&self, record: &str, spec: &Value) -> Option<u32> {
-        let (record_name, digest) = (record.parse().ok()?, terms::digest(spec).ok()?);
-        let position = self.position_of(record_name, &digest)?;
-        Some(self.bucket(self.place(&digest))?.claim(position)?.slot)
+        let claim = self.claim_of(record.parse().ok()?, &terms::digest(spec).ok()?)?;
+        Some(claim.slot())
     }
 
     /// Slot and name of the records with such slots, in no particular order.
     pub fn names_of(&self, wanted: impl Fn(u32) -> bool) -> impl Iterator<Item = (u32, RecordName)> {
-        let buckets = self.root.iter().flat_map(|node| node.iter());
-        let places = buckets.flat_map(|bucket| bucket.slots().map(move |(position, slot)| (bucket, position, slot)));
-        let wanted = places.filter(move |(_, _, slot)| wanted(*slot));
-        wanted.filter_map(|(bucket, position, slot)| Some((slot, bucket.claim(position)?.record_name)))
+        let wanted = self.all_claims().filter(move |claim| wanted(claim.slot()));
+        wanted.map(|claim| (claim.slot(), claim.record_name()))
     }
 
     /// Slot and name of every record, in no particular order, and its entry if it can be read.
     pub fn records(&self) -> impl Iterator<Item = (u32, RecordName, Option<Entry<'_>>)> {
-        let buckets = self.root.iter().flat_map(|node| node.iter());
-        buckets.flat_map(|bucket| bucket.all_claims()).map(|claim| (claim.slot, claim.record_name, claim.entry))
+        self.all_claims().map(|claim| (claim.slot(), claim.record_name(), claim.entry()))
     }
 
     /// Puts a record's claim to `digest` in the place of the one it had, or adds it.
@@ -217,12 +213,12 @@ impl Keyring {
         slot_before: Option<u32>,
     ) -> Result<(), Distrust> {
         let slot = self.withdraw(record_name, &digest).or(slot_before).unwrap_or_else(|| self.next_slot());
-        let (terms, readable) = match Terms::try_from(spec) {
+        let (mut terms, readable) = match Terms::try_from(spec) {
             Ok(terms) => (Some(terms), Ok(())),
             Err(distrust) => (None, Err(distrust)),
         };
-        let tail = bucket::tail(record_name.serial(), terms.as_ref());
-        let (profile, list) = terms.map(|terms| (terms.profile, terms.allowed_addresses)).unwrap_or_default();
+        let profile = terms.as_mut().map(|terms| mem::take(&mut terms.profile)).unwrap_or_default();
+        let list = terms.as_mut().and_then(|terms| terms.allowed_addresses.take());
         let place = self.place(&digest);
         let claim = NewClaim {
             tag: place.tag,
@@ -231,7 +227,7 @@ impl Keyring {
             slot,
             profile: self.common.profiles.share(profile),
             allowed_addresses: list.map(|list| self.common.lists.share(list)),
-            tail,
+            terms: terms.as_ref(),
         };
         if let Some(bucket) = self.bucket_mut(place) {
             bucket.push(claim);
@@ -242,43 +238,54 @@ impl Keyring {
     }
 
     fn check_rivals(&self, record_name: RecordName, digest: &Digest) -> Result<(), Distrust> {
-        let place = self.place(digest);
-        let mut claims = self.bucket(place).into_iter().flat_map(|bucket| bucket.claims(place.tag, digest));
-        match (self.get(digest), claims.find(|claim| claim.record_name != record_name)) {
-            (Err(Untrusted::Ambiguous), Some(rival)) => Err(Distrust::Ambiguous(rival.record_name)),
+        let rival = self.claims(digest).map(Claim::record_name).find(|rival| *rival != record_name);
+        match (self.get(digest), rival) {
+            (Err(Untrusted::Ambiguous), Some(rival)) => Err(Distrust::Ambiguous(rival)),
             _ => Ok(()),
         }
     }
 
     fn stands_under(&self, record_name: RecordName, digest: Result<Digest, Distrust>) -> bool {
-        digest.is_ok_and(|digest| self.position_of(record_name, &digest).is_some())
+        digest.is_ok_and(|digest| self.claim_of(record_name, &digest).is_some())
     }
 
-    fn position_of(&self, record_name: RecordName, digest: &Digest) -> Option<usize> {
+    fn claims(&self, digest: &Digest) -> impl Iterator<Item = Claim<'_>> {
         let place = self.place(digest);
-        self.bucket(place)?.position_of(place.tag, digest, record_name)
+        self.bucket(place).into_iter().flat_map(move |bucket| bucket.claims(place.tag, digest))
+    }
+
+    fn claim_of(&self, record_name: RecordName, digest: &Digest) -> Option<Claim<'_>> {
+        self.claims(digest).find(|claim| claim.record_name() == record_name)
+    }
+
+    fn all_claims(&self) -> impl Iterator<Item = Claim<'_>> {
+        self.root.iter().flat_map(|node| node.iter()).flat_map(|bucket| bucket.all_claims())
     }
 
     /// Takes out a record's claim to `digest`, if there is one, and answers its slot.
     fn withdraw(&mut self, record_name: RecordName, digest: &Digest) -> Option<u32> {
-        let position = self.position_of(record_name, digest)?;
-        self.remove_at(self.place(digest), position)
+        let claim = self.claim_of(record_name, digest)?;
+        let (slot, position) = (claim.slot(), claim.position);
+        self.remove_at(self.place(digest), position);
+        Some(slot)
     }
 
     fn search_and_remove(&mut self, record_name: RecordName) {
-        let places = (0..FAN_OUT).flat_map(|node| (0..FAN_OUT).map(move |bucket| Place { node, bucket, tag: 0 }));
-        let found = places.filter_map(|place| Some((place, self.bucket(place)?.find(record_name)?))).next();
+        let mut places = (0..FAN_OUT).flat_map(|node| (0..FAN_OUT).map(move |bucket| Place { node, bucket, tag: 0 }));
+        let found = places.find_map(|place| {
+            let mut claims = self.bucket(place)?.all_claims();
+            Some((place, claims.find(|claim| claim.record_name() == record_name)?.position))
+        });
         if let Some((place, position)) = found {
             self.remove_at(place, position);
         }
     }
 
-    fn remove_at(&mut self, place: Place, position: usize) -> Option<u32> {
-        let bucket = self.bucket_mut(place)?;
-        let slot = bucket.claim(position)?.slot;
-        bucket.remove(position);
-        self.len -= 1;
-        Some(slot)
+    fn remove_at(&mut self, place: Place, position: usize) {
+        if let Some(bucket) = self.bucket_mut(place) {
+            bucket.remove(position);
+            self.len -= 1;
+        }
     }
 
     fn next_slot(&self) -> u32 {
@@ -286,7 +293,9 @@ impl Keyring {
     }
 
     fn place(&self, digest: &Digest) -> Place {
-        let hash = self.hasher.hash_one(digest) as usize;
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(digest.as_bytes());
+        let hash = hasher.finish() as usize;
         Place {
             node: hash % FAN_OUT,
             bucket: (hash >> FAN_OUT_BITS) % FAN_OUT,
@@ -331,6 +340,7 @@ pub(crate) mod tests {
     use std::collections::{BTreeMap, BTreeSet, HashMap};
     use std::sync::LazyLock;
 
+    use jiff::Timestamp;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -431,7 +441,11 @@ pub(crate) mod tests {
             spec["notAfter"] = json!(said);
             let mut keyring = Keyring::default();
             keyring.upsert(&record_name(1), &spec).unwrap();
-            assert_eq!(keyring.get(&digest(1)).unwrap().not_after(), Some(kept.parse().unwrap()), "{said}");
+            let (entry, kept) = (keyring.get(&digest(1)).unwrap(), kept.parse::<Timestamp>().unwrap());
+            assert_eq!(entry.not_after(), Some(kept), "{said}");
+            assert!(entry.is_expired(kept) && entry.is_expired(Timestamp::MAX), "{said}");
+            let before = kept.checked_sub(jiff::SignedDuration::from_nanos(1)).unwrap();
+            assert!(!entry.is_expired(before) && !entry.is_expired(Timestamp::MIN), "{said}");
         }
     }
 

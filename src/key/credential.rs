@@ -107,9 +107,9 @@ fn sole_bearer<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [
 
 /// Splits off the scheme: the longest run of token characters at the start (RFC 9110, 11.4).
 fn after_bearer(line: &[u8]) -> Option<&[u8]> {
-    let end = line.iter().position(|octet| !is_token_character(*octet)).unwrap_or(line.len());
-    let (scheme, rest) = line.split_at_checked(end)?;
-    scheme.eq_ignore_ascii_case(b"bearer").then_some(rest)
+    let (scheme, rest) = line.split_at_checked(b"bearer".len())?;
+    let is_whole = rest.first().is_none_or(|octet| !is_token_character(*octet));
+    (is_whole && scheme.eq_ignore_ascii_case(b"bearer")).then_some(rest)
 }
 
 /// `tchar` of RFC 9110, 5.6.2.

@@ -2,16 +2,22 @@
 //!
 //! ```text
 //! tags   t t t t ...                    8 more bits of each hash: where to look
-//! rows   64 octets each                 digest, uid of the record's name, profile, slot
-//! tails  one after the other            flags, serial of the record's name, notAfter if there is one, ApiKey name
-//! lists  for keys that have one         slot, allowed addresses
+//! rows   64 octets each                 digest, uid of the record's name, profile, flags, second in which the key ends
+//! tails  one after the other            slot, serial of the record's name, notAfter if it is no whole second, ApiKey name
+//! lists  for keys that have one         its place among the rows, allowed addresses
 //! ```
+//!
+//! Among many keys, a lookup finds none of this in the processor's cache, and each place that it has to look at costs it
+//! more than its hash. So the tags stand beside what tells where the rows are, a row is one line of the cache, and what a
+//! decision on a good key can do without is in the tail.
 //!
 //! None of these has room to spare: a bucket is read far more often than it is changed, and copied when it is.
 
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use smallvec::SmallVec;
 
 use super::entry::{Entry, Profile};
 use super::{RecordName, Terms};
@@ -20,47 +26,55 @@ use crate::key::Digest;
 
 #[derive(Clone, Default)]
 pub(super) struct Bucket {
-    tags: Vec<u8>,
+    /// With room for all that a million keys bring into one bucket.
+    tags: SmallVec<[u8; 88]>,
     rows: Vec<Row>,
     tails: Vec<u8>,
-    lists: Vec<(u32, Arc<AllowedAddresses>)>,
+    lists: Vec<(usize, Arc<AllowedAddresses>)>,
 }
 
+/// The fixed part of a claim.
 #[derive(Clone)]
+#[repr(align(64))]
 struct Row {
     digest: Digest,
     uid: [u8; 16],
     profile: Arc<Profile>,
-    slot: u32,
-    /// Where its tail ends; it begins where the one before ends.
-    tail_end: u32,
+    /// The second since 1970 in which the key ends, if it does: at its start, unless the tail says more exactly when. Times
+    /// for which there is no room are the first and the last second, and in the tail.
+    end: u32,
+    flags: u8,
+    /// Where the tail starts, in little-endian order.
+    tail: [u8; 3],
 }
 
-/// A record's claim to a digest.
+/// A record's claim to a digest: a view into its bucket, decoded as far as it is asked.
+#[derive(Clone, Copy)]
 pub(super) struct Claim<'k> {
-    pub(super) record_name: RecordName,
-    pub(super) slot: u32,
-    /// `None`: the record cannot be read.
-    pub(super) entry: Option<Entry<'k>>,
+    pub(super) position: usize,
+    bucket: &'k Bucket,
+    row: &'k Row,
 }
 
 /// A claim on its way into a bucket.
-pub(super) struct NewClaim {
+pub(super) struct NewClaim<'t> {
     pub(super) tag: u8,
     pub(super) digest: Digest,
     pub(super) record_name: RecordName,
     pub(super) slot: u32,
     pub(super) profile: Arc<Profile>,
     pub(super) allowed_addresses: Option<Arc<AllowedAddresses>>,
-    pub(super) tail: Vec<u8>,
+    /// What else the record says; `None` if it cannot be read.
+    pub(super) terms: Option<&'t Terms>,
 }
 
 /// The variable part of a claim, decoded.
-struct Tail<'k> {
-    flags: u8,
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Tail<'k> {
     serial: u32,
-    not_after: Option<Timestamp>,
-    name: &'k str,
+    /// Microseconds since 1970.
+    pub(super) not_after: Option<i64>,
+    pub(super) name: &'k str,
 }
 
 const UNREADABLE: u8 = 1;
@@ -68,66 +82,56 @@ const SUSPENDED: u8 = 2;
 const REVOKED: u8 = 4;
 /// There is a notAfter.
 const EXPIRES: u8 = 8;
+/// The notAfter is in the tail.
+const EXACT: u8 = 64;
 /// There is a list of addresses.
 const LISTED: u8 = 16;
 /// The serial has one octet and not four.
 const SHORT_SERIAL: u8 = 32;
 
 impl Bucket {
-    /// Where the claims to `digest` stand.
-    pub(super) fn positions(&self, tag: u8, digest: &Digest) -> impl Iterator<Item = usize> {
-        let is_of = move |position: &usize| self.rows.get(*position).is_some_and(|row| row.digest == *digest);
-        memchr::memchr_iter(tag, &self.tags).filter(is_of)
-    }
-
-    /// Where the claim of `record_name` to `digest` stands.
-    pub(super) fn position_of(&self, tag: u8, digest: &Digest, record_name: RecordName) -> Option<usize> {
-        self.positions(tag, digest).find(|position| self.is_of_record(*position, record_name))
-    }
-
-    /// Where a claim of `record_name` stands, whatever it claims.
-    pub(super) fn find(&self, record_name: RecordName) -> Option<usize> {
-        (0..self.rows.len()).find(|position| self.is_of_record(*position, record_name))
-    }
-
+    /// The claims to `digest`.
     pub(super) fn claims(&self, tag: u8, digest: &Digest) -> impl Iterator<Item = Claim<'_>> {
-        self.positions(tag, digest).filter_map(|position| self.claim(position))
+        let claims = memchr::memchr_iter(tag, &self.tags).filter_map(|position| self.claim(position));
+        claims.filter(move |claim| claim.row.digest == *digest)
     }
 
     pub(super) fn all_claims(&self) -> impl Iterator<Item = Claim<'_>> {
-        (0..self.rows.len()).filter_map(|position| self.claim(position))
+        self.rows.iter().enumerate().map(|(position, row)| Claim { position, bucket: self, row })
     }
 
-    /// Where which record's claim stands, without decoding it.
-    pub(super) fn slots(&self) -> impl Iterator<Item = (usize, u32)> {
-        self.rows.iter().map(|row| row.slot).enumerate()
+    fn claim(&self, position: usize) -> Option<Claim<'_>> {
+        self.rows.get(position).map(|row| Claim { position, bucket: self, row })
     }
 
-    /// The claim at `position`. `None` only beyond the last one.
-    pub(super) fn claim(&self, position: usize) -> Option<Claim<'_>> {
-        let row = self.rows.get(position)?;
-        let tail = self.tail(position).and_then(Tail::read);
-        let serial = tail.as_ref().map_or(0, |tail| tail.serial);
-        let record_name = RecordName::new(row.uid, serial);
-        let entry = tail.and_then(|tail| self.entry(row, record_name, tail));
-        Some(Claim { record_name, slot: row.slot, entry })
+    pub(super) fn push(&mut self, claim: NewClaim<'_>) {
+        let flags = flags(&claim);
+        let start = u32::try_from(self.tails.len()).unwrap_or(u32::MAX).to_le_bytes();
+        // With tails of 16 MiB, of a billion keys, there is no room for more, and their claims refuse.
+        let [tail @ .., 0] = start else {
+            return self.push_row(&claim, flags | UNREADABLE, [u8::MAX; 3]);
+        };
+        let octets = tail_of(&claim, flags);
+        self.tails.reserve_exact(octets.len());
+        self.tails.extend_from_slice(&octets);
+        self.push_row(&claim, flags, tail);
     }
 
-    pub(super) fn push(&mut self, claim: NewClaim) {
-        push_exactly(&mut self.tags, claim.tag);
-        self.tails.reserve_exact(claim.tail.len());
-        self.tails.extend_from_slice(&claim.tail);
+    fn push_row(&mut self, claim: &NewClaim<'_>, flags: u8, tail: [u8; 3]) {
+        self.tags.reserve_exact(1);
+        self.tags.push(claim.tag);
+        if let Some(list) = &claim.allowed_addresses {
+            push_exactly(&mut self.lists, (self.rows.len(), Arc::clone(list)));
+        }
         let row = Row {
             digest: claim.digest,
             uid: claim.record_name.uid(),
-            profile: claim.profile,
-            slot: claim.slot,
-            tail_end: narrow(self.tails.len()),
+            profile: Arc::clone(&claim.profile),
+            end: claim.terms.and_then(|terms| terms.not_after).map_or(0, second),
+            flags,
+            tail,
         };
         push_exactly(&mut self.rows, row);
-        if let Some(list) = claim.allowed_addresses {
-            push_exactly(&mut self.lists, (claim.slot, list));
-        }
     }
 
     /// Takes out the claim at `position`, if there is one.
@@ -135,91 +139,154 @@ impl Bucket {
         if position >= self.rows.len() {
             return;
         }
-        let start = self.tail_start(position);
         self.tags.remove(position);
-        let row = self.rows.remove(position);
-        let end = (row.tail_end as usize).clamp(start, self.tails.len());
+        let start = self.rows.remove(position).tail_start().min(self.tails.len());
+        let end = self.rows.get(position).map_or(self.tails.len(), Row::tail_start).clamp(start, self.tails.len());
         self.tails.drain(start..end);
         for later in self.rows.iter_mut().skip(position) {
-            later.tail_end = later.tail_end.saturating_sub(narrow(end - start));
+            later.move_tail(end - start);
         }
-        self.lists.retain(|(slot, _)| *slot != row.slot);
+        self.lists.retain(|(listed, _)| *listed != position);
+        for (later, _) in self.lists.iter_mut().filter(|(listed, _)| *listed > position) {
+            *later -= 1;
+        }
         self.tags.shrink_to_fit();
         self.rows.shrink_to_fit();
         self.tails.shrink_to_fit();
         self.lists.shrink_to_fit();
     }
+}
 
-    fn is_of_record(&self, position: usize, record_name: RecordName) -> bool {
-        self.rows.get(position).is_some_and(|row| row.uid == record_name.uid())
-            && self.claim(position).is_some_and(|claim| claim.record_name == record_name)
+impl Row {
+    fn tail_start(&self) -> usize {
+        let [low, middle, high] = self.tail;
+        u32::from_le_bytes([low, middle, high, 0]) as usize
     }
 
-    fn tail(&self, position: usize) -> Option<&[u8]> {
-        self.tails.get(self.tail_start(position)..self.rows.get(position)?.tail_end as usize)
+    fn move_tail(&mut self, distance: usize) {
+        let [low, middle, high, ..] = self.tail_start().saturating_sub(distance).to_le_bytes();
+        self.tail = [low, middle, high];
+    }
+}
+
+impl<'k> Claim<'k> {
+    pub(super) fn record_name(self) -> RecordName {
+        RecordName::new(self.row.uid, self.tail().serial)
     }
 
-    fn tail_start(&self, position: usize) -> usize {
-        let before = position.checked_sub(1).and_then(|before| self.rows.get(before));
-        before.map_or(0, |row| row.tail_end as usize)
+    /// The record's slot. No record has the last one: it is that of a claim for which there was no room.
+    pub(super) fn slot(self) -> u32 {
+        self.tail_octets().and_then(|octets| octets.first_chunk()).map_or(u32::MAX, |slot| u32::from_le_bytes(*slot))
     }
 
-    fn entry<'k>(&'k self, row: &'k Row, record_name: RecordName, tail: Tail<'k>) -> Option<Entry<'k>> {
-        let has = |flag| tail.flags & flag != 0;
-        if has(UNREADABLE) {
+    pub(super) fn profile(self) -> &'k Profile {
+        &self.row.profile
+    }
+
+    pub(super) fn is_suspended(self) -> bool {
+        self.has(SUSPENDED)
+    }
+
+    pub(super) fn is_revoked(self) -> bool {
+        self.has(REVOKED)
+    }
+
+    pub(super) fn not_after(self) -> Option<Timestamp> {
+        let exact = || self.tail().not_after.and_then(|instant| Timestamp::from_microsecond(instant).ok());
+        match self.has(EXPIRES) {
+            true if self.has(EXACT) => Some(exact().unwrap_or(Timestamp::MIN)),
+            true => Some(Timestamp::from_second(self.row.end.into()).unwrap_or(Timestamp::MIN)),
+            false => None,
+        }
+    }
+
+    /// Whether the key has ended. Looks for the instant only in the second in which it lies.
+    pub(super) fn is_expired(self, now: Timestamp) -> bool {
+        self.has(EXPIRES) && second(now) >= self.row.end && self.not_after().is_none_or(|not_after| now >= not_after)
+    }
+
+    /// What the record says of its key; `None` if it cannot be read.
+    pub(super) fn entry(self) -> Option<Entry<'k>> {
+        if self.has(UNREADABLE) {
             return None;
         }
-        let allowed_addresses = if has(LISTED) { Some(self.list(row.slot)?) } else { None };
-        Some(Entry {
-            profile: &row.profile,
-            name: tail.name,
-            allowed_addresses,
-            not_after: tail.not_after,
-            is_suspended: has(SUSPENDED),
-            is_revoked: has(REVOKED),
-            record_name,
-            slot: row.slot,
-        })
+        let allowed_addresses = if self.has(LISTED) { Some(self.list()?) } else { None };
+        Some(Entry { claim: self, allowed_addresses })
     }
 
-    fn list(&self, slot: u32) -> Option<&AllowedAddresses> {
-        self.lists.iter().find(|(owner, _)| *owner == slot).map(|(_, list)| &**list)
+    fn has(self, flag: u8) -> bool {
+        self.row.flags & flag != 0
+    }
+
+    fn list(self) -> Option<&'k AllowedAddresses> {
+        self.bucket.lists.iter().find(|(position, _)| *position == self.position).map(|(_, list)| &**list)
+    }
+
+    /// What [`tail_of`] has written.
+    pub(super) fn tail(self) -> Tail<'k> {
+        self.tail_octets().and_then(|octets| Tail::read(self.row.flags, octets)).unwrap_or_default()
+    }
+
+    fn tail_octets(self) -> Option<&'k [u8]> {
+        self.bucket.tails.get(self.row.tail_start()..)
+    }
+}
+
+impl fmt::Debug for Claim<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim").field("record_name", &self.record_name()).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Claim<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let fixed = |claim: &Self| (claim.row.digest, claim.row.uid, claim.row.flags, claim.slot());
+        fixed(self) == fixed(other) && self.tail() == other.tail() && self.profile() == other.profile()
     }
 }
 
 impl<'k> Tail<'k> {
-    fn read(octets: &'k [u8]) -> Option<Self> {
-        let (flags, rest) = octets.split_first()?;
+    /// What `octets` begin with.
+    fn read(flags: u8, octets: &'k [u8]) -> Option<Self> {
+        let (_slot, rest) = octets.split_first_chunk::<4>()?;
         let (serial, rest) = match flags & SHORT_SERIAL {
             0 => rest.split_first_chunk().map(|(serial, rest)| (u32::from_le_bytes(*serial), rest))?,
             _ => rest.split_first().map(|(serial, rest)| (u32::from(*serial), rest))?,
         };
-        let (not_after, name) = match flags & EXPIRES {
+        let (not_after, rest) = match flags & EXACT {
             0 => (None, rest),
-            _ => rest.split_first_chunk().map(|(not_after, name)| (Some(i64::from_le_bytes(*not_after)), name))?,
+            _ => rest.split_first_chunk().map(|(not_after, rest)| (Some(i64::from_le_bytes(*not_after)), rest))?,
         };
-        let not_after = not_after.map(Timestamp::from_microsecond).transpose().ok()?;
-        let name = str::from_utf8(name).ok()?;
-        Some(Self { flags: *flags, serial, not_after, name })
+        let (length, rest) = rest.split_first()?;
+        let name = str::from_utf8(rest.get(..usize::from(*length))?).ok()?;
+        Some(Self { serial, not_after, name })
     }
 }
 
-/// The tail of a claim; without terms, of a record that cannot be read.
-pub(super) fn tail(serial: u32, terms: Option<&Terms>) -> Vec<u8> {
-    let serial_octets = serial.to_le_bytes();
-    let (short, serial) = if serial < 256 { (SHORT_SERIAL, &serial_octets[..1]) } else { (0, &serial_octets[..]) };
-    let Some(terms) = terms else {
-        return [&[UNREADABLE | short][..], serial].concat();
-    };
+fn flags(claim: &NewClaim<'_>) -> u8 {
     let flag = |flag, is_set| if is_set { flag } else { 0 };
-    let flags = short
+    let serial = flag(SHORT_SERIAL, claim.record_name.serial() < 256);
+    let Some(terms) = claim.terms else {
+        return serial | UNREADABLE;
+    };
+    serial
         | flag(SUSPENDED, terms.is_suspended)
         | flag(REVOKED, terms.is_revoked)
         | flag(EXPIRES, terms.not_after.is_some())
-        | flag(LISTED, terms.allowed_addresses.is_some());
-    let not_after = terms.not_after.map(|instant| microseconds(instant).to_le_bytes());
+        | flag(EXACT, terms.not_after.is_some_and(|instant| instant.as_nanosecond() != nanoseconds(second(instant))))
+        | flag(LISTED, claim.allowed_addresses.is_some())
+}
+
+fn tail_of(claim: &NewClaim<'_>, flags: u8) -> Vec<u8> {
+    let serial = claim.record_name.serial().to_le_bytes();
+    let serial = serial.get(..if flags & SHORT_SERIAL == 0 { 4 } else { 1 }).unwrap_or(&serial);
+    let not_after = claim.terms.and_then(|terms| terms.not_after).filter(|_| flags & EXACT != 0);
+    let not_after = not_after.map(|instant| microseconds(instant).to_le_bytes());
     let not_after = not_after.as_ref().map_or(&[][..], |octets| octets);
-    [&[flags][..], serial, not_after, terms.name.as_bytes()].concat()
+    let name = claim.terms.map_or("", |terms| &terms.name);
+    // `terms` lets through no more than 253 octets.
+    let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
+    [&claim.slot.to_le_bytes(), serial, not_after, &[length], name.as_bytes()].concat()
 }
 
 /// Rounded down, before 1970 too: no key lives longer than its record says.
@@ -227,9 +294,13 @@ fn microseconds(instant: Timestamp) -> i64 {
     i64::try_from(instant.as_nanosecond().div_euclid(1000)).unwrap_or(i64::MIN)
 }
 
-/// A length beyond 32 bits would make its claim unreadable, which refuses the key.
-fn narrow(length: usize) -> u32 {
-    u32::try_from(length).unwrap_or(u32::MAX)
+/// The second that an instant is in, or the nearest one that there is room for.
+fn second(instant: Timestamp) -> u32 {
+    u32::try_from(instant.as_second().max(0)).unwrap_or(u32::MAX)
+}
+
+fn nanoseconds(second: u32) -> i128 {
+    i128::from(second) * 1_000_000_000
 }
 
 fn push_exactly<T>(list: &mut Vec<T>, item: T) {

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::RecordName;
+use super::bucket::Claim;
 use crate::address::AllowedAddresses;
 
 /// What a decision needs to know of one key: a view into the keyring.
@@ -10,14 +11,8 @@ use crate::address::AllowedAddresses;
 /// All texts are ASCII without spaces and control characters, fit for a header; `scopes` has single spaces in between.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Entry<'k> {
-    pub(super) profile: &'k Profile,
-    pub(super) name: &'k str,
+    pub(super) claim: Claim<'k>,
     pub(super) allowed_addresses: Option<&'k AllowedAddresses>,
-    pub(super) not_after: Option<Timestamp>,
-    pub(super) is_suspended: bool,
-    pub(super) is_revoked: bool,
-    pub(super) record_name: RecordName,
-    pub(super) slot: u32,
 }
 
 /// What the keys of one owner in one namespace mostly have in common: stored once for all of them.
@@ -32,23 +27,25 @@ pub(super) struct Profile {
 impl<'k> Entry<'k> {
     /// Namespace of the ApiKey.
     pub fn namespace(&self) -> &'k str {
-        self.profile.text.get(..usize::from(self.profile.owner_start)).unwrap_or_default()
+        let profile = self.claim.profile();
+        profile.text.get(..usize::from(profile.owner_start)).unwrap_or_default()
     }
 
     /// Name of the ApiKey.
     pub fn name(&self) -> &'k str {
-        self.name
+        self.claim.tail().name
     }
 
     /// The person of responsibility; empty if there is none.
     pub fn owner(&self) -> &'k str {
-        let range = usize::from(self.profile.owner_start)..usize::from(self.profile.scopes_start);
-        self.profile.text.get(range).unwrap_or_default()
+        let profile = self.claim.profile();
+        profile.text.get(usize::from(profile.owner_start)..usize::from(profile.scopes_start)).unwrap_or_default()
     }
 
     /// What the key is good for, separated by spaces; empty if nothing in particular.
     pub fn scopes(&self) -> &'k str {
-        self.profile.text.get(usize::from(self.profile.scopes_start)..).unwrap_or_default()
+        let profile = self.claim.profile();
+        profile.text.get(usize::from(profile.scopes_start)..).unwrap_or_default()
     }
 
     /// Whether the key has this scope.
@@ -64,28 +61,33 @@ impl<'k> Entry<'k> {
     /// The instant from which the key is refused; absent means never. Whole microseconds: what the record says beyond
     /// that is cut off.
     pub fn not_after(&self) -> Option<Timestamp> {
-        self.not_after
+        self.claim.not_after()
+    }
+
+    /// Whether that instant has come.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.claim.is_expired(now)
     }
 
     /// Refused for as long as this is true.
     pub fn is_suspended(&self) -> bool {
-        self.is_suspended
+        self.claim.is_suspended()
     }
 
     /// Refused for ever.
     pub fn is_revoked(&self) -> bool {
-        self.is_revoked
+        self.claim.is_revoked()
     }
 
     /// Name of the record.
     pub fn record_name(&self) -> RecordName {
-        self.record_name
+        self.claim.record_name()
     }
 
     /// The record's number among all that this keyring and its clones have seen: 0, 1, 2 and so on. A record keeps its
     /// number while it is there, and no other ever gets it.
     pub fn slot(&self) -> u32 {
-        self.slot
+        self.claim.slot()
     }
 }
 
