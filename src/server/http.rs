@@ -4,6 +4,7 @@
 //! change neither what the route demands, which is in the proxy's URL, nor the `X-Keywright-*` headers of an answer,
 //! which are all always set.
 
+use std::iter::zip;
 use std::net::IpAddr;
 
 use http_body_util::Full;
@@ -31,6 +32,15 @@ const PATH: &str = "/verify";
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// What an answer says of a key: its prefix, namespace, name, owner and scopes.
+const IDENTITY: [HeaderName; 5] = [
+    HeaderName::from_static("x-keywright-key"),
+    HeaderName::from_static("x-keywright-namespace"),
+    HeaderName::from_static("x-keywright-name"),
+    HeaderName::from_static("x-keywright-owner"),
+    HeaderName::from_static("x-keywright-scopes"),
+];
 
 const NOT_FOUND: Answer = Answer {
     status: StatusCode::NOT_FOUND,
@@ -105,13 +115,14 @@ fn route(query: Option<&str>) -> Result<Route<'_>, InvalidRoute> {
 /// that a client made up is left standing.
 fn identity(permit: &Permit<'_>) -> Result<HeaderMap, InvalidHeaderValue> {
     let (entry, prefix) = (permit.entry(), permit.prefix());
-    let mut headers = HeaderMap::with_capacity(8);
+    let texts = [prefix.as_str(), entry.namespace(), entry.name(), entry.owner(), entry.scopes()];
+    // One piece of memory for all of them.
+    let mut text = Bytes::from(texts.concat());
+    let mut headers = HeaderMap::with_capacity(IDENTITY.len() + 1);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert("x-keywright-key", prefix.as_str().parse()?);
-    headers.insert("x-keywright-namespace", entry.namespace().parse()?);
-    headers.insert("x-keywright-name", entry.name().parse()?);
-    headers.insert("x-keywright-owner", entry.owner().parse()?);
-    headers.insert("x-keywright-scopes", entry.scopes().parse()?);
+    for (name, value) in zip(IDENTITY, texts) {
+        headers.insert(name, HeaderValue::from_maybe_shared(text.split_to(value.len()))?);
+    }
     Ok(headers)
 }
 
