@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use smallvec::SmallVec;
+
 use super::Answer;
 use super::decisions::Decisions;
 use super::protobuf::{Fields, Malformed, fields, put, put_message, put_number};
@@ -35,7 +37,7 @@ struct CheckRequest<'m> {
     /// `attributes.source.address.socket_address.address`
     source_address: Option<&'m str>,
     /// Those of [`Header`], in their order.
-    headers: Vec<(Header, &'m [u8])>,
+    headers: SmallVec<[(Header, &'m [u8]); 4]>,
     /// Whether `attributes.request.http.headers` holds anything.
     has_headers: bool,
     /// Whether `attributes.request.http.header_map` does: Envoy fills in one of the two.
@@ -118,7 +120,11 @@ impl<'m> CheckRequest<'m> {
             match field.number {
                 1 => self.read_source(fields(field.message()?))?,
                 4 => self.read_request(fields(field.message()?))?,
-                10 => self.context_extensions.push(read_entry(fields(field.message()?))?),
+                10 => {
+                    let (name, value) = read_entry(fields(field.message()?))?;
+                    let text = |octets| str::from_utf8(octets).map_err(|_| Malformed);
+                    self.context_extensions.push((text(name)?, text(value)?));
+                }
                 _ => {}
             }
         }
@@ -178,7 +184,7 @@ impl<'m> CheckRequest<'m> {
                 3 => {
                     let (name, value) = read_entry(fields(field.message()?))?;
                     self.has_headers = true;
-                    self.take_in(name, value.as_bytes());
+                    self.take_in(name, value);
                 }
                 13 => self.read_header_map(fields(field.message()?))?,
                 _ => {}
@@ -199,8 +205,8 @@ impl<'m> CheckRequest<'m> {
         Ok(())
     }
 
-    fn take_in(&mut self, name: &str, value: &'m [u8]) {
-        let header = Header::ALL.into_iter().find(|header| name.eq_ignore_ascii_case(header.name()));
+    fn take_in(&mut self, name: &[u8], value: &'m [u8]) {
+        let header = Header::ALL.into_iter().find(|header| name.eq_ignore_ascii_case(header.name().as_bytes()));
         if let Some(header) = header {
             self.headers.push((header, value));
         }
@@ -239,13 +245,13 @@ impl<'m> CheckRequest<'m> {
 }
 
 /// An entry of a map from text to text.
-fn read_entry<'m>(entry: Fields<'m>) -> Result<(&'m str, &'m str), Malformed> {
-    let (mut key, mut value) = ("", "");
+fn read_entry<'m>(entry: Fields<'m>) -> Result<(&'m [u8], &'m [u8]), Malformed> {
+    let (mut key, mut value): (&[u8], &[u8]) = (&[], &[]);
     for field in entry {
         let field = field?;
         match field.number {
-            1 => key = field.text()?,
-            2 => value = field.text()?,
+            1 => key = field.text_octets()?,
+            2 => value = field.text_octets()?,
             _ => {}
         }
     }
@@ -253,18 +259,18 @@ fn read_entry<'m>(entry: Fields<'m>) -> Result<(&'m str, &'m str), Malformed> {
 }
 
 /// An `envoy.config.core.v3.HeaderValue`: Envoy fills in `value` or `raw_value`.
-fn read_header_value<'m>(header: Fields<'m>) -> Result<(&'m str, &'m [u8]), Malformed> {
-    let (mut key, mut value, mut raw_value): (_, _, &[u8]) = ("", "", &[]);
+fn read_header_value<'m>(header: Fields<'m>) -> Result<(&'m [u8], &'m [u8]), Malformed> {
+    let (mut key, mut value, mut raw_value): (&[u8], &[u8], &[u8]) = (&[], &[], &[]);
     for field in header {
         let field = field?;
         match field.number {
-            1 => key = field.text()?,
-            2 => value = field.text()?,
+            1 => key = field.text_octets()?,
+            2 => value = field.text_octets()?,
             3 => raw_value = field.message()?,
             _ => {}
         }
     }
-    Ok((key, if raw_value.is_empty() { value.as_bytes() } else { raw_value }))
+    Ok((key, if raw_value.is_empty() { value } else { raw_value }))
 }
 
 impl Header {

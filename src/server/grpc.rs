@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -75,6 +76,9 @@ const PREFIX: usize = 5;
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// A call whose head has arrived, and where its answer goes.
+type Call = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// How a call ended that has no response (`google.rpc.Code`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +185,7 @@ async fn converse(
     let Ok(Ok(mut connection)) = timeout(limits.read_timeout, handshake(stream, limits)).await else {
         return;
     };
-    let mut calls = FuturesUnordered::new();
+    let (mut accepted, mut calls) = (Vec::new(), FuturesUnordered::new());
     let mut closing = pin!(closing.begun().fuse());
     let mut idle = pin!(sleep(limits.idle_timeout));
     let mut seen = requests.count();
@@ -190,15 +194,17 @@ async fn converse(
             biased;
             () = &mut closing => connection.graceful_shutdown(),
             Some(()) = calls.next() => {}
-            accepted = connection.accept() => {
-                let Some(Ok((request, respond))) = accepted else { break };
+            is_open = poll_fn(|context| poll_accept_all(&mut connection, &mut accepted, context)) => {
+                if !is_open {
+                    break;
+                }
                 requests.begin();
                 requests.end();
                 if leaving.has_begun() {
                     connection.graceful_shutdown();
                 }
-                if let Some(call) = take_call(services, places, limits, request, respond) {
-                    calls.push(call);
+                for (request, respond) in accepted.drain(..) {
+                    calls.extend(take_call(services, places, limits, request, respond));
                 }
             }
             () = &mut idle => {
@@ -223,6 +229,23 @@ async fn handshake(stream: Timed<Stream>, limits: Limits) -> Result<Connection<T
         .max_local_error_reset_streams(Some(MAX_FAULTY_STREAMS))
         .handshake(stream)
         .await
+}
+
+/// Takes all the calls that have arrived: answered one by one, each would be written by itself. False if the connection
+/// has ended.
+fn poll_accept_all(
+    connection: &mut Connection<Timed<Stream>, Bytes>,
+    accepted: &mut Vec<Call>,
+    context: &mut Context<'_>,
+) -> Poll<bool> {
+    loop {
+        match connection.poll_accept(context) {
+            Poll::Ready(Some(Ok(call))) => accepted.push(call),
+            Poll::Ready(_) if accepted.is_empty() => return Poll::Ready(false),
+            Poll::Pending if accepted.is_empty() => return Poll::Pending,
+            _ => return Poll::Ready(true),
+        }
+    }
 }
 
 /// Answers a call that is there whole. Otherwise gives back what will, once it is.
