@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use futures::stream::{self, FuturesUnordered};
 use futures::{StreamExt, future};
 use jiff::Timestamp;
-use kube::api::{DynamicObject, Patch, PatchParams};
-use kube::discovery::ApiResource;
-use kube::{Api, Client, ResourceExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, Resource, ResourceExt};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::error::Elapsed;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
@@ -35,7 +36,7 @@ use crate::usage::{Due, Next, Outcome, Policy, Schedule, second, unwritten};
 #[derive(Clone)]
 pub struct Flush {
     feed: Arc<Feed>,
-    records: Api<DynamicObject>,
+    records: Api<LastUse>,
     policy: Policy,
     metrics: Metrics,
 }
@@ -46,6 +47,15 @@ struct Metrics {
     errors: Counter,
     granularity: Gauge<f64, AtomicU64>,
     waiting: Gauge,
+}
+
+/// What a write needs to know of a record. The rest is passed over: there may be hundreds of these a second.
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = ApiKeyRecord)]
+struct LastUse {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    status: Value,
 }
 
 /// How long a verifier that ends goes on writing.
@@ -60,8 +70,7 @@ const LAST_FLUSH_ATTEMPTS: usize = 3;
 impl Flush {
     /// Writes what `feed` has marked to the records in `namespace`, and registers its metrics.
     pub fn new(client: Client, namespace: &str, feed: Arc<Feed>, policy: Policy, registry: &mut Registry) -> Self {
-        let resource = ApiResource::erase::<ApiKeyRecord>(&());
-        let records = Api::namespaced_with(client, namespace, &resource);
+        let records = Api::namespaced(client, namespace);
         let metrics = Metrics::default();
         registry.register("last_used_writes", "Writes of a key's last use to its record", metrics.writes.clone());
         let help = "Writes of a last use that failed: they are made again later";
@@ -203,8 +212,8 @@ async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T,
 }
 
 /// The last use that a record has; one that cannot be read counts as none.
-fn last_use_in(record: &DynamicObject) -> u32 {
-    let text = record.data.pointer("/status/lastUsedAt").and_then(Value::as_str);
+fn last_use_in(record: &LastUse) -> u32 {
+    let text = record.status.get("lastUsedAt").and_then(Value::as_str);
     text.and_then(|text| text.parse().ok()).map_or(0, second)
 }
 

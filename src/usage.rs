@@ -110,6 +110,10 @@ pub enum Outcome {
 /// Records that wait to be written, at most. More of them are found by a later survey.
 const QUEUE: usize = 65_536;
 
+/// The part of the granularity after which a record is due.
+const DUE_AT_THE_EARLIEST: f64 = 0.8;
+const DUE_AT_THE_LATEST: f64 = 0.95;
+
 /// For how long a write is waited for in the watch. An event that is lost must not end all writing.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -162,11 +166,13 @@ impl Schedule {
     /// before.
     pub fn survey(&mut self, marks: &Marks, newest: impl FnOnce() -> Arc<Keyring>, second: u32, now: Instant) {
         self.drop_undue(marks, second);
+        // Where there is work for minutes, it need not be looked for every second.
+        let has_room = self.queue.len() <= QUEUE / 2;
         let mut ages = Ages::new(self.policy.granularity);
         let mut due = Vec::new();
         for (slot, usage) in marks.all().filter(|(_, usage)| usage.last() > 0) {
             ages.add(second.saturating_sub(usage.last()));
-            if self.is_due(slot, usage, second) && !self.taken.contains(&slot) {
+            if has_room && self.is_due(slot, usage, second) && !self.taken.contains(&slot) {
                 due.push((usage.written, self.order(slot, usage), slot));
             }
         }
@@ -188,7 +194,7 @@ impl Schedule {
     ) {
         let room = QUEUE.saturating_sub(self.queue.len());
         if due.len() > room {
-            due.sort_unstable();
+            due.select_nth_unstable(room);
             due.truncate(room);
         }
         let slots: HashSet<u32> = due.iter().map(|(_, _, slot)| *slot).collect();
@@ -254,10 +260,13 @@ impl Schedule {
     }
 
     fn is_due(&self, slot: u32, usage: Usage, second: u32) -> bool {
+        let age = f64::from(second.saturating_sub(usage.written)) / self.planned.in_force.as_secs_f64();
+        if !usage.is_unwritten() || age < DUE_AT_THE_EARLIEST {
+            return false;
+        }
         // Verifiers draw different moments, so that as a rule one of them writes and the others see it.
-        let share = 0.8 + 0.15 * (self.order(slot, usage) as f64 / u64::MAX as f64);
-        let age = second.saturating_sub(usage.written);
-        usage.is_unwritten() && f64::from(age) >= share * self.planned.in_force.as_secs_f64()
+        let drawn = || self.order(slot, usage) as f64 / u64::MAX as f64;
+        age >= DUE_AT_THE_LATEST || age >= DUE_AT_THE_EARLIEST + (DUE_AT_THE_LATEST - DUE_AT_THE_EARLIEST) * drawn()
     }
 
     /// Tells how a write ended.

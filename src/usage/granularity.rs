@@ -1,5 +1,6 @@
 //! How far the API server may be behind: as little as asked for, and as much as the budget makes necessary.
 
+use std::array;
 use std::time::{Duration, Instant};
 
 /// What all keys in use need, over what the budget could just carry: keys are written a little before they must be.
@@ -11,19 +12,20 @@ const STEPS: usize = 40;
 /// Keys by the time since their last use.
 pub(super) struct Ages {
     least: f64,
-    /// How many are younger than the least granularity, than twice, four times that, and so on, and than the one before.
-    counts: [u64; STEPS],
+    /// Up to which age keys are younger than the least granularity, than twice, four times that, and so on; and how many
+    /// of them are, and not younger than the one before.
+    counts: [(f64, u64); STEPS],
 }
 
 impl Ages {
     pub(super) fn new(least: Duration) -> Self {
-        Self { least: least.as_secs_f64(), counts: [0; STEPS] }
+        let least = least.as_secs_f64();
+        Self { least, counts: array::from_fn(|step| (least * 2_f64.powi(step as i32), 0)) }
     }
 
     pub(super) fn add(&mut self, age: u32) {
-        let doublings = (f64::from(age) / self.least).log2();
-        let step = if doublings < 0.0 { 0 } else { doublings as usize + 1 };
-        if let Some(count) = self.counts.get_mut(step) {
+        let age = f64::from(age);
+        if let Some((_, count)) = self.counts.iter_mut().find(|(bound, _)| age < *bound) {
             *count += 1;
         }
     }
@@ -31,16 +33,16 @@ impl Ages {
     /// The least granularity at which `rate` writes a second suffice for every key that is in use within it, or hardly
     /// more than that.
     pub(super) fn needed(&self, rate: f64) -> Duration {
-        let (mut younger, mut bound) = (0, self.least);
-        for count in self.counts {
+        let (mut younger, mut last) = (0, self.least);
+        for (bound, count) in self.counts {
             younger += count;
             let needed = SLACK * younger as f64 / rate;
             if needed <= bound {
                 return Duration::from_secs_f64(if bound > self.least { needed.max(bound / 2.0) } else { bound });
             }
-            bound *= 2.0;
+            last = bound * 2.0;
         }
-        Duration::from_secs_f64(bound)
+        Duration::from_secs_f64(last)
     }
 }
 
