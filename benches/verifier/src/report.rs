@@ -79,15 +79,12 @@ pub fn run(program: &Path, folder: &Path) -> Result<()> {
     let folder = folder.canonicalize()?;
     let before = conditions::Moment::now();
     let mut bench = Bench::start(program, folder)?;
-    bench.http()?;
-    bench.grpc()?;
-    bench.denials()?;
-    bench.half_load()?;
-    bench.changes()?;
-    bench.junk()?;
-    bench.memory();
-    bench.envoy()?;
-    bench.nginx()?;
+    let wanted = env::var("KEYWRIGHT_BENCH_ROWS").unwrap_or_default();
+    for (name, measure) in Bench::ROWS {
+        if wanted.is_empty() || wanted.split(',').any(|wanted| wanted == *name) {
+            measure(&mut bench).with_context(|| format!("measuring {name}"))?;
+        }
+    }
     let conditions = conditions::describe(program, &before)?;
     let report = format!(
         "# The verifier\n\nMedians of {} rounds of {:?}, lower and upper quartile in brackets. Ratios are of rounds that \
@@ -107,7 +104,22 @@ fn number(name: &str, default: f64) -> Result<f64> {
     env::var(name).map_or(Ok(default), |text| text.parse().with_context(|| format!("{name}: a number is needed")))
 }
 
+type Measurement = fn(&mut Bench) -> Result<()>;
+
 impl Bench {
+    /// In the order of the report.
+    const ROWS: &[(&str, Measurement)] = &[
+        ("http", Self::http),
+        ("grpc", Self::grpc),
+        ("denials", Self::denials),
+        ("half-load", Self::half_load),
+        ("changes", Self::changes),
+        ("junk", Self::junk),
+        ("memory", Self::memory),
+        ("envoy", Self::envoy),
+        ("nginx", Self::nginx),
+    ];
+
     fn start(program: &Path, folder: PathBuf) -> Result<Self> {
         let records = number("KEYWRIGHT_BENCH_RECORDS", 1e6)? as usize;
         let own = env::current_exe()?;
@@ -329,7 +341,7 @@ impl Bench {
         Ok(())
     }
 
-    fn memory(&mut self) {
+    fn memory(&mut self) -> Result<()> {
         let (many, few) = (self.keys.len(), self.keys.len() / 10);
         let octets = (self.many.process.resident() - self.few.process.resident()) / (many - few) as f64;
         self.rows.push(format!(
@@ -338,6 +350,7 @@ impl Bench {
         let (start, records) = (self.many.start, many);
         self.rows
             .push(format!("| Start to Ready with {records} records from a stand-in | - | - | - | {start:.1?} | - |\n"));
+        Ok(())
     }
 
     fn envoy(&mut self) -> Result<()> {
