@@ -13,6 +13,7 @@ BENCH_VERIFIER := --manifest-path benches/verifier/Cargo.toml --target-dir targe
 TARGET := $(shell uname -m)-unknown-linux-gnu
 NGINX = $(firstword $(wildcard /usr/sbin/nginx $(CACHE)/nginx/usr/sbin/nginx))
 PROGRAM := target/$(TARGET)/dist/keywright
+BUILD_DIST := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile dist --target $(TARGET) --target-dir target
 export PATH := $(CACHE)/cargo-deny-$(CARGO_DENY)/bin:$(CACHE)/cargo-fuzz-$(CARGO_FUZZ)/bin:$(PATH)
 
 .PHONY: help
@@ -24,18 +25,18 @@ demo: testbed image ## Watch a key being issued, used, refused, expired and revo
 	@KEEP=$(KEEP) tests/demo.sh "$$(tests/testbed/build.sh)" $(PROGRAM) target/image/*.tar
 
 .PHONY: test
-test: format lint chart-lint policy unit corpus fuzz integration e2e documentation ## Run everything that CI runs
+test: format lint chart-lint policy unit instructions corpus fuzz integration e2e documentation ## Run everything that CI runs
 	@echo "all of it passed"
 
 .PHONY: format
 format: ## Check the format (cargo fmt mends it)
-	cargo fmt --check
+	cargo fmt --check --all
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo fmt --check --manifest-path benches/verifier/Cargo.toml
 
 .PHONY: lint
 lint: ## Check with clippy, warnings as errors
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy $(FUZZ) --target-dir target --all-targets -- -D warnings
 
 .PHONY: chart-lint
@@ -53,6 +54,12 @@ advisories: $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny ## Check dependenci
 .PHONY: unit
 unit: ## Run the tests that need nothing but this machine
 	cargo test --locked --lib --bins --test allocations
+
+.PHONY: instructions
+instructions: ## Count the instructions of the verifier's work beside reviewed ones (WRITE=1 writes them anew, for review)
+	@tests/testbed/tools.sh
+	$(BUILD_DIST) --package keywright-instructions
+	target/$(TARGET)/dist/keywright-instructions
 
 .PHONY: corpus
 corpus: ## Try every input that fuzzing has saved
@@ -97,8 +104,7 @@ bench-issue: testbed ## Measure the controller: writes and time per key
 .PHONY: image
 image: ## Build the server image, and the one that the end-to-end tests work with, into target/image
 	@tests/testbed/tools.sh
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile dist --bin keywright \
-		--target $(TARGET) --target-dir target
+	$(BUILD_DIST) --bin keywright
 	@mkdir -p target/image
 	@tests/testbed/image.py target/image/keywright.tar localhost/keywright:dev --like Dockerfile \
 		--file $(PROGRAM)=/keywright

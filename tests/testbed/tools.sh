@@ -1,11 +1,11 @@
 #!/bin/bash
 # Installs what the test bed and the demo call and Debian may lack: compilers (C for ring, C++ for fuzzing), curl, jq,
-# openssl, setpriv; what a node runs on, and what runs in its Pods; and the proxies that are tried.
+# openssl, setpriv, valgrind; what a node runs on, and what runs in its Pods; and the proxies that are tried.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
 declare -A package=([cc]=gcc [c++]=g++ [curl]=curl [jq]=jq [openssl]=openssl [setpriv]=util-linux [flock]=util-linux [python3]=python3-venv
-  [runc]=runc [nft]=nftables [ip]=iproute2 [pgrep]=procps [busybox]=busybox-static)
+  [runc]=runc [nft]=nftables [ip]=iproute2 [pgrep]=procps [busybox]=busybox-static [valgrind]=valgrind)
 missing=()
 for tool in "${!package[@]}"; do
   command -v "$tool" >/dev/null || missing+=("${package[$tool]}")
