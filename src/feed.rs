@@ -6,6 +6,10 @@
 //!      └─ the version is gone (410), or from the future ───────┘
 //! ```
 //!
+//! All pages of a list show the records as they were at its first one. What is written while the others are read comes
+//! with the watch, and a key may have been revoked by it; so a list is relied on only once the watch has reached a
+//! version that was read after its last page.
+//!
 //! Every read asks for the newest data: a list at `resourceVersion=0`, or one that is streamed, may be older than what
 //! this very process had seen before, and bring a revoked key back.
 
@@ -34,7 +38,7 @@ use crate::usage::{self, Marks, Told};
 /// The newest keyring, shared by whoever follows the API server and all who decide.
 pub struct Feed {
     keyring: ArcSwap<Keyring>,
-    /// Whether the first list was complete; the keyring is empty before.
+    /// Whether a first list is complete, and what was written while it was read is known too.
     is_synced: AtomicBool,
     lease_duration: Duration,
     /// What `heard` counts from.
@@ -48,8 +52,8 @@ pub struct Feed {
 /// Why there is no keyring to rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unready {
-    /// The first list of records is not complete.
-    #[error("the records are not read yet: waiting for the API server's list of apikeyrecords")]
+    /// The first list of records is not complete, or what was written while it was read is not known yet.
+    #[error("the records are not read yet: waiting for the API server's list of apikeyrecords, and its watch of them")]
     Syncing,
     /// Nothing was heard from the API server for the lease duration.
     #[error("nothing heard from the API server for {} s: check its address and this ServiceAccount's rights", .0.as_secs())]
@@ -63,6 +67,9 @@ struct Pace {
     page: Duration,
     /// For the API server to end a watch; at least one second.
     watch: Duration,
+    /// The same for a watch after a list, until it has caught up. Where no record changes, only a bookmark tells that
+    /// it has, and the API server sends one two seconds before it ends a watch (KEP-956).
+    catch_up: Duration,
     /// For an event or the end of a watch. More silence than the watch lasts is a connection whose other end is gone;
     /// nothing else would tell, as kube sets no TCP keepalive.
     silence: Duration,
@@ -85,6 +92,7 @@ impl Pace {
         Self {
             page: Duration::from_secs(10),
             watch,
+            catch_up: Duration::from_secs(3),
             silence: watch + watch.min(Duration::from_secs(5)),
             first_retry: Duration::from_millis(100),
             longest_retry: Duration::from_secs(5),
@@ -155,7 +163,8 @@ impl Feed {
 
     async fn follow_at(&self, client: Client, namespace: &str, pace: Pace) -> Infallible {
         let records = Request::new(ApiKeyRecord::url_path(&(), Some(namespace)));
-        let mut follower = Follower { feed: self, client, records, pace, keyring: Keyring::default(), version: None };
+        let keyring = Keyring::default();
+        let mut follower = Follower { feed: self, client, records, pace, keyring, version: None, goal: None };
         let mut retry = pace.first_retry;
         loop {
             match follower.advance().await {
@@ -178,6 +187,7 @@ impl Feed {
     pub(crate) fn holding(keyring: &Keyring) -> Self {
         let feed = Self::new(Duration::from_secs(600), Instant::now());
         feed.publish(keyring);
+        feed.rely(Instant::now());
         feed
     }
 
@@ -199,6 +209,11 @@ impl Feed {
     fn publish(&self, keyring: &Keyring) {
         self.marks.reach(keyring.slots());
         self.keyring.store(Arc::new(keyring.clone()));
+    }
+
+    /// Lets decisions be made from the keyring, which shows all that was written before `now`.
+    fn rely(&self, now: Instant) {
+        self.renew(now);
         self.is_synced.store(true, Ordering::Release);
     }
 }
@@ -212,6 +227,16 @@ struct Follower<'f> {
     keyring: Keyring,
     /// The version that `keyring` has reached; `None` if it has to be read anew.
     version: Option<String>,
+    /// What `version` has to reach before the list is relied on; `None` once it has.
+    goal: Option<Goal>,
+}
+
+/// A version that was the newest after a list.
+#[derive(Clone, Debug)]
+struct Goal {
+    version: String,
+    /// Before it was asked for. All that the API server had answered to by then is known once the version is reached.
+    asked: Instant,
 }
 
 /// As much of an ApiKeyRecord as is needed, so that one that is odd elsewhere does not spoil a whole page.
@@ -271,6 +296,22 @@ impl Follower<'_> {
         self.watch(&version).await
     }
 
+    /// Relies on the keyring if it has reached what a list has to reach.
+    fn settle(&mut self) {
+        let Some(goal) = &self.goal else { return };
+        let reached = self.version.as_deref();
+        if reached.is_some_and(|version| version == goal.version || !is_older(version, &goal.version)) {
+            self.rely();
+        }
+    }
+
+    fn rely(&mut self) {
+        if let Some(goal) = self.goal.take() {
+            info!(version = goal.version, "all records are known as of this version");
+            self.feed.rely(goal.asked);
+        }
+    }
+
     /// Reads all records, and swaps the keyring only once it is complete. What is gone from the list is gone from it.
     /// Answers the version that it is of.
     async fn relist(&mut self) -> Result<String, Interruption> {
@@ -288,21 +329,27 @@ impl Follower<'_> {
             }
         };
         let version = version.filter(|version| !version.is_empty()).ok_or(Interruption::NoVersion)?;
-        info!(records = keyring.len(), %version, "all records read");
+        let asked = Instant::now();
+        let newest = self.newest_version().await?.ok_or(Interruption::NoVersion)?;
+        info!(records = keyring.len(), %version, %newest, "all records read");
         self.keyring = keyring;
         self.version = Some(version.clone());
+        self.goal = Some(Goal { version: newest, asked });
         self.feed.publish(&self.keyring);
-        self.feed.renew(Instant::now());
+        self.settle();
         Ok(version)
+    }
+
+    async fn newest_version(&self) -> Result<Option<String>, Interruption> {
+        let list = self.list(&ListParams::default().limit(1)).await?;
+        Ok(list.metadata.resource_version)
     }
 
     /// Whether the API server is at an older version than `version`: its etcd was restored from a backup. It takes a
     /// watch from the future without complaint and says nothing on it until the future is reached; a key revoked in
     /// the meantime would stay good here.
     async fn is_rewound(&self, version: &str) -> Result<bool, Interruption> {
-        let list = self.list(&ListParams::default().limit(1)).await?;
-        let newest = list.metadata.resource_version;
-        let is_rewound = newest.is_none_or(|newest| is_older(&newest, version));
+        let is_rewound = self.newest_version().await?.is_none_or(|newest| is_older(&newest, version));
         if is_rewound {
             warn!(%version, "the API server has gone back in time: reading all records anew");
         }
@@ -316,27 +363,37 @@ impl Follower<'_> {
     }
 
     async fn watch(&mut self, version: &str) -> Result<(), Interruption> {
-        let seconds = u32::try_from(self.pace.watch.as_secs()).unwrap_or(u32::MAX);
-        let parameters = WatchParams::default().timeout(seconds);
+        let (duration, silence) = match self.goal {
+            Some(_) => (self.pace.catch_up, self.pace.catch_up * 2),
+            None => (self.pace.watch, self.pace.silence),
+        };
+        let parameters = WatchParams::default().timeout(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX));
         let request = self.records.watch(&parameters, version).map_err(kube::Error::BuildRequest)?;
         let opened = Instant::now();
-        let events = timeout(self.pace.silence, self.client.request_events(request)).await??;
+        let events = timeout(silence, self.client.request_events(request)).await??;
         let mut events = pin!(events);
         let mut is_silent = true;
         // That it was opened says nothing about what is still to come on it.
-        self.feed.current(Instant::now()).map_err(|_| Interruption::TooLate)?;
-        while let Some(event) = timeout(self.pace.silence, events.try_next()).await?.map_err(Interruption::of_watch)? {
+        self.check_in_time(|feed, now| feed.silence(now) < feed.lease_duration)?;
+        while let Some(event) = timeout(silence, events.try_next()).await?.map_err(Interruption::of_watch)? {
             is_silent = false;
             self.apply(event)?;
-            self.hear()?;
+            self.settle();
+            self.check_in_time(Feed::hear)?;
         }
-        self.hear()?;
+        if opened.elapsed() >= duration {
+            // It has lasted its time, far longer than what was there when it began takes to come: an API server that
+            // sends no bookmarks delays a start, and does not prevent it.
+            self.rely();
+        }
+        self.check_in_time(Feed::hear)?;
         if is_silent && opened.elapsed() < self.pace.shortest_watch { Err(Interruption::CutShort) } else { Ok(()) }
     }
 
-    fn hear(&self) -> Result<(), Interruption> {
-        let is_in_time = self.feed.hear(Instant::now());
-        is_in_time.then_some(()).ok_or(Interruption::TooLate)
+    /// Fails if the keyring was relied on for too long while nothing was heard. It is not while it catches up.
+    fn check_in_time(&self, is_in_time: impl Fn(&Feed, Instant) -> bool) -> Result<(), Interruption> {
+        let is_fine = self.goal.is_some() || is_in_time(self.feed, Instant::now());
+        is_fine.then_some(()).ok_or(Interruption::TooLate)
     }
 
     /// Takes note of a last use that the watch tells of. It is counted first, so that whoever sees it has it counted.
@@ -461,7 +518,8 @@ pub(crate) mod tests {
     }
 
     /// A server on loopback that answers requests one after the other from a script, and with `last` once it has run
-    /// out. Knows nothing of Kubernetes.
+    /// out. Knows nothing of Kubernetes, except that a list is followed by a question for the newest version: where the
+    /// script has no reply to that, it is the list's, and the question does not count.
     #[derive(Clone)]
     pub(crate) struct Script {
         state: Arc<Mutex<State>>,
@@ -474,6 +532,8 @@ pub(crate) mod tests {
         targets: Vec<String>,
         wrong: Option<String>,
         is_released: bool,
+        /// Of a list whose last page was sent just now.
+        listed: Option<Value>,
     }
 
     impl Script {
@@ -481,8 +541,8 @@ pub(crate) mod tests {
         pub(crate) fn start(replies: Vec<(&'static str, Reply)>, last: fn(&str) -> Reply) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
-            let state =
-                State { replies: replies.into_iter(), last, targets: Vec::new(), wrong: None, is_released: false };
+            let replies = replies.into_iter();
+            let state = State { replies, last, targets: Vec::new(), wrong: None, is_released: false, listed: None };
             let script = Self { state: Arc::new(Mutex::new(state)), url };
             let server = script.clone();
             thread::spawn(move || {
@@ -538,6 +598,11 @@ pub(crate) mod tests {
 
         fn reply(&self, target: String) -> Reply {
             let mut state = self.state.lock().unwrap();
+            if let Some(metadata) = state.listed.take()
+                && state.replies.as_slice().first().is_none_or(|(part, _)| *part != "limit=1&")
+            {
+                return Reply::Answer(200, json!({ "metadata": metadata, "items": [] }));
+            }
             let reply = match state.replies.next() {
                 None => (state.last)(&target),
                 Some((part, reply)) => {
@@ -547,6 +612,13 @@ pub(crate) mod tests {
                     reply
                 }
             };
+            if let Reply::Answer(200, list) = &reply
+                && target.contains("limit=500")
+                && list["metadata"]["continue"] == ""
+                && list["metadata"]["resourceVersion"] != ""
+            {
+                state.listed = Some(list["metadata"].clone());
+            }
             state.targets.push(target);
             reply
         }
@@ -586,6 +658,7 @@ pub(crate) mod tests {
     const QUICK: Pace = Pace {
         page: Duration::from_secs(2),
         watch: Duration::from_secs(20),
+        catch_up: Duration::from_secs(1),
         silence: Duration::from_secs(2),
         first_retry: Duration::from_millis(2),
         longest_retry: Duration::from_millis(20),
@@ -750,6 +823,47 @@ pub(crate) mod tests {
         assert_eq!(good(&feed), Err(Unready::Syncing));
     }
 
+    /// Whatever a watch after a list does: nothing is decided before it has told of what was written during the list.
+    #[tokio::test]
+    async fn what_was_written_while_it_listed_is_known_before_anything_is_decided() {
+        let deleted = || event("DELETED", record(1, "103", &spec(1)));
+        let bookmark = |version: &str| {
+            event("BOOKMARK", json!({ "kind": "K", "apiVersion": "v1", "metadata": { "resourceVersion": version } }))
+        };
+        let again = |watch| vec![("limit=1&", list("106", "", &[])), ("watch=true", watch)];
+        let silence = || Reply::Silence(vec![]);
+        let cases = [
+            ("a later change", Reply::Silence(vec![deleted(), event("ADDED", record(3, "105", &spec(3)))]), vec![]),
+            ("a bookmark", Reply::Silence(vec![deleted(), bookmark("105")]), vec![]),
+            ("it ends early", Reply::Events(vec![]), again(Reply::Silence(vec![deleted(), bookmark("105")]))),
+            (
+                "a bookmark too old",
+                Reply::Silence(vec![bookmark("102")]),
+                again(Reply::Silence(vec![deleted(), bookmark("106")])),
+            ),
+            ("it hangs", silence(), again(Reply::Silence(vec![deleted(), bookmark("106")]))),
+            ("no answer", Reply::NoAnswer, again(Reply::Silence(vec![deleted(), bookmark("106")]))),
+            ("no bookmark, to its end", Reply::Late(Duration::from_millis(1100), deleted()), again(silence())),
+        ];
+        let checks = cases.map(async |(case, watch, more)| {
+            let mut replies = vec![
+                ("limit=500&", list("100", "", &[record(1, "7", &spec(1)), record(2, "8", &spec(2))])),
+                ("limit=1&", list("105", "", &[])),
+                ("timeoutSeconds=1&", watch),
+            ];
+            replies.extend(more);
+            let (script, feed) = (Script::start(replies, |_| Reply::NoAnswer), feed());
+            follow_until(&script, &feed, |feed| {
+                let good = good(feed).unwrap_or_default();
+                assert!(!good.contains(&"key-1".to_owned()), "{case}");
+                good.contains(&"key-2".to_owned())
+            })
+            .await;
+            script.targets();
+        });
+        futures::future::join_all(checks).await;
+    }
+
     /// The API server lets nobody change a digest. If it ever does, the old key must not stay good, nor must a record that
     /// can no longer be found by its digest.
     #[tokio::test]
@@ -897,6 +1011,8 @@ pub(crate) mod tests {
         feed.hear(after(100.0));
         assert_eq!(feed.current(after(100.0)).err(), Some(Unready::Syncing), "heard, but no list");
         feed.publish(&Keyring::default());
+        assert_eq!(feed.current(after(100.0)).err(), Some(Unready::Syncing), "a list, and not what came meanwhile");
+        feed.rely(after(90.0));
         assert!(
             feed.current(after(699.9)).is_ok_and(|keyring| {
                 keyring.is_empty() && keyring.get(&Digest::of(b"?")) == Err(Untrusted::Absent)

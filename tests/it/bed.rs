@@ -201,7 +201,16 @@ async fn occurrences_are_counted() {
     });
     assert!(four.is_ok());
 
-    assert_eq!(bench.faults.count("POST", "configmaps"), 7);
+    let held = bench.faults.inject(Fault::Hold, Nth(1), is_creation);
+    let (five, ()) = tokio::join!(bench.create("five"), async {
+        held.hit().await;
+        assert!(bench.create("six").await.is_ok(), "only the first one is held");
+        assert!(!bench.exists("five").await);
+        held.lift();
+    });
+    assert!(five.is_ok());
+
+    assert_eq!(bench.faults.count("POST", "configmaps"), 9);
     assert_eq!(bench.faults.count("GET", "configmaps"), 1);
     assert!(bench.faults.requests().iter().all(|request| request.namespace.as_deref() == bench.direct.namespace()));
 }

@@ -85,6 +85,11 @@ impl Bench {
     }
 }
 
+/// Whether `/readyz` says 200.
+async fn is_ready(verifier: &Program) -> bool {
+    get(verifier.address("admin"), "/readyz", "").await.0 == 200
+}
+
 /// What `path` says to a request with `key`, or with none: the status and the whole answer.
 pub(super) async fn get(address: SocketAddr, path: &str, key: &str) -> (u16, String) {
     let mut connection = TcpStream::connect(address).await.unwrap();
@@ -157,7 +162,36 @@ async fn more_records_than_fit_into_one_page_are_all_known_when_it_is_ready() {
     let (_, metrics) = get(verifier.address("admin"), "/metrics", "").await;
     assert!(metrics.contains("keywright_records 1001"), "{metrics}");
     let lists = bench.faults.requests().iter().filter(|request| !request.watch).count();
-    assert_eq!(lists, 3, "pages of 500");
+    assert_eq!(lists, 4, "pages of 500, and a question for the newest version");
+}
+
+/// All pages show the records as they were at the first one, and the watch that brings what came after it may be late.
+#[tokio::test]
+async fn a_revocation_that_arrives_during_start_up_is_in_force_before_ready() {
+    let bench = Bench::new("start-up").await;
+    let issue = async |serial| (record_name(serial), serial, bench.issue(serial).await);
+    let mut keys: Vec<_> = iter(1..=3000).map(issue).buffer_unordered(16).collect().await;
+    keys.sort_unstable();
+    let (read, others) = keys.split_at(40);
+    let is_list = |request: &ApiRequest| request.is("GET", "apikeyrecords") && !request.watch;
+    let held = bench.faults.inject(Fault::Hold, Nth(2), is_list);
+    let hung = bench.faults.inject(Fault::HangWatch, Nth(1), is_watch);
+    let verifier = bench.installation.program("verifier").through(&bench.faults).start().await;
+    held.hit().await;
+    assert!(!is_ready(&verifier).await, "it has read one page of six");
+    for (_, serial, _) in read {
+        bench.revoke(*serial).await;
+    }
+    held.lift();
+    hung.hit().await;
+    assert!(!is_ready(&verifier).await, "it has read all pages, and heard of no revocation");
+    verifier.ready().await;
+    for (name, _, key) in read {
+        assert_eq!(ask(&verifier, key).await, 401, "{name} was revoked before it was Ready");
+    }
+    for (name, _, key) in others.iter().step_by(100) {
+        assert_eq!(ask(&verifier, key).await, 200, "{name}");
+    }
 }
 
 #[tokio::test]

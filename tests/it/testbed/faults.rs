@@ -25,7 +25,7 @@ use self::link::Link;
 use super::control_plane::ControlPlane;
 use super::wait::DEADLINE;
 
-/// What goes wrong. The first three happen to a request, the others to an event of a watch.
+/// What goes wrong. The first four happen to a request, the others to an event of a watch.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
     /// The API server never hears of the request.
@@ -34,6 +34,8 @@ pub enum Fault {
     After(Outcome),
     /// The request reaches the API server this much later.
     Delay(Duration),
+    /// The request reaches the API server once the fault is lifted.
+    Hold,
     /// The event is missing, the watch goes on.
     DropEvent,
     /// The watch breaks off (FIN, in the middle of its body) instead of delivering the event.
@@ -87,6 +89,8 @@ struct Proxy {
     upstream: kube::Client,
     rules: Mutex<Vec<Rule>>,
     requests: Mutex<Vec<ApiRequest>>,
+    /// Told whenever a rule goes.
+    lifted: watch::Sender<()>,
 }
 
 struct Rule {
@@ -112,7 +116,12 @@ impl FaultProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
         let address = listener.local_addr().expect("a listener has an address");
         let upstream = control_plane.client_without_credentials().await;
-        let proxy = Arc::new(Proxy { upstream, rules: Mutex::default(), requests: Mutex::default() });
+        let proxy = Arc::new(Proxy {
+            upstream,
+            rules: Mutex::default(),
+            requests: Mutex::default(),
+            lifted: Default::default(),
+        });
         let link = watch::Sender::new(Link::default());
         let mut serving = JoinSet::new();
         serving.spawn(link::serve(listener, link.subscribe(), proxy.clone()));
@@ -180,6 +189,7 @@ impl Injection {
     pub fn lift(self) {
         let mut rules = self.proxy.rules.lock().unwrap();
         rules.retain(|rule| !rule.applied.same_channel(&self.applied));
+        self.proxy.lifted.send_replace(());
     }
 }
 
@@ -258,8 +268,18 @@ impl Proxy {
                 sleep(delay).await;
                 self.forward(request, described).await
             }
+            Some((Fault::Hold, applied)) => {
+                let mut lifted = self.lifted.subscribe();
+                applied.send_modify(|count| *count += 1);
+                lifted.wait_for(|()| !self.has_rule(&applied)).await.expect("the proxy outlives its connections");
+                self.forward(request, described).await
+            }
             _ => self.forward(request, described).await,
         }
+    }
+
+    fn has_rule(&self, applied: &Applied) -> bool {
+        self.rules.lock().unwrap().iter().any(|rule| rule.applied.same_channel(applied))
     }
 
     async fn forward(self: Arc<Self>, request: Request<Incoming>, described: ApiRequest) -> Response<AnswerBody> {
