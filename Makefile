@@ -95,6 +95,7 @@ bench-decision: ## Measure the decision alone
 
 .PHONY: bench-follow
 bench-follow: testbed ## Measure how fast a verifier starts, and takes in a revocation, on the real API server
+	cargo build --locked --release $(BENCH_VERIFIER)
 	cargo bench --locked --bench follow
 
 .PHONY: bench-issue

@@ -381,9 +381,10 @@ impl Follower<'_> {
             self.settle();
             self.check_in_time(Feed::hear)?;
         }
-        if opened.elapsed() >= duration {
+        if self.goal.is_some() && opened.elapsed() >= duration {
             // It has lasted its time, far longer than what was there when it began takes to come: an API server that
             // sends no bookmarks delays a start, and does not prevent it.
+            warn!("no bookmark has come: what the watch has brought to its end is taken for all that was written");
             self.rely();
         }
         self.check_in_time(Feed::hear)?;

@@ -12,14 +12,19 @@ mod records;
 mod report;
 mod statistics;
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use mimalloc::MiMalloc;
+
+use crate::load::{Client, Load, Protocol};
 
 /// The same as the verifier's.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-const USAGE: &str = "keywright-bench-verifier base-http ADDRESS | base-grpc ADDRESS | report KEYWRIGHT FOLDER";
+const USAGE: &str = "keywright-bench-verifier base-http ADDRESS | base-grpc ADDRESS | \
+                     load ADDRESS CONNECTIONS STREAMS KEYS SECONDS | report KEYWRIGHT FOLDER";
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,6 +32,16 @@ fn main() -> anyhow::Result<()> {
     match words[..] {
         ["base-http", address] => base::http(address.parse().context(USAGE)?),
         ["base-grpc", address] => base::grpc(address.parse().context(USAGE)?),
+        ["load", address, connections, streams, keys, seconds] => {
+            let protocol = Protocol::Grpc { streams: streams.parse().context(USAGE)? };
+            let keys: Vec<_> = (0..keys.parse().context(USAGE)?).map(population::key_text).collect();
+            let duration = Duration::from_secs(seconds.parse().context(USAGE)?);
+            let (address, connections) = (address.parse().context(USAGE)?, connections.parse().context(USAGE)?);
+            let load = Load { address, protocol, connections, keys: &keys, rate: None, duration };
+            let outcome = Client::connect(load)?.run()?;
+            println!("{} {:.0}", outcome.allowed, outcome.per_second());
+            Ok(())
+        }
         ["report", program, folder] => report::run(program.as_ref(), folder.as_ref()),
         _ => bail!(USAGE),
     }
