@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -192,8 +192,6 @@ async fn converse(
     loop {
         tokio::select! {
             biased;
-            () = &mut closing => connection.graceful_shutdown(),
-            Some(()) = calls.next() => {}
             is_open = poll_fn(|context| poll_accept_all(&mut connection, &mut accepted, context)) => {
                 if !is_open {
                     break;
@@ -207,6 +205,8 @@ async fn converse(
                     calls.extend(take_call(services, places, limits, request, respond));
                 }
             }
+            Some(()) = calls.next() => {}
+            () = &mut closing => connection.graceful_shutdown(),
             () = &mut idle => {
                 if calls.is_empty() && seen == requests.count() {
                     connection.graceful_shutdown();
@@ -238,14 +238,16 @@ fn poll_accept_all(
     accepted: &mut Vec<Call>,
     context: &mut Context<'_>,
 ) -> Poll<bool> {
-    loop {
-        match connection.poll_accept(context) {
-            Poll::Ready(Some(Ok(call))) => accepted.push(call),
-            Poll::Ready(_) if accepted.is_empty() => return Poll::Ready(false),
-            Poll::Pending if accepted.is_empty() => return Poll::Pending,
-            _ => return Poll::Ready(true),
-        }
+    match ready!(connection.poll_accept(context)) {
+        Some(Ok(call)) => accepted.push(call),
+        _ => return Poll::Ready(false),
     }
+    // The connection is polled again in any case, to write the answers: none of them needs to wake it for that.
+    let mut unheard = Context::from_waker(Waker::noop());
+    while let Poll::Ready(Some(Ok(call))) = connection.poll_accept(&mut unheard) {
+        accepted.push(call);
+    }
+    Poll::Ready(true)
 }
 
 /// Answers a call that is there whole. Otherwise gives back what will, once it is.

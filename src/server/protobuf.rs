@@ -4,6 +4,8 @@
 
 use std::str;
 
+use smallvec::SmallVec;
+
 /// One field of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field<'m> {
@@ -167,19 +169,19 @@ pub fn put_message(message: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Ve
     match (u8::try_from(length), message.get_mut(place)) {
         (Ok(length @ ..0x80), Some(octet)) => *octet = length,
         _ => {
-            let mut octets = Vec::new();
+            let mut octets = SmallVec::<[u8; 10]>::new();
             put_number_bits(&mut octets, length as u64);
             message.splice(place..=place, octets);
         }
     }
 }
 
-fn put_number_bits(message: &mut Vec<u8>, mut number: u64) {
+fn put_number_bits(message: &mut impl Extend<u8>, mut number: u64) {
     while number > 0x7f {
-        message.push(number as u8 | 0x80);
+        message.extend([number as u8 | 0x80]);
         number >>= 7;
     }
-    message.push(number as u8);
+    message.extend([number as u8]);
 }
 
 #[cfg(test)]

@@ -167,6 +167,8 @@ impl<IO: AsyncWrite + Unpin> Timed<IO> {
     }
 }
 
+/// Not vectored: what is written is short, and goes out with one `send` once it is in one piece. h2 too puts short messages
+/// one behind the other only then, and writes each by itself otherwise.
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Timed<IO> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(context, octets);
@@ -181,18 +183,5 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Timed<IO> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let written = Pin::new(&mut self.io).poll_shutdown(context);
         self.limited(written, context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        octets: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(context, octets);
-        self.limited(written, context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
     }
 }
