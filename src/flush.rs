@@ -22,7 +22,7 @@ use prometheus_client::registry::{Registry, Unit};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::error::Elapsed;
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::api::ApiKeyRecord;
@@ -59,7 +59,7 @@ struct LastUse {
 }
 
 /// How long a verifier that ends goes on writing.
-const LAST_FLUSH: Duration = Duration::from_secs(10);
+const LAST_FLUSH: Duration = Duration::from_secs(30);
 
 /// Writes at the same time then: more of them gain nothing.
 const LAST_FLUSH_AT_ONCE: usize = 32;
@@ -90,8 +90,7 @@ impl Flush {
         }
         let mut schedule = Schedule::new(self.policy, rand::random(), Instant::now());
         let mut told = self.feed.told();
-        let mut surveys = interval(self.policy.survey_interval());
-        surveys.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut survey_at = Instant::now();
         let mut writes = FuturesUnordered::new();
         loop {
             let wait_until = loop {
@@ -102,7 +101,10 @@ impl Flush {
                 }
             };
             tokio::select! {
-                _ = surveys.tick() => self.survey(&mut schedule),
+                () = sleep_until(survey_at.into()) => {
+                    self.survey(&mut schedule);
+                    survey_at = Instant::now() + schedule.survey_interval();
+                }
                 // Fails only without a sender, and the feed is that.
                 _ = told.changed() => {}
                 Some((due, outcome)) = writes.next() => schedule.finish(due, outcome, Instant::now()),
@@ -111,7 +113,7 @@ impl Flush {
         }
     }
 
-    /// Writes all that is left, without regard to the budget and to how little it may be, for 10 s at most.
+    /// Writes all that is left, without regard to the budget and to how little it may be, for 30 s at most.
     pub async fn finish(self) {
         if self.policy.budget.writes_per_second == 0 {
             return;

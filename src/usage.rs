@@ -3,7 +3,7 @@
 //! ```text
 //! decisions ──> marks <── watch                each use, to the second; and what the API server has of it
 //!                 │
-//!               survey, every second ──> queue ──> one write after the other, at the pace of all verifiers together
+//!               survey, now and then ──> queue ──> one write after the other, at the pace of all verifiers together
 //! ```
 //!
 //! A key is due once the API server's time for it is about a granularity old and it has been used since. So a key that
@@ -114,6 +114,8 @@ const QUEUE: usize = 65_536;
 const DUE_AT_THE_EARLIEST: f64 = 0.8;
 const DUE_AT_THE_LATEST: f64 = 0.95;
 
+const LONGEST_SURVEY_INTERVAL: Duration = Duration::from_secs(10);
+
 /// For how long a write is waited for in the watch. An event that is lost must not end all writing.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -122,13 +124,6 @@ const PATIENCE_IN_DOUBT: Duration = Duration::from_secs(5);
 
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-impl Policy {
-    /// How often to look for records that are due.
-    pub fn survey_interval(&self) -> Duration {
-        (self.granularity / 16).clamp(Duration::from_millis(100), Duration::from_secs(1))
-    }
-}
 
 impl Schedule {
     /// Knows of nothing yet. `salt` is a random number.
@@ -147,6 +142,13 @@ impl Schedule {
             failures: 0,
             resume_at: now,
         }
+    }
+
+    /// How long to wait from one survey to the next. Where keys are written once in an hour, they need not be looked at every
+    /// second.
+    pub fn survey_interval(&self) -> Duration {
+        let shortest = (self.policy.granularity / 16).clamp(Duration::from_millis(100), Duration::from_secs(1));
+        (self.planned.in_force / 64).clamp(shortest, LONGEST_SURVEY_INTERVAL)
     }
 
     /// How far the API server is behind at most: as planned, or further where it cannot keep up.
@@ -232,7 +234,7 @@ impl Schedule {
     fn since(&self, usage: Usage, second: u32, now: Instant) -> Instant {
         let age = Duration::from_secs(second.saturating_sub(usage.written).into());
         let longest = self.planned.in_force.max(self.planned_before);
-        let waited = if age <= longest { age } else { self.policy.survey_interval() };
+        let waited = if age <= longest { age } else { self.survey_interval() };
         now.checked_sub(waited).unwrap_or(now)
     }
 
