@@ -1,5 +1,6 @@
 //! A stand-in for the API server that holds a million records and changes them a thousand times a second, which no real
-//! one does. It knows the two requests that a verifier makes, and says nothing about Kubernetes.
+//! one does. It knows the requests that a verifier makes, forgets the last uses that are written, and says nothing about
+//! Kubernetes.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -91,7 +92,7 @@ impl Records {
             } else if parameter(&target, "watch") == Some("true") {
                 self.watch(&target, &mut output)?;
             } else {
-                let answer = if target.starts_with("GET") { self.page(&target) } else { "{}".to_owned() };
+                let answer = record(&target).unwrap_or_else(|| self.page(&target));
                 let length = answer.len();
                 output.write_all(
                     format!(
@@ -146,6 +147,14 @@ impl Records {
 fn write_chunk(watch: &mut TcpStream, text: &str) -> Result<()> {
     watch.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes())?;
     Ok(())
+}
+
+/// The answer to a request for one record, whether it is to be read or written.
+fn record(target: &str) -> Option<String> {
+    let (_, path) = target.split_once("/apikeyrecords/")?;
+    let name = path.split(['/', '?', ' ']).next()?;
+    let metadata = json!({"name": name, "namespace": "keywright-system", "resourceVersion": FIRST_VERSION.to_string()});
+    Some(json!({"apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKeyRecord", "metadata": metadata}).to_string())
 }
 
 fn parameter<'t>(target: &'t str, name: &str) -> Option<&'t str> {
