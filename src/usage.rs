@@ -176,6 +176,9 @@ impl Schedule {
             ages.add(second.saturating_sub(usage.last()));
             if has_room && self.is_due(slot, usage, second) && !self.taken.contains(&slot) {
                 due.push((usage.written, self.order(slot, usage), slot));
+                if due.len() >= 2 * QUEUE {
+                    keep_oldest(&mut due, QUEUE);
+                }
             }
         }
         if !due.is_empty() {
@@ -195,10 +198,7 @@ impl Schedule {
         (second, now): (u32, Instant),
     ) {
         let room = QUEUE.saturating_sub(self.queue.len());
-        if due.len() > room {
-            due.select_nth_unstable(room);
-            due.truncate(room);
-        }
+        keep_oldest(&mut due, room);
         let slots: HashSet<u32> = due.iter().map(|(_, _, slot)| *slot).collect();
         let mut found: Vec<Due> = keyring
             .names_of(|slot| slots.contains(&slot))
@@ -322,6 +322,14 @@ impl Schedule {
         let mut hasher = DefaultHasher::new();
         (self.salt, slot, usage.written).hash(&mut hasher);
         hasher.finish()
+    }
+}
+
+/// Of records with their times, an order among equal ones and their slots.
+fn keep_oldest(due: &mut Vec<(u32, u64, u32)>, count: usize) {
+    if due.len() > count {
+        due.select_nth_unstable(count);
+        due.truncate(count);
     }
 }
 
