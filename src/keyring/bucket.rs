@@ -44,7 +44,7 @@ struct Row {
     /// for which there is no room are the first and the last second, and in the tail.
     end: u32,
     flags: u8,
-    /// Where the tail starts, in little-endian order.
+    /// Where the tail starts, in little-endian order, or [`NOWHERE`].
     tail: [u8; 3],
 }
 
@@ -77,6 +77,9 @@ pub(super) struct Tail<'k> {
     pub(super) name: &'k str,
 }
 
+/// Of a tail that would start beyond what three octets can say.
+const NOWHERE: [u8; 3] = [u8::MAX; 3];
+
 const UNREADABLE: u8 = 1;
 const SUSPENDED: u8 = 2;
 const REVOKED: u8 = 4;
@@ -107,14 +110,16 @@ impl Bucket {
     pub(super) fn push(&mut self, claim: NewClaim<'_>) {
         let flags = flags(&claim);
         let start = u32::try_from(self.tails.len()).unwrap_or(u32::MAX).to_le_bytes();
-        // With tails of 16 MiB, of a billion keys, there is no room for more, and their claims refuse.
-        let [tail @ .., 0] = start else {
-            return self.push_row(&claim, flags | UNREADABLE, [u8::MAX; 3]);
-        };
-        let octets = tail_of(&claim, flags);
-        self.tails.reserve_exact(octets.len());
-        self.tails.extend_from_slice(&octets);
-        self.push_row(&claim, flags, tail);
+        match start {
+            [tail @ .., 0] if tail != NOWHERE => {
+                let octets = tail_of(&claim, flags);
+                self.tails.reserve_exact(octets.len());
+                self.tails.extend_from_slice(&octets);
+                self.push_row(&claim, flags, tail);
+            }
+            // The claim refuses. It takes a billion keys to get here.
+            _ => self.push_row(&claim, flags | UNREADABLE, NOWHERE),
+        }
     }
 
     fn push_row(&mut self, claim: &NewClaim<'_>, flags: u8, tail: [u8; 3]) {
@@ -140,11 +145,14 @@ impl Bucket {
             return;
         }
         self.tags.remove(position);
-        let start = self.rows.remove(position).tail_start().min(self.tails.len());
-        let end = self.rows.get(position).map_or(self.tails.len(), Row::tail_start).clamp(start, self.tails.len());
-        self.tails.drain(start..end);
-        for later in self.rows.iter_mut().skip(position) {
-            later.move_tail(end - start);
+        if let Some(start) = self.rows.remove(position).tail_start() {
+            let next = self.rows.iter().skip(position).find_map(Row::tail_start).unwrap_or(self.tails.len());
+            let start = start.min(self.tails.len());
+            let end = next.clamp(start, self.tails.len());
+            self.tails.drain(start..end);
+            for later in self.rows.iter_mut().skip(position) {
+                later.move_tail(end - start);
+            }
         }
         self.lists.retain(|(listed, _)| *listed != position);
         for (later, _) in self.lists.iter_mut().filter(|(listed, _)| *listed > position) {
@@ -158,14 +166,17 @@ impl Bucket {
 }
 
 impl Row {
-    fn tail_start(&self) -> usize {
+    /// `None` if there was no room for it.
+    fn tail_start(&self) -> Option<usize> {
         let [low, middle, high] = self.tail;
-        u32::from_le_bytes([low, middle, high, 0]) as usize
+        (self.tail != NOWHERE).then_some(u32::from_le_bytes([low, middle, high, 0]) as usize)
     }
 
     fn move_tail(&mut self, distance: usize) {
-        let [low, middle, high, ..] = self.tail_start().saturating_sub(distance).to_le_bytes();
-        self.tail = [low, middle, high];
+        if let Some(start) = self.tail_start() {
+            let [low, middle, high, ..] = start.saturating_sub(distance).to_le_bytes();
+            self.tail = [low, middle, high];
+        }
     }
 }
 
@@ -228,7 +239,7 @@ impl<'k> Claim<'k> {
     }
 
     fn tail_octets(self) -> Option<&'k [u8]> {
-        self.bucket.tails.get(self.row.tail_start()..)
+        self.bucket.tails.get(self.row.tail_start()?..)
     }
 }
 
