@@ -14,6 +14,7 @@
 mod bucket;
 mod entry;
 mod interner;
+mod profile;
 mod record_name;
 mod terms;
 
@@ -27,8 +28,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value;
 
 use self::bucket::{Bucket, Claim, NewClaim};
-use self::entry::Profile;
 use self::interner::Interner;
+use self::profile::Profile;
 use self::terms::Terms;
 use crate::address::AllowedAddresses;
 use crate::key::Digest;
@@ -162,7 +163,7 @@ impl Keyring {
     pub fn get(&self, digest: &Digest) -> Result<Entry<'_>, Untrusted> {
         let mut result = Err(Untrusted::Absent);
         for claim in self.claims(digest) {
-            result = match (result, claim.entry()) {
+            result = match (result, Entry::of(claim)) {
                 (_, Some(entry)) if entry.is_revoked() => return Ok(entry),
                 (Err(Untrusted::Absent), entry) => entry.ok_or(Untrusted::Unreadable),
                 _ => Err(Untrusted::Ambiguous),
@@ -201,7 +202,7 @@ impl Keyring {
 
     /// Slot and name of every record, in no particular order, and its entry if it can be read.
     pub fn records(&self) -> impl Iterator<Item = (u32, RecordName, Option<Entry<'_>>)> {
-        self.all_claims().map(|claim| (claim.slot(), claim.record_name(), claim.entry()))
+        self.all_claims().map(|claim| (claim.slot(), claim.record_name(), Entry::of(claim)))
     }
 
     /// Puts a record's claim to `digest` in the place of the one it had, or adds it.

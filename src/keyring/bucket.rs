@@ -19,7 +19,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use smallvec::SmallVec;
 
-use super::entry::{Entry, Profile};
+use super::profile::Profile;
 use super::{RecordName, Terms};
 use crate::address::AllowedAddresses;
 use crate::key::Digest;
@@ -216,20 +216,20 @@ impl<'k> Claim<'k> {
         self.has(EXPIRES) && second(now) >= self.row.end && self.not_after().is_none_or(|not_after| now >= not_after)
     }
 
-    /// What the record says of its key; `None` if it cannot be read.
-    pub(super) fn entry(self) -> Option<Entry<'k>> {
-        if self.has(UNREADABLE) {
-            return None;
-        }
-        let allowed_addresses = if self.has(LISTED) { Some(self.list()?) } else { None };
-        Some(Entry { claim: self, allowed_addresses })
+    pub(super) fn is_readable(self) -> bool {
+        !self.has(UNREADABLE)
+    }
+
+    pub(super) fn is_listed(self) -> bool {
+        self.has(LISTED)
     }
 
     fn has(self, flag: u8) -> bool {
         self.row.flags & flag != 0
     }
 
-    fn list(self) -> Option<&'k AllowedAddresses> {
+    /// The client addresses that may use the key, if it has a list.
+    pub(super) fn list(self) -> Option<&'k AllowedAddresses> {
         self.bucket.lists.iter().find(|(position, _)| *position == self.position).map(|(_, list)| &**list)
     }
 

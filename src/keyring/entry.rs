@@ -11,24 +11,23 @@ use crate::address::AllowedAddresses;
 /// All texts are ASCII without spaces and control characters, fit for a header; `scopes` has single spaces in between.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Entry<'k> {
-    pub(super) claim: Claim<'k>,
-    pub(super) allowed_addresses: Option<&'k AllowedAddresses>,
-}
-
-/// What the keys of one owner in one namespace mostly have in common: stored once for all of them.
-#[derive(Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Profile {
-    /// Namespace, owner and scopes, one after the other.
-    text: Box<str>,
-    owner_start: u16,
-    scopes_start: u16,
+    claim: Claim<'k>,
+    allowed_addresses: Option<&'k AllowedAddresses>,
 }
 
 impl<'k> Entry<'k> {
+    /// What the record says of its key; `None` if it cannot be read.
+    pub(super) fn of(claim: Claim<'k>) -> Option<Self> {
+        if !claim.is_readable() {
+            return None;
+        }
+        let allowed_addresses = if claim.is_listed() { Some(claim.list()?) } else { None };
+        Some(Self { claim, allowed_addresses })
+    }
+
     /// Namespace of the ApiKey.
     pub fn namespace(&self) -> &'k str {
-        let profile = self.claim.profile();
-        profile.text.get(..usize::from(profile.owner_start)).unwrap_or_default()
+        self.claim.profile().namespace()
     }
 
     /// Name of the ApiKey.
@@ -38,14 +37,12 @@ impl<'k> Entry<'k> {
 
     /// The person of responsibility; empty if there is none.
     pub fn owner(&self) -> &'k str {
-        let profile = self.claim.profile();
-        profile.text.get(usize::from(profile.owner_start)..usize::from(profile.scopes_start)).unwrap_or_default()
+        self.claim.profile().owner()
     }
 
     /// What the key is good for, separated by spaces; empty if nothing in particular.
     pub fn scopes(&self) -> &'k str {
-        let profile = self.claim.profile();
-        profile.text.get(usize::from(profile.scopes_start)..).unwrap_or_default()
+        self.claim.profile().scopes()
     }
 
     /// Whether the key has this scope.
@@ -88,17 +85,5 @@ impl<'k> Entry<'k> {
     /// number while it is there, and no other ever gets it.
     pub fn slot(&self) -> u32 {
         self.claim.slot()
-    }
-}
-
-impl Profile {
-    /// The lengths are those that [`super::terms`] lets through: 63 and 128 octets at most.
-    pub(super) fn new(namespace: &str, owner: &str, scopes: &[&str]) -> Self {
-        let end = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
-        Self {
-            text: [namespace, owner, &scopes.join(" ")].concat().into(),
-            owner_start: end(namespace.len()),
-            scopes_start: end(namespace.len() + owner.len()),
-        }
     }
 }

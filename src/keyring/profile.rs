@@ -1,0 +1,34 @@
+//! What many keys have in common: stored once for all of them.
+
+/// What the keys of one owner in one namespace mostly have in common.
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Profile {
+    /// Namespace, owner and scopes, one after the other.
+    text: Box<str>,
+    owner_start: u16,
+    scopes_start: u16,
+}
+
+impl Profile {
+    /// The lengths are those that [`super::terms`] lets through: 63 and 128 octets at most.
+    pub(super) fn new(namespace: &str, owner: &str, scopes: &[&str]) -> Self {
+        let end = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
+        Self {
+            text: [namespace, owner, &scopes.join(" ")].concat().into(),
+            owner_start: end(namespace.len()),
+            scopes_start: end(namespace.len() + owner.len()),
+        }
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        self.text.get(..usize::from(self.owner_start)).unwrap_or_default()
+    }
+
+    pub(super) fn owner(&self) -> &str {
+        self.text.get(usize::from(self.owner_start)..usize::from(self.scopes_start)).unwrap_or_default()
+    }
+
+    pub(super) fn scopes(&self) -> &str {
+        self.text.get(usize::from(self.scopes_start)..).unwrap_or_default()
+    }
+}
