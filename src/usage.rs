@@ -14,7 +14,7 @@ mod granularity;
 mod marks;
 mod pace;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem;
 use std::sync::Arc;
@@ -61,6 +61,10 @@ pub struct Schedule {
     /// The slots in the queue, and those under way.
     taken: HashSet<u32>,
     under_way: Vec<UnderWay>,
+    /// Since when uses may have waited of slots that were taken after the last survey, and are free again.
+    released: HashMap<u32, Instant>,
+    /// When the last survey was made that queued all that was due.
+    surveyed_at: Instant,
     failures: u32,
     resume_at: Instant,
 }
@@ -79,6 +83,10 @@ pub struct Due {
 /// A write that is made or about to be.
 struct UnderWay {
     slot: u32,
+    /// When it was decided on: what is written is all that was used until then, and perhaps more.
+    began: Instant,
+    /// Since when a use may have waited that is not written.
+    since: Instant,
     /// What was written, once the request is over, and until when that is waited for.
     expected: Option<(u32, Instant)>,
 }
@@ -139,6 +147,8 @@ impl Schedule {
             queue: VecDeque::new(),
             taken: HashSet::new(),
             under_way: Vec::new(),
+            released: HashMap::new(),
+            surveyed_at: now,
             failures: 0,
             resume_at: now,
         }
@@ -164,45 +174,42 @@ impl Schedule {
     /// Queues what has become due, and adjusts the granularity. `second` is the time of day.
     ///
     /// `newest` gives the newest keyring, and is asked only after the marks were read: a use may be of a key that was not
-    /// there a moment ago. Costs about a millisecond for a million slots, and some more where a record is due that was not
-    /// before.
+    /// there a moment ago. Costs some 10 ms for a million keys in use, and more where a record is due that was not before.
     pub fn survey(&mut self, marks: &Marks, newest: impl FnOnce() -> Arc<Keyring>, second: u32, now: Instant) {
         self.drop_undue(marks, second);
         // Where there is work for minutes, it need not be looked for every second.
         let has_room = self.queue.len() <= QUEUE / 2;
         let mut ages = Ages::new(self.policy.granularity);
         let mut due = Vec::new();
+        let mut is_complete = has_room;
         for (slot, usage) in marks.all().filter(|(_, usage)| usage.last() > 0) {
             ages.add(second.saturating_sub(usage.last()));
             if has_room && self.is_due(slot, usage, second) && !self.taken.contains(&slot) {
                 due.push((usage.written, self.order(slot, usage), slot));
                 if due.len() >= 2 * QUEUE {
-                    keep_oldest(&mut due, QUEUE);
+                    is_complete &= keep_oldest(&mut due, QUEUE);
                 }
             }
         }
         if !due.is_empty() {
-            self.enqueue(due, marks, &newest(), (second, now));
+            is_complete &= keep_oldest(&mut due, QUEUE - self.queue.len());
+            self.enqueue(&due, marks, &newest(), (second, now));
         }
-        self.lag = self.queue.iter().map(|due| self.lag_of(due, marks, second, now)).max().unwrap_or_default();
+        if is_complete {
+            self.surveyed_at = now;
+            self.released.clear();
+        }
+        self.lag = self.lag_at(marks, second, now);
         self.planned_before = self.planned.in_force;
         self.planned.adjust(ages.needed(self.policy.budget.rate()), now);
     }
 
-    /// The ones with the oldest times where there is not room for all; and then in an order of its own.
-    fn enqueue(
-        &mut self,
-        mut due: Vec<(u32, u64, u32)>,
-        marks: &Marks,
-        keyring: &Keyring,
-        (second, now): (u32, Instant),
-    ) {
-        let room = QUEUE.saturating_sub(self.queue.len());
-        keep_oldest(&mut due, room);
+    /// In an order of its own.
+    fn enqueue(&mut self, due: &[(u32, u64, u32)], marks: &Marks, keyring: &Keyring, (second, now): (u32, Instant)) {
         let slots: HashSet<u32> = due.iter().map(|(_, _, slot)| *slot).collect();
         let mut found: Vec<Due> = keyring
             .names_of(|slot| slots.contains(&slot))
-            .map(|(slot, name)| Due { slot, name, since: self.since(marks.usage(slot), second, now) })
+            .map(|(slot, name)| Due { slot, name, since: self.since(slot, marks.usage(slot), second, now) })
             .collect();
         found.sort_by_cached_key(|due| self.order(due.slot, marks.usage(due.slot)));
         self.taken.extend(found.iter().map(|due| due.slot));
@@ -224,18 +231,28 @@ impl Schedule {
         }
     }
 
-    /// For how long a use in the queue has waited at most. It is later than what is written.
-    fn lag_of(&self, due: &Due, marks: &Marks, second: u32, now: Instant) -> Duration {
-        let age = second.saturating_sub(marks.usage(due.slot).written);
-        now.saturating_duration_since(due.since).min(Duration::from_secs(age.into()))
+    /// For how long a use that is not written has waited at most, of those in the queue and of those that came while their
+    /// slot was under way.
+    fn lag_at(&self, marks: &Marks, second: u32, now: Instant) -> Duration {
+        // It is later than what is written.
+        let age = |slot| Duration::from_secs(second.saturating_sub(marks.usage(slot).written).into());
+        let queued = self.queue.iter().map(|due| (due.slot, due.since));
+        let under_way = self.under_way.iter().filter(|under_way| {
+            under_way.expected.is_none_or(|(expected, _)| marks.usage(under_way.slot).used > expected)
+        });
+        let waiting = queued.chain(under_way.map(|under_way| (under_way.slot, under_way.since)));
+        let lags = waiting.map(|(slot, since)| now.saturating_duration_since(since).min(age(slot)));
+        lags.max().unwrap_or_default()
     }
 
-    /// Since when a use may have waited that is due now. After a longer rest it was noticed at once.
-    fn since(&self, usage: Usage, second: u32, now: Instant) -> Instant {
+    /// Since when a use may have waited that is due now. After a longer rest, it would have been due at the last survey if
+    /// it had been there.
+    fn since(&self, slot: u32, usage: Usage, second: u32, now: Instant) -> Instant {
         let age = Duration::from_secs(second.saturating_sub(usage.written).into());
-        let longest = self.planned.in_force.max(self.planned_before);
-        let waited = if age <= longest { age } else { self.survey_interval() };
-        now.checked_sub(waited).unwrap_or(now)
+        if age <= self.planned.in_force.max(self.planned_before) {
+            return now.checked_sub(age).unwrap_or(now);
+        }
+        self.released.get(&slot).copied().unwrap_or(self.surveyed_at)
     }
 
     /// The next write, or until when there is none. `second` is the time of day.
@@ -253,7 +270,7 @@ impl Schedule {
         }
         while let Some(due) = self.queue.pop_front() {
             if self.is_due(due.slot, marks.usage(due.slot), second) {
-                self.under_way.push(UnderWay { slot: due.slot, expected: None });
+                self.under_way.push(UnderWay { slot: due.slot, began: now, since: due.since, expected: None });
                 return Next::Write(due);
             }
             self.taken.remove(&due.slot);
@@ -283,14 +300,17 @@ impl Schedule {
         }
         let position = self.under_way.iter().position(|under_way| under_way.slot == due.slot);
         match (outcome, position.and_then(|position| self.under_way.get_mut(position))) {
-            (Outcome::Written(second), Some(under_way)) => under_way.expected = Some((second, now + PATIENCE)),
+            (Outcome::Written(second), Some(under_way)) => {
+                under_way.since = under_way.began;
+                under_way.expected = Some((second, now + PATIENCE));
+            }
             (Outcome::Unknown(second), Some(under_way)) => under_way.expected = Some((second, now + PATIENCE_IN_DOUBT)),
             _ => {
                 position.map(|position| self.under_way.swap_remove(position));
                 match outcome {
                     Outcome::Conflict => self.queue.push_front(due),
                     Outcome::Refused => self.queue.push_back(due),
-                    _ => drop(self.taken.remove(&due.slot)),
+                    _ => self.release(due.slot, due.since),
                 }
             }
         }
@@ -298,15 +318,21 @@ impl Schedule {
 
     /// Forgets the writes that this verifier's own watch has told of by now.
     fn dismiss_arrived(&mut self, marks: &Marks, now: Instant) {
-        let taken = &mut self.taken;
-        self.under_way.retain(|under_way| {
-            let Some((second, until)) = under_way.expected else { return true };
-            let is_expected = marks.usage(under_way.slot).written < second && now < until;
-            if !is_expected {
-                taken.remove(&under_way.slot);
-            }
-            is_expected
-        });
+        let has_ended = |under_way: &UnderWay| {
+            let expected = under_way.expected;
+            expected.is_some_and(|(second, until)| marks.usage(under_way.slot).written >= second || now >= until)
+        };
+        let (ended, under_way): (Vec<_>, _) = mem::take(&mut self.under_way).into_iter().partition(has_ended);
+        self.under_way = under_way;
+        for UnderWay { slot, since, .. } in ended {
+            self.release(slot, since);
+        }
+    }
+
+    /// Lets a survey take up a slot again.
+    fn release(&mut self, slot: u32, since: Instant) {
+        self.taken.remove(&slot);
+        self.released.insert(slot, since);
     }
 
     fn settle_accounts(&mut self, told: Told, now: Instant) {
@@ -325,12 +351,14 @@ impl Schedule {
     }
 }
 
-/// Of records with their times, an order among equal ones and their slots.
-fn keep_oldest(due: &mut Vec<(u32, u64, u32)>, count: usize) {
-    if due.len() > count {
+/// Of records with their times, an order among equal ones and their slots. True if that was all of them.
+fn keep_oldest(due: &mut Vec<(u32, u64, u32)>, count: usize) -> bool {
+    let are_all = due.len() <= count;
+    if !are_all {
         due.select_nth_unstable(count);
         due.truncate(count);
     }
+    are_all
 }
 
 /// Every record with a use that the API server does not have, whether due or not, the oldest times first.

@@ -51,6 +51,7 @@ struct Verifier {
     /// How much of the log has come in, and when the next of it does.
     seen: usize,
     next_event: Duration,
+    next_survey: Duration,
     requests: VecDeque<Request>,
     /// The uses of each key, by slot.
     uses: Vec<Vec<u32>>,
@@ -87,7 +88,7 @@ impl Simulation {
             granularity: Duration::from_secs(setting.granularity),
             budget: Budget { writes_per_second: setting.budget },
         };
-        let verifiers = (0..setting.verifiers).map(|_| {
+        let verifiers = (0..setting.verifiers).map(|index| {
             let marks = Marks::default();
             marks.reach(KEYRING.slots());
             Verifier {
@@ -96,6 +97,7 @@ impl Simulation {
                 told: Told { writes: 0, lists: 1 },
                 seen: 0,
                 next_event: Duration::ZERO,
+                next_survey: STEP * index as u32,
                 requests: VecDeque::new(),
                 uses: vec![Vec::new(); setting.keys],
             }
@@ -170,8 +172,9 @@ impl Simulation {
             let request = verifier.requests.pop_front().unwrap();
             verifier.schedule.finish(request.due, request.outcome.unwrap(), instant);
         }
-        if now.as_millis() % 1000 == u128::from(index as u64 * 20) {
+        if now >= verifier.next_survey {
             verifier.schedule.survey(&verifier.marks, || Arc::clone(&self.keyring), Self::second(now), instant);
+            verifier.next_survey = now + verifier.schedule.survey_interval();
         }
         let told = verifier.told;
         while let Next::Write(due) = verifier.schedule.next(&verifier.marks, || told, Self::second(now), instant) {
@@ -278,6 +281,37 @@ fn every_use_gets_there_in_the_end() {
         (0..3).for_each(|index| simulation.advance(index, STEP * step));
     }
     assert!((0..500).all(|slot| simulation.stored[slot] == last(&simulation, slot)));
+}
+
+/// Watches that fall further behind all the time: what a verifier believes to be under way has long been written, and its key
+/// used again.
+#[test]
+fn a_verifier_whose_watch_is_far_behind_tells_how_far_uses_are() {
+    let setting =
+        Setting { verifiers: 6, keys: 400, budget: 200, granularity: 20, use_every: 1, latest_watch: 4000, ..ORDINARY };
+    let simulation = simulate(Setting { seconds: 70, seed: 6_623_592_191_435_233_204, ..setting });
+    assert!(simulation.verifiers.iter().any(|verifier| verifier.schedule.granularity().as_secs() > 30));
+}
+
+#[test]
+fn a_use_counts_from_when_the_write_before_it_began_until_the_watch_has_told_of_that() {
+    let start = Instant::now();
+    let after = |seconds: u32| (EPOCH + seconds, start + Duration::from_secs(seconds.into()));
+    let policy = Policy { granularity: Duration::from_secs(20), budget: Budget { writes_per_second: 200 } };
+    let (mut schedule, marks) = (Schedule::new(policy, 1, start), Marks::default());
+    marks.reach(2000);
+    marks.note(5, EPOCH);
+    let survey = |schedule: &mut Schedule, (second, now)| {
+        schedule.survey(&marks, || Arc::clone(&KEYRING), second, now);
+        schedule.granularity().as_secs()
+    };
+    assert_eq!(survey(&mut schedule, after(0)), 20);
+    let (second, now) = after(10);
+    let Next::Write(due) = schedule.next(&marks, Told::default, second, now) else { panic!("it is due") };
+    schedule.finish(due, Outcome::Written(EPOCH), now);
+    assert_eq!(survey(&mut schedule, after(35)), 20, "nothing waits");
+    marks.note(5, EPOCH + 11);
+    assert_eq!(survey(&mut schedule, after(38)), 28);
 }
 
 #[test]
