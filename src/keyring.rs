@@ -341,7 +341,6 @@ pub(crate) mod tests {
     use std::collections::{BTreeMap, BTreeSet, HashMap};
     use std::sync::LazyLock;
 
-    use jiff::Timestamp;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -442,11 +441,7 @@ pub(crate) mod tests {
             spec["notAfter"] = json!(said);
             let mut keyring = Keyring::default();
             keyring.upsert(&record_name(1), &spec).unwrap();
-            let (entry, kept) = (keyring.get(&digest(1)).unwrap(), kept.parse::<Timestamp>().unwrap());
-            assert_eq!(entry.not_after(), Some(kept), "{said}");
-            assert!(entry.is_expired(kept) && entry.is_expired(Timestamp::MAX), "{said}");
-            let before = kept.checked_sub(jiff::SignedDuration::from_nanos(1)).unwrap();
-            assert!(!entry.is_expired(before) && !entry.is_expired(Timestamp::MIN), "{said}");
+            assert_eq!(keyring.get(&digest(1)).unwrap().not_after(), Some(kept.parse().unwrap()), "{said}");
         }
     }
 

@@ -112,7 +112,7 @@ fn check_state(entry: Entry<'_>, now: Timestamp) -> Result<(), Denial> {
         Err(Denial::Revoked)
     } else if entry.is_suspended() {
         Err(Denial::Suspended)
-    } else if entry.is_expired(now) {
+    } else if entry.not_after().is_some_and(|not_after| now >= not_after) {
         Err(Denial::Expired)
     } else {
         Ok(())

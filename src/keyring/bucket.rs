@@ -73,7 +73,7 @@ pub(super) struct NewClaim<'t> {
 pub(super) struct Tail<'k> {
     serial: u32,
     /// Microseconds since 1970.
-    pub(super) not_after: Option<i64>,
+    not_after: Option<i64>,
     pub(super) name: &'k str,
 }
 
@@ -209,11 +209,6 @@ impl<'k> Claim<'k> {
             true => Some(Timestamp::from_second(self.row.end.into()).unwrap_or(Timestamp::MIN)),
             false => None,
         }
-    }
-
-    /// Whether the key has ended. Looks for the instant only in the second in which it lies.
-    pub(super) fn is_expired(self, now: Timestamp) -> bool {
-        self.has(EXPIRES) && second(now) >= self.row.end && self.not_after().is_none_or(|not_after| now >= not_after)
     }
 
     pub(super) fn is_readable(self) -> bool {

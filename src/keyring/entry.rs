@@ -61,11 +61,6 @@ impl<'k> Entry<'k> {
         self.claim.not_after()
     }
 
-    /// Whether that instant has come.
-    pub fn is_expired(&self, now: Timestamp) -> bool {
-        self.claim.is_expired(now)
-    }
-
     /// Refused for as long as this is true.
     pub fn is_suspended(&self) -> bool {
         self.claim.is_suspended()
