@@ -14,8 +14,10 @@
 mod bucket;
 mod entry;
 mod interner;
+mod pieces;
 mod profile;
 mod record_name;
+mod tails;
 mod terms;
 
 use std::array;
@@ -27,7 +29,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use self::bucket::{Bucket, Claim, NewClaim};
+use self::bucket::{Bucket, Claim, NewClaim, RUNS};
 use self::interner::Interner;
 use self::profile::Profile;
 use self::terms::Terms;
@@ -69,7 +71,7 @@ const FAN_OUT_BITS: u32 = 7;
 struct Place {
     node: usize,
     bucket: usize,
-    tag: u8,
+    run: usize,
 }
 
 /// Why the keyring vouches for no key with a digest.
@@ -100,6 +102,11 @@ pub enum Distrust {
     /// Another record claims the same key.
     #[error("spec.digest is claimed by record {0} too: the key is refused until one of the two is gone")]
     Ambiguous(RecordName),
+    /// Too many records have a digest with such a hash. It takes a hundred million of them.
+    #[error(
+        "there are too many records: its key is refused, and those of others; spread them over several installations"
+    )]
+    NoRoom,
 }
 
 impl Keyring {
@@ -222,7 +229,7 @@ impl Keyring {
         let list = terms.as_mut().and_then(|terms| terms.allowed_addresses.take());
         let place = self.place(&digest);
         let claim = NewClaim {
-            tag: place.tag,
+            run: place.run,
             digest,
             record_name,
             slot,
@@ -230,10 +237,10 @@ impl Keyring {
             allowed_addresses: list.map(|list| self.common.lists.share(list)),
             terms: terms.as_ref(),
         };
-        if let Some(bucket) = self.bucket_mut(place) {
-            bucket.push(claim);
-            self.len += 1;
+        if !self.bucket_mut(place).is_some_and(|bucket| bucket.push(&claim)) {
+            return Err(Distrust::NoRoom);
         }
+        self.len += 1;
         readable?;
         self.check_rivals(record_name, &digest)
     }
@@ -252,7 +259,7 @@ impl Keyring {
 
     fn claims(&self, digest: &Digest) -> impl Iterator<Item = Claim<'_>> {
         let place = self.place(digest);
-        self.bucket(place).into_iter().flat_map(move |bucket| bucket.claims(place.tag, digest))
+        self.bucket(place).into_iter().flat_map(move |bucket| bucket.claims(place.run, digest))
     }
 
     fn claim_of(&self, record_name: RecordName, digest: &Digest) -> Option<Claim<'_>> {
@@ -272,7 +279,7 @@ impl Keyring {
     }
 
     fn search_and_remove(&mut self, record_name: RecordName) {
-        let mut places = (0..FAN_OUT).flat_map(|node| (0..FAN_OUT).map(move |bucket| Place { node, bucket, tag: 0 }));
+        let mut places = (0..FAN_OUT).flat_map(|node| (0..FAN_OUT).map(move |bucket| Place { node, bucket, run: 0 }));
         let found = places.find_map(|place| {
             let mut claims = self.bucket(place)?.all_claims();
             Some((place, claims.find(|claim| claim.record_name() == record_name)?.position))
@@ -300,7 +307,7 @@ impl Keyring {
         Place {
             node: hash % FAN_OUT,
             bucket: (hash >> FAN_OUT_BITS) % FAN_OUT,
-            tag: (hash >> (2 * FAN_OUT_BITS)) as u8,
+            run: (hash >> (2 * FAN_OUT_BITS)) % RUNS,
         }
     }
 
@@ -680,7 +687,7 @@ pub(crate) mod tests {
         Ok(())
     }
 
-    /// An empty keyring, and four digests that all stand in one bucket of it under one tag.
+    /// An empty keyring, and four digests that all stand in one bucket of it, in one run.
     static COLLIDING: LazyLock<(Keyring, Vec<Digest>)> = LazyLock::new(|| {
         let keyring = Keyring::default();
         let mut digests: HashMap<Place, Vec<Digest>> = HashMap::new();

@@ -1,37 +1,46 @@
 //! The claims whose digests share the first bits of their hash: about 60 of them where a keyring holds a million.
 //!
 //! ```text
-//! tags   t t t t ...                    8 more bits of each hash: where to look
-//! rows   64 octets each                 digest, uid of the record's name, profile, flags, second in which the key ends
-//! tails  one after the other            slot, serial of the record's name, notAfter if it is no whole second, ApiKey name
+//! runs   32 counts                      how many claims share 5 more bits of their hashes: where to look
+//! rows   64 octets each, run by run     digest, uid of the record's name, profile, flags, second in which the key ends
+//! tails  in any order                   slot, serial of the record's name, notAfter if it is no whole second, ApiKey name
 //! lists  for keys that have one         its place among the rows, allowed addresses
 //! ```
 //!
 //! Among many keys, a lookup finds none of this in the processor's cache, and each place that it has to look at costs it
-//! more than its hash. So the tags stand beside what tells where the rows are, a row is one line of the cache, and what a
-//! decision on a good key can do without is in the tail.
+//! more than its hash. So the counts and where the rows are stand in one line of the cache, which for a million keys makes
+//! no more lines than stay near the processor; a row is one line too; and what a decision on a good key can do without is
+//! in the tail.
 //!
-//! None of these has room to spare: a bucket is read far more often than it is changed, and copied when it is.
+//! A bucket is read far more often than it is changed, and copied when it is: so nothing has room to spare, and all that
+//! is allocated comes in few sizes, or memory would lie idle in the ones that a growing keyring has left behind.
 
 use std::fmt;
+use std::iter::zip;
+use std::mem;
+use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use smallvec::SmallVec;
 
+use super::pieces::Pieces;
 use super::profile::Profile;
+use super::tails::{Address, Tails};
 use super::{RecordName, Terms};
 use crate::address::AllowedAddresses;
 use crate::key::Digest;
 
 #[derive(Clone, Default)]
+#[repr(C, align(64))]
 pub(super) struct Bucket {
-    /// With room for all that a million keys bring into one bucket.
-    tags: SmallVec<[u8; 88]>,
-    rows: Vec<Row>,
-    tails: Vec<u8>,
-    lists: Vec<(usize, Arc<AllowedAddresses>)>,
+    runs: [u8; RUNS],
+    rows: Pieces<Row>,
+    tails: Tails,
+    lists: Box<[(usize, Arc<AllowedAddresses>)]>,
 }
+
+/// Runs in a bucket.
+pub(super) const RUNS: usize = 32;
 
 /// The fixed part of a claim.
 #[derive(Clone)]
@@ -44,8 +53,7 @@ struct Row {
     /// for which there is no room are the first and the last second, and in the tail.
     end: u32,
     flags: u8,
-    /// Where the tail starts, in little-endian order, or [`NOWHERE`].
-    tail: [u8; 3],
+    tail: Address,
 }
 
 /// A record's claim to a digest: a view into its bucket, decoded as far as it is asked.
@@ -58,7 +66,7 @@ pub(super) struct Claim<'k> {
 
 /// A claim on its way into a bucket.
 pub(super) struct NewClaim<'t> {
-    pub(super) tag: u8,
+    pub(super) run: usize,
     pub(super) digest: Digest,
     pub(super) record_name: RecordName,
     pub(super) slot: u32,
@@ -75,10 +83,9 @@ pub(super) struct Tail<'k> {
     /// Microseconds since 1970.
     not_after: Option<i64>,
     pub(super) name: &'k str,
+    /// Octets of all of it.
+    length: usize,
 }
-
-/// Of a tail that would start beyond what three octets can say.
-const NOWHERE: [u8; 3] = [u8::MAX; 3];
 
 const UNREADABLE: u8 = 1;
 const SUSPENDED: u8 = 2;
@@ -93,89 +100,87 @@ const LISTED: u8 = 16;
 const SHORT_SERIAL: u8 = 32;
 
 impl Bucket {
-    /// The claims to `digest`.
-    pub(super) fn claims(&self, tag: u8, digest: &Digest) -> impl Iterator<Item = Claim<'_>> {
-        let claims = memchr::memchr_iter(tag, &self.tags).filter_map(|position| self.claim(position));
-        claims.filter(move |claim| claim.row.digest == *digest)
+    /// The claims to `digest`, which are in this run.
+    pub(super) fn claims(&self, run: usize, digest: &Digest) -> impl Iterator<Item = Claim<'_>> {
+        let rows = self.rows.range(self.positions(run)).filter(move |(_, row)| row.digest == *digest);
+        rows.map(|(position, row)| Claim { position, bucket: self, row })
     }
 
     pub(super) fn all_claims(&self) -> impl Iterator<Item = Claim<'_>> {
-        self.rows.iter().enumerate().map(|(position, row)| Claim { position, bucket: self, row })
+        self.rows.range(0..usize::MAX).map(|(position, row)| Claim { position, bucket: self, row })
     }
 
-    fn claim(&self, position: usize) -> Option<Claim<'_>> {
-        self.rows.get(position).map(|row| Claim { position, bucket: self, row })
-    }
-
-    pub(super) fn push(&mut self, claim: NewClaim<'_>) {
-        let flags = flags(&claim);
-        let start = u32::try_from(self.tails.len()).unwrap_or(u32::MAX).to_le_bytes();
-        match start {
-            [tail @ .., 0] if tail != NOWHERE => {
-                let octets = tail_of(&claim, flags);
-                self.tails.reserve_exact(octets.len());
-                self.tails.extend_from_slice(&octets);
-                self.push_row(&claim, flags, tail);
-            }
-            // The claim refuses. It takes a billion keys to get here.
-            _ => self.push_row(&claim, flags | UNREADABLE, NOWHERE),
-        }
-    }
-
-    fn push_row(&mut self, claim: &NewClaim<'_>, flags: u8, tail: [u8; 3]) {
-        self.tags.reserve_exact(1);
-        self.tags.push(claim.tag);
-        if let Some(list) = &claim.allowed_addresses {
-            push_exactly(&mut self.lists, (self.rows.len(), Arc::clone(list)));
-        }
+    /// Adds a claim, and answers whether there was room for it: a run has at most 255, which it takes a hundred million
+    /// keys to reach. Where there is none, the run's other claims refuse from then on, as one of them may be a rival.
+    #[must_use]
+    pub(super) fn push(&mut self, claim: &NewClaim<'_>) -> bool {
+        let positions = self.positions(claim.run);
+        let Some(longer) = self.runs.get(claim.run).and_then(|count| count.checked_add(1)) else {
+            self.rows.range_mut(positions).for_each(|row| row.flags |= UNREADABLE);
+            return false;
+        };
+        let flags = flags(claim);
+        // The claim refuses if there is no room for its tail. It takes a hundred million keys to get there too.
+        let tail = self.tails.add(&tail_of(claim, flags));
+        let flags = flags | if tail.is_none() { UNREADABLE } else { 0 };
         let row = Row {
             digest: claim.digest,
             uid: claim.record_name.uid(),
             profile: Arc::clone(&claim.profile),
             end: claim.terms.and_then(|terms| terms.not_after).map_or(0, second),
             flags,
-            tail,
+            tail: tail.unwrap_or(Address::NOWHERE),
         };
-        push_exactly(&mut self.rows, row);
+        self.rows.insert(positions.end, row);
+        self.set_count(claim.run, longer);
+        for (later, _) in self.lists.iter_mut().filter(|(listed, _)| *listed >= positions.end) {
+            *later += 1;
+        }
+        if let Some(list) = &claim.allowed_addresses {
+            let mut lists = mem::take(&mut self.lists).into_vec();
+            lists.reserve_exact(1);
+            lists.push((positions.end, Arc::clone(list)));
+            self.lists = lists.into();
+        }
+        true
     }
 
     /// Takes out the claim at `position`, if there is one.
     pub(super) fn remove(&mut self, position: usize) {
-        if position >= self.rows.len() {
-            return;
+        let length = self.claim(position).map_or(0, |claim| claim.tail().length);
+        let Some(row) = self.rows.remove(position) else { return };
+        self.tails.remove(row.tail, length);
+        for other in self.rows.iter_mut() {
+            other.tail = other.tail.after_removal(row.tail, length);
         }
-        self.tags.remove(position);
-        if let Some(start) = self.rows.remove(position).tail_start() {
-            let next = self.rows.iter().skip(position).find_map(Row::tail_start).unwrap_or(self.tails.len());
-            let start = start.min(self.tails.len());
-            let end = next.clamp(start, self.tails.len());
-            self.tails.drain(start..end);
-            for later in self.rows.iter_mut().skip(position) {
-                later.move_tail(end - start);
-            }
+        if let Some(run) = (0..RUNS).find(|run| self.positions(*run).contains(&position)) {
+            let count = self.runs.get(run).copied().unwrap_or_default();
+            self.set_count(run, count.saturating_sub(1));
         }
-        self.lists.retain(|(listed, _)| *listed != position);
+        let mut lists = mem::take(&mut self.lists).into_vec();
+        lists.retain(|(listed, _)| *listed != position);
+        self.lists = lists.into();
         for (later, _) in self.lists.iter_mut().filter(|(listed, _)| *listed > position) {
             *later -= 1;
         }
-        self.tags.shrink_to_fit();
-        self.rows.shrink_to_fit();
-        self.tails.shrink_to_fit();
-        self.lists.shrink_to_fit();
-    }
-}
-
-impl Row {
-    /// `None` if there was no room for it.
-    fn tail_start(&self) -> Option<usize> {
-        let [low, middle, high] = self.tail;
-        (self.tail != NOWHERE).then_some(u32::from_le_bytes([low, middle, high, 0]) as usize)
     }
 
-    fn move_tail(&mut self, distance: usize) {
-        if let Some(start) = self.tail_start() {
-            let [low, middle, high, ..] = start.saturating_sub(distance).to_le_bytes();
-            self.tail = [low, middle, high];
+    fn claim(&self, position: usize) -> Option<Claim<'_>> {
+        self.rows.get(position).map(|row| Claim { position, bucket: self, row })
+    }
+
+    /// Where the rows of a run stand.
+    fn positions(&self, run: usize) -> Range<usize> {
+        // In numbers of one and two octets, so that the compiler makes a few vectors of them.
+        let first_later = u8::try_from(run).unwrap_or(u8::MAX);
+        let earlier = zip(0..RUNS as u8, &self.runs).map(|(own, count)| if own < first_later { *count } else { 0 });
+        let start = usize::from(earlier.map(u16::from).sum::<u16>());
+        start..start + self.runs.get(run).copied().map_or(0, usize::from)
+    }
+
+    fn set_count(&mut self, run: usize, count: u8) {
+        if let Some(own) = self.runs.get_mut(run) {
+            *own = count;
         }
     }
 }
@@ -234,7 +239,7 @@ impl<'k> Claim<'k> {
     }
 
     fn tail_octets(self) -> Option<&'k [u8]> {
-        self.bucket.tails.get(self.row.tail_start()?..)
+        self.bucket.tails.from(self.row.tail)
     }
 }
 
@@ -264,8 +269,8 @@ impl<'k> Tail<'k> {
             _ => rest.split_first_chunk().map(|(not_after, rest)| (Some(i64::from_le_bytes(*not_after)), rest))?,
         };
         let (length, rest) = rest.split_first()?;
-        let name = str::from_utf8(rest.get(..usize::from(*length))?).ok()?;
-        Some(Self { serial, not_after, name })
+        let (name, rest) = rest.split_at_checked(usize::from(*length))?;
+        Some(Self { serial, not_after, name: str::from_utf8(name).ok()?, length: octets.len() - rest.len() })
     }
 }
 
@@ -309,7 +314,80 @@ fn nanoseconds(second: u32) -> i128 {
     i128::from(second) * 1_000_000_000
 }
 
-fn push_exactly<T>(list: &mut Vec<T>, item: T) {
-    list.reserve_exact(1);
-    list.push(item);
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn terms(number: u32) -> Terms {
+        let list =
+            number.is_multiple_of(5).then(|| AllowedAddresses::parse(&[format!("10.0.0.{}", number % 200)]).unwrap());
+        Terms {
+            profile: Profile::default(),
+            name: format!("key-{number}"),
+            allowed_addresses: list,
+            not_after: None,
+            is_suspended: false,
+            is_revoked: false,
+        }
+    }
+
+    fn digest(number: u32) -> Digest {
+        Digest::of(&number.to_le_bytes())
+    }
+
+    fn push(bucket: &mut Bucket, run: usize, number: u32) -> bool {
+        let terms = terms(number);
+        bucket.push(&NewClaim {
+            run,
+            digest: digest(number),
+            record_name: RecordName::new([7; 16], number),
+            slot: number,
+            profile: Arc::default(),
+            allowed_addresses: terms.allowed_addresses.clone().map(Arc::new),
+            terms: Some(&terms),
+        })
+    }
+
+    fn run_of(number: u32) -> usize {
+        (number * 13 % 7 * 5) as usize
+    }
+
+    #[test]
+    fn a_claim_keeps_what_is_its_own_while_others_come_and_go() {
+        let (mut bucket, mut present) = (Bucket::default(), vec![false; 400]);
+        // Each in turn comes, goes, and comes again, in an order that mixes them all.
+        for step in 0..1000_u32 {
+            let number = step * 151 % 400;
+            if present[number as usize] {
+                let position = bucket.claims(run_of(number), &digest(number)).next().unwrap().position;
+                bucket.remove(position);
+            } else {
+                assert!(push(&mut bucket, run_of(number), number));
+            }
+            present[number as usize] ^= true;
+        }
+        for (number, is_present) in (0..).zip(&present) {
+            let claims: Vec<_> = bucket.claims(run_of(number), &digest(number)).collect();
+            assert_eq!(claims.len(), usize::from(*is_present), "{number}");
+            for claim in claims {
+                assert_eq!((claim.slot(), claim.record_name()), (number, RecordName::new([7; 16], number)));
+                assert_eq!((claim.tail().name.to_owned(), claim.is_readable()), (format!("key-{number}"), true));
+                assert_eq!(claim.list(), terms(number).allowed_addresses.as_ref());
+            }
+        }
+        assert_eq!(bucket.all_claims().count(), present.iter().filter(|is_present| **is_present).count());
+    }
+
+    #[test]
+    fn a_run_without_room_refuses_all_its_keys_and_no_others() {
+        let mut bucket = Bucket::default();
+        assert!((0..255).all(|number| push(&mut bucket, 9, number)) && push(&mut bucket, 10, 255));
+        assert!(bucket.all_claims().all(Claim::is_readable));
+        assert!(!push(&mut bucket, 9, 256));
+        assert_eq!(bucket.claims(9, &digest(256)).count(), 0);
+        assert!((0..255).all(|number| bucket.claims(9, &digest(number)).all(|claim| !claim.is_readable())));
+        assert!(bucket.claims(10, &digest(255)).all(Claim::is_readable));
+        assert_eq!(bucket.all_claims().count(), 256);
+    }
 }
