@@ -8,9 +8,8 @@
 //! ```
 //!
 //! Among many keys, a lookup finds none of this in the processor's cache, and each place that it has to look at costs it
-//! more than its hash. So the counts and where the rows are stand in one line of the cache, which for a million keys makes
-//! no more lines than stay near the processor; a row is one line too; and what a decision on a good key can do without is
-//! in the tail.
+//! more than its hash. So the counts and where the rows are stand in one line of the cache, a row is one line too, and what
+//! a decision on a good key can do without is in the tail.
 //!
 //! A bucket is read far more often than it is changed, and copied when it is: so nothing has room to spare, and all that
 //! is allocated comes in few sizes, or memory would lie idle in the ones that a growing keyring has left behind.
@@ -30,6 +29,7 @@ use super::{RecordName, Terms};
 use crate::address::AllowedAddresses;
 use crate::key::Digest;
 
+/// In this order, `runs` and the start of `rows` are the first line.
 #[derive(Clone, Default)]
 #[repr(C, align(64))]
 pub(super) struct Bucket {

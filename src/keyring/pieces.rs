@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 /// Items in one piece: with rows of 64 octets, a size that the allocator has.
 const PIECE: usize = 24;
 
-/// A list in pieces of one size.
+/// A list in pieces of one size. What most lookups need is in front.
 #[derive(Clone)]
 #[repr(C)]
 pub(super) struct Pieces<T> {
