@@ -38,10 +38,6 @@ impl<T> Pieces<T> {
         indices.map_while(|index| Some((index, self.get(index)?)))
     }
 
-    pub(super) fn range_mut(&mut self, indices: Range<usize>) -> impl Iterator<Item = &mut T> {
-        self.iter_mut().skip(indices.start).take(indices.len())
-    }
-
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.full.iter_mut().flat_map(|piece| piece.iter_mut()).chain(&mut self.last)
     }
@@ -127,7 +123,6 @@ mod tests {
             for start in 0..=list.len() {
                 let end = (start + 30).min(list.len());
                 prop_assert!(pieces.range(start..start + 30).map(|(_, item)| item).eq(&list[start..end]));
-                prop_assert!(pieces.range_mut(start..start + 30).map(|item| *item).eq(list[start..end].iter().copied()));
                 prop_assert_eq!(pieces.get(start), list.get(start));
             }
             prop_assert!(pieces.clone().iter_mut().eq(list.iter_mut()));
