@@ -1,12 +1,12 @@
 //! PURE. The records trusted now: from a key's digest to what a decision needs to know of the key.
 //!
 //! ```text
-//! digest ── seeded hash ──> root ──> node ──> bucket ──> claims whose digests are equal
-//!                           128      128      16 384 in all
+//! digest ── seeded hash ──> root ──> branch ──> twig ──> bucket ──> claims whose digests are equal
+//!                           32       32         16       16 384 in all
 //! ```
 //!
-//! A [`Keyring`] is a persistent value: a clone shares everything with its original, and a change copies the root, one
-//! node and one bucket. So the feed keeps a working copy, publishes clones of it, and no reader ever waits.
+//! A [`Keyring`] is a persistent value: a clone shares everything with its original, and a change copies the way from the
+//! root to one bucket. So the feed keeps a working copy, publishes clones of it, and no reader ever waits.
 //!
 //! Every doubt about a record closes that record's key, and no other: a record that cannot be read, and two records
 //! that claim the same digest, refuse.
@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-use self::bucket::{Bucket, Claim, NewClaim, RUNS};
+use self::bucket::{Bucket, Claim, NewClaim, RUN_BITS};
 use self::interner::Interner;
 use self::profile::Profile;
 use self::terms::Terms;
@@ -60,16 +60,21 @@ struct Common {
     slots: AtomicU32,
 }
 
-type Root = [Arc<Node>; FAN_OUT];
-type Node = [Arc<Bucket>; FAN_OUT];
+/// Narrow, as a copy counts one user more of each of its children, and the buckets' counts are in no cache.
+type Root = [Arc<Branch>; 1 << BRANCH_BITS];
+type Branch = [Arc<Twig>; 1 << TWIG_BITS];
+type Twig = [Arc<Bucket>; 1 << BUCKET_BITS];
 
-const FAN_OUT: usize = 1 << FAN_OUT_BITS;
-const FAN_OUT_BITS: u32 = 7;
+/// Bits of the hash that say which branch of the root, and so on.
+const BRANCH_BITS: u32 = 5;
+const TWIG_BITS: u32 = 5;
+const BUCKET_BITS: u32 = 4;
 
 /// Where the claims to a digest are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Place {
-    node: usize,
+    branch: usize,
+    twig: usize,
     bucket: usize,
     run: usize,
 }
@@ -267,7 +272,8 @@ impl Keyring {
     }
 
     fn all_claims(&self) -> impl Iterator<Item = Claim<'_>> {
-        self.root.iter().flat_map(|node| node.iter()).flat_map(|bucket| bucket.all_claims())
+        let twigs = self.root.iter().flat_map(|branch| branch.iter());
+        twigs.flat_map(|twig| twig.iter()).flat_map(|bucket| bucket.all_claims())
     }
 
     /// Takes out a record's claim to `digest`, if there is one, and answers its slot.
@@ -279,7 +285,7 @@ impl Keyring {
     }
 
     fn search_and_remove(&mut self, record_name: RecordName) {
-        let mut places = (0..FAN_OUT).flat_map(|node| (0..FAN_OUT).map(move |bucket| Place { node, bucket, run: 0 }));
+        let mut places = (0..1 << (BRANCH_BITS + TWIG_BITS + BUCKET_BITS)).map(Place::of);
         let found = places.find_map(|place| {
             let mut claims = self.bucket(place)?.all_claims();
             Some((place, claims.find(|claim| claim.record_name() == record_name)?.position))
@@ -303,30 +309,40 @@ impl Keyring {
     fn place(&self, digest: &Digest) -> Place {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(digest.as_bytes());
-        let hash = hasher.finish() as usize;
-        Place {
-            node: hash % FAN_OUT,
-            bucket: (hash >> FAN_OUT_BITS) % FAN_OUT,
-            run: (hash >> (2 * FAN_OUT_BITS)) % RUNS,
-        }
+        Place::of(hasher.finish())
     }
 
     fn bucket(&self, place: Place) -> Option<&Bucket> {
-        self.root.get(place.node)?.get(place.bucket).map(Arc::as_ref)
+        self.root.get(place.branch)?.get(place.twig)?.get(place.bucket).map(Arc::as_ref)
     }
 
     /// Copies what clones share of the way to the bucket, and the bucket.
     fn bucket_mut(&mut self, place: Place) -> Option<&mut Bucket> {
-        let node = Arc::make_mut(&mut self.root).get_mut(place.node)?;
-        Arc::make_mut(node).get_mut(place.bucket).map(Arc::make_mut)
+        let branch = Arc::make_mut(&mut self.root).get_mut(place.branch)?;
+        let twig = Arc::make_mut(branch).get_mut(place.twig)?;
+        Arc::make_mut(twig).get_mut(place.bucket).map(Arc::make_mut)
+    }
+}
+
+impl Place {
+    /// Where a hash leads to: its lowest bits to a bucket, the next ones to a run there.
+    fn of(hash: u64) -> Self {
+        let mut rest = hash as usize;
+        let mut take = |bits: u32| {
+            let taken = rest % (1 << bits);
+            rest >>= bits;
+            taken
+        };
+        Self { branch: take(BRANCH_BITS), twig: take(TWIG_BITS), bucket: take(BUCKET_BITS), run: take(RUN_BITS) }
     }
 }
 
 impl Default for Keyring {
     fn default() -> Self {
         let bucket = Arc::<Bucket>::default();
-        let node: Arc<Node> = Arc::new(array::from_fn(|_| Arc::clone(&bucket)));
-        let root = Arc::new(array::from_fn(|_| Arc::clone(&node)));
+        let twig: Arc<Twig> = Arc::new(array::from_fn(|_| Arc::clone(&bucket)));
+        let branch: Arc<Branch> = Arc::new(array::from_fn(|_| Arc::clone(&twig)));
+        let root = Arc::new(array::from_fn(|_| Arc::clone(&branch)));
         Self { root, hasher: RandomState::new(), len: 0, common: Arc::default() }
     }
 }

@@ -40,7 +40,9 @@ pub(super) struct Bucket {
 }
 
 /// Runs in a bucket.
-pub(super) const RUNS: usize = 32;
+const RUNS: usize = 1 << RUN_BITS;
+/// Bits of the hash that say which run a claim is in.
+pub(super) const RUN_BITS: u32 = 5;
 
 /// The fixed part of a claim.
 #[derive(Clone)]
