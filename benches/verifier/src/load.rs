@@ -23,6 +23,10 @@ pub struct Load<'k> {
     /// again as soon as it was answered.
     pub rate: Option<f64>,
     pub duration: Duration,
+    /// Whether something that is measured is on the client's core too, and is to have it while the client waits. Otherwise
+    /// the client never sleeps while it asks: the server would have to wake it, which costs what a request does on a
+    /// virtual machine, and comes as often as chance has it.
+    pub shares_its_core: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -47,6 +51,14 @@ pub struct Outcome {
 impl Outcome {
     pub fn answered(&self) -> usize {
         self.allowed + self.refused + self.other
+    }
+
+    pub fn count(&self, verdict: Verdict) -> usize {
+        match verdict {
+            Verdict::Allowed => self.allowed,
+            Verdict::Refused => self.refused,
+            Verdict::Other => self.other,
+        }
     }
 
     pub fn per_second(&self) -> f64 {
@@ -279,7 +291,8 @@ impl<'k> Client<'k> {
                 break;
             }
             ensure!(now < end + Duration::from_secs(10), "requests were not answered");
-            let patience = if interval.is_some() && !is_over { Duration::ZERO } else { Duration::from_millis(100) };
+            let sleeps = is_over || interval.is_none() && self.load.shares_its_core;
+            let patience = if sleeps { Duration::from_millis(100) } else { Duration::ZERO };
             let before = Instant::now();
             self.poll.poll(&mut events, Some(patience))?;
             let now = Instant::now();

@@ -62,7 +62,8 @@ impl Records {
     pub fn change(&self, number: usize, spec: Value) -> Result<()> {
         let mut changes = self.0.changes.lock().expect("no thread panics here");
         let version = FIRST_VERSION + changes.events.len() + 1;
-        let event = json!({"type": "MODIFIED", "object": object(number, version, spec)}).to_string() + "\n";
+        // The type comes first, as the API server has it; the other way round, the object would have to be kept until then.
+        let event = format!("{{\"type\":\"MODIFIED\",\"object\":{}}}\n", object(number, version, spec));
         for (_, watch) in &mut changes.watches {
             write_chunk(watch, &event)?;
         }

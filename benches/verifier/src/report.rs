@@ -152,8 +152,10 @@ impl Bench {
         address: SocketAddr,
         (protocol, connections): Shape,
         keys: &'k [KeyText],
+        rate: Option<f64>,
     ) -> Result<Client<'k>> {
-        Client::connect(Load { address, protocol, connections, keys, rate: None, duration: self.round })
+        let duration = self.round;
+        Client::connect(Load { address, protocol, connections, keys, rate, duration, shares_its_core: false })
     }
 
     fn http(&mut self) -> Result<()> {
@@ -200,7 +202,7 @@ impl Bench {
     /// At half of what the slower one can do.
     fn half_load(&mut self) -> Result<()> {
         let shape = (HTTP, 16);
-        let capacity = self.client(self.many.process.address, shape, &self.keys)?.run()?.per_second();
+        let capacity = self.client(self.many.process.address, shape, &self.keys, None)?.run()?.per_second();
         let side = |process, address| self.paced_side(process, address, shape, capacity / 2.0);
         let comparison = self.compare(
             side(&self.many.process, self.many.process.address)?,
@@ -241,7 +243,7 @@ impl Bench {
         };
         self.add_times(&format!("The same, with {CHANGES} others a second"), "<= 1 ms / 0.1 ms", &mut under_changes);
         let mut under_load = {
-            let mut client = self.client(self.many.grpc, (SIXTEEN_STREAMS, 4), &self.keys)?;
+            let mut client = self.client(self.many.grpc, (SIXTEEN_STREAMS, 4), &self.keys, None)?;
             let stop = AtomicBool::new(false);
             thread::scope(|scope| {
                 let load = scope.spawn(|| {
@@ -303,46 +305,65 @@ impl Bench {
             .collect()
     }
 
+    /// The do-nothing servers show what a core leaves to the good requests at best: what comes in has to be answered.
     fn junk(&mut self) -> Result<()> {
-        for (name, shape) in [("HTTP, 16 connections", (HTTP, 16)), ("gRPC, 4 x 16 streams", (SIXTEEN_STREAMS, 4))] {
-            let address = self.many.address(shape);
-            let alone = self.side(&self.many.process, address, shape, &self.keys, Verdict::Allowed)?;
-            let mut beside = self.side(&self.many.process, address, shape, &self.keys, Verdict::Allowed)?;
-            let (protocol, connections) = shape;
-            let mut junk = Client::connect(Load {
-                address,
-                protocol,
-                connections,
-                keys: &self.junk,
-                rate: Some(JUNK),
-                duration: self.round,
-            })?;
-            let mut rates = Vec::new();
-            let comparison = self.compare(
-                Box::new(|| {
-                    thread::scope(|scope| {
-                        let junk = scope.spawn(|| junk.run());
-                        let round = beside();
-                        let outcome = junk.join().expect("the client does not panic")?;
-                        ensure!(outcome.allowed + outcome.other == 0, "junk was not refused");
-                        rates.push(outcome.per_second());
-                        round
-                    })
-                }),
-                alone,
-            )?;
-            drop(beside);
-            let rate = Quartiles::of(rates).median();
-            let what = format!(
-                "{name}: good requests beside junk that is offered at {JUNK} a second ({rate:.0} came through)"
-            );
-            self.add(&what, "alone", ">= 0.7 / 0.9", &comparison, Figure::Throughput);
+        for (name, shape, base, base_name) in [
+            ("HTTP, 16 connections", (HTTP, 16), &self.base_http, "hyper, 200 at once"),
+            ("gRPC, 4 x 16 streams", (SIXTEEN_STREAMS, 4), &self.base_grpc, "tonic, decodes and allows"),
+        ] {
+            let ours = self.beside_junk(&self.many.process, self.many.address(shape), shape, Verdict::Refused)?;
+            let others = self.beside_junk(base, base.address, shape, Verdict::Allowed)?;
+            for (whose, (comparison, came_through), goal) in
+                [("", ours, ">= 0.7 / 0.9"), (&*format!(", of {base_name}"), others, "-")]
+            {
+                let what = format!(
+                    "{name}: good requests beside junk that is offered at {JUNK} a second ({came_through:.0} came \
+                     through){whose}"
+                );
+                self.rows.push(row(&what, "alone", goal, &comparison, Figure::Throughput));
+            }
         }
         Ok(())
     }
 
+    /// Good requests beside junk and alone, and how much junk a second came through.
+    fn beside_junk(
+        &self,
+        process: &Process,
+        address: SocketAddr,
+        shape: Shape,
+        junk_is: Verdict,
+    ) -> Result<(Comparison, f64)> {
+        let alone = self.side(process, address, shape, &self.keys, Verdict::Allowed)?;
+        let mut beside = self.side(process, address, shape, &self.keys, Verdict::Allowed)?;
+        let mut junk = self.client(address, shape, &self.junk, Some(JUNK))?;
+        let mut rates = Vec::new();
+        let comparison = self.compare(
+            Box::new(|| {
+                thread::scope(|scope| {
+                    let junk = scope.spawn(|| junk.run());
+                    let round = beside();
+                    let outcome = junk.join().expect("the client does not panic")?;
+                    ensure!(outcome.count(junk_is) == outcome.answered(), "not all junk was {junk_is:?}");
+                    rates.push(outcome.per_second());
+                    round
+                })
+            }),
+            alone,
+        )?;
+        drop(beside);
+        Ok((comparison, Quartiles::of(rates).median()))
+    }
+
+    /// With both in use: what looks for due last uses then takes is the same in both, and not the keys'.
     fn memory(&mut self) -> Result<()> {
         let (many, few) = (self.keys.len(), self.keys.len() / 10);
+        for (process, keys) in [(&self.many.process, &self.keys[..]), (&self.few.process, &self.keys[..few])] {
+            let mut side = self.side(process, process.address, (HTTP, 16), keys, Verdict::Allowed)?;
+            for _ in 0..self.rounds {
+                side()?;
+            }
+        }
         let octets = (self.many.process.resident() - self.few.process.resident()) / (many - few) as f64;
         self.rows.push(format!(
             "| Resident memory per key, between {few} and {many} | 48 octets | <= 96 / 64 | - | {octets:.0} octets | - |\n"
@@ -388,11 +409,18 @@ impl Bench {
     }
 
     fn behind(&mut self, ours: &Process, base: &Process, proxy: &str, name: &str, goal: &str) -> Result<()> {
-        let shape = (Protocol::Http { path: "/" }, 16);
-        let keys = &self.keys[..self.keys.len() / 10];
+        let load = |process: &Process| Load {
+            address: process.address,
+            protocol: Protocol::Http { path: "/" },
+            connections: 16,
+            keys: &self.keys[..self.keys.len() / 10],
+            rate: None,
+            duration: self.round,
+            shares_its_core: true,
+        };
         let comparison = self.compare(
-            self.side(ours, ours.address, shape, keys, Verdict::Allowed)?,
-            self.side(base, base.address, shape, keys, Verdict::Allowed)?,
+            rounds_of(Client::connect(load(ours))?, ours, Verdict::Allowed),
+            rounds_of(Client::connect(load(base))?, base, Verdict::Allowed),
         )?;
         self.add(&format!("Behind {proxy}, 16 connections: requests"), name, goal, &comparison, Figure::Throughput);
         Ok(())
@@ -424,7 +452,7 @@ impl Bench {
         keys: &'s [KeyText],
         expected: Verdict,
     ) -> Result<Side<'s>> {
-        let client = self.client(address, shape, keys)?;
+        let client = self.client(address, shape, keys, None)?;
         Ok(rounds_of(client, process, expected))
     }
 
@@ -432,12 +460,10 @@ impl Bench {
         &'s self,
         process: &'s Process,
         address: SocketAddr,
-        (protocol, connections): Shape,
+        shape: Shape,
         rate: f64,
     ) -> Result<Side<'s>> {
-        let duration = self.round;
-        let load = Load { address, protocol, connections, keys: &self.keys, rate: Some(rate), duration };
-        Ok(rounds_of(Client::connect(load)?, process, Verdict::Allowed))
+        Ok(rounds_of(self.client(address, shape, &self.keys, Some(rate))?, process, Verdict::Allowed))
     }
 
     /// Lets two sides take turns, each one first in every other round. The first round of each counts for nothing.
@@ -458,22 +484,7 @@ impl Bench {
     }
 
     fn add(&mut self, what: &str, base: &str, goal: &str, comparison: &Comparison, figure: Figure) {
-        let pairs = comparison.ours.iter().zip(&comparison.base);
-        let ratio = Quartiles::of(pairs.map(|(ours, base)| figure.of(ours) / figure.of(base)).collect());
-        let describe = |rounds: &[Round]| {
-            let median = |value: &dyn Fn(&Round) -> f64| Quartiles::of(rounds.iter().map(value).collect()).median();
-            format!(
-                "{:.0}/s, CPU {:.1} µs, p99 {:.0} µs, client {:.0} % busy",
-                median(&|round| round.outcome.per_second()),
-                median(&|round| Figure::CpuTime.of(round) * 1e6),
-                median(&|round| round.p99.as_secs_f64() * 1e6),
-                median(&|round| round.outcome.utilisation * 100.0),
-            )
-        };
-        let (ours, others) = (describe(&comparison.ours), describe(&comparison.base));
-        let row = format!("| {what} | {base} | {goal} | {ratio} | {ours} | {others} |\n");
-        eprint!("{row}");
-        self.rows.push(row);
+        self.rows.push(row(what, base, goal, comparison, figure));
     }
 
     fn add_times(&mut self, what: &str, goal: &str, times: &mut [Duration]) {
@@ -488,6 +499,26 @@ impl Bench {
         self.rows.push(format!("| Behind {proxy} | - | - | not installed: `tests/testbed/tools.sh` | - | - |\n"));
         Ok(())
     }
+}
+
+/// A row of the report.
+fn row(what: &str, base: &str, goal: &str, comparison: &Comparison, figure: Figure) -> String {
+    let pairs = comparison.ours.iter().zip(&comparison.base);
+    let ratio = Quartiles::of(pairs.map(|(ours, base)| figure.of(ours) / figure.of(base)).collect());
+    let describe = |rounds: &[Round]| {
+        let median = |value: &dyn Fn(&Round) -> f64| Quartiles::of(rounds.iter().map(value).collect()).median();
+        format!(
+            "{:.0}/s, CPU {:.1} µs, p99 {:.0} µs, client {:.0} % busy",
+            median(&|round| round.outcome.per_second()),
+            median(&|round| Figure::CpuTime.of(round) * 1e6),
+            median(&|round| round.p99.as_secs_f64() * 1e6),
+            median(&|round| round.outcome.utilisation * 100.0),
+        )
+    };
+    let (ours, others) = (describe(&comparison.ours), describe(&comparison.base));
+    let row = format!("| {what} | {base} | {goal} | {ratio} | {ours} | {others} |\n");
+    eprint!("{row}");
+    row
 }
 
 /// What of two rounds is compared.
@@ -517,12 +548,7 @@ fn rounds_of<'s>(mut client: Client<'s>, process: &'s Process, expected: Verdict
         let before = process.cpu_seconds();
         let mut outcome = client.run()?;
         let cpu = process.cpu_seconds() - before;
-        let as_expected = match expected {
-            Verdict::Allowed => outcome.allowed,
-            Verdict::Refused => outcome.refused,
-            Verdict::Other => outcome.other,
-        };
-        if as_expected != outcome.answered() {
+        if outcome.count(expected) != outcome.answered() {
             let (allowed, refused, other) = (outcome.allowed, outcome.refused, outcome.other);
             bail!("{expected:?} was expected of all: {allowed} allowed, {refused} refused, {other} others");
         }
