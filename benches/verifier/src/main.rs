@@ -37,8 +37,9 @@ fn main() -> anyhow::Result<()> {
             let keys: Vec<_> = (0..keys.parse().context(USAGE)?).map(population::key_text).collect();
             let duration = Duration::from_secs(seconds.parse().context(USAGE)?);
             let (address, connections) = (address.parse().context(USAGE)?, connections.parse().context(USAGE)?);
-            let load =
-                Load { address, protocol, connections, keys: &keys, rate: None, duration, shares_its_core: false };
+            // With the API server.
+            let shares_its_core = true;
+            let load = Load { address, protocol, connections, keys: &keys, rate: None, duration, shares_its_core };
             let outcome = Client::connect(load)?.run()?;
             ensure!(
                 outcome.allowed == outcome.answered(),
