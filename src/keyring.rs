@@ -230,16 +230,17 @@ impl Keyring {
             Ok(terms) => (Some(terms), Ok(())),
             Err(distrust) => (None, Err(distrust)),
         };
-        let profile = terms.as_mut().map(|terms| mem::take(&mut terms.profile)).unwrap_or_default();
-        let list = terms.as_mut().and_then(|terms| terms.allowed_addresses.take());
+        let profile = terms.as_mut().map(|terms| {
+            let list = terms.allowed_addresses.take().map(|list| self.common.lists.share(list));
+            mem::take(&mut terms.profile).with_allowed_addresses(list)
+        });
         let place = self.place(&digest);
         let claim = NewClaim {
             run: place.run,
             digest,
             record_name,
             slot,
-            profile: self.common.profiles.share(profile),
-            allowed_addresses: list.map(|list| self.common.lists.share(list)),
+            profile: self.common.profiles.share(profile.unwrap_or_default()),
             terms: terms.as_ref(),
         };
         if !self.bucket_mut(place).is_some_and(|bucket| bucket.push(&claim)) {
@@ -411,7 +412,6 @@ pub(crate) mod tests {
         assert_eq!(keyring.len(), 1);
     }
 
-    /// A key never lives longer than its record says; and not noticeably shorter.
     #[test]
     fn a_serial_of_any_size_is_kept() {
         let mut keyring = Keyring::default();
@@ -447,6 +447,7 @@ pub(crate) mod tests {
         assert_eq!(named[0].1.to_string(), record_name(80));
     }
 
+    /// A key never lives longer than its record says; and not noticeably shorter.
     #[test]
     fn an_end_is_kept_to_the_microsecond_and_cut_off_below() {
         let cases = [

@@ -2,9 +2,8 @@
 //!
 //! ```text
 //! runs   32 counts                      how many claims share 5 more bits of their hashes: where to look
-//! rows   64 octets each, run by run     digest, uid of the record's name, profile, flags, second in which the key ends
-//! tails  in any order                   slot, serial of the record's name, notAfter if it is no whole second, ApiKey name
-//! lists  for keys that have one         its place among the rows, allowed addresses
+//! rows   64 octets each, run by run     digest, record name, slot, profile, flags, second in which the key ends
+//! tails  in any order                   notAfter if it is no whole second, name of the ApiKey
 //! ```
 //!
 //! Among many keys, a lookup finds none of this in the processor's cache, and each place that it has to look at costs it
@@ -16,7 +15,6 @@
 
 use std::fmt;
 use std::iter::zip;
-use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -26,17 +24,15 @@ use super::pieces::Pieces;
 use super::profile::Profile;
 use super::tails::{Location, Tails};
 use super::{RecordName, Terms};
-use crate::address::AllowedAddresses;
 use crate::key::Digest;
 
-/// In this order, `runs` and the start of `rows` are the first line.
+/// In this order, `runs` and the start of `rows` are the first line, and the rest is the second.
 #[derive(Clone, Default)]
 #[repr(C, align(64))]
 pub(super) struct Bucket {
     runs: [u8; RUNS],
     rows: Pieces<Row>,
     tails: Tails,
-    lists: Box<[(usize, Arc<AllowedAddresses>)]>,
 }
 
 /// Runs in a bucket.
@@ -48,8 +44,9 @@ pub(super) const RUN_BITS: u32 = 5;
 #[derive(Clone)]
 #[repr(align(64))]
 struct Row {
-    digest: Digest,
-    uid: [u8; 16],
+    digest: DigestStart,
+    record_name: RecordName,
+    slot: u32,
     profile: Arc<Profile>,
     /// The second since 1970 in which the key ends, if it does: at its start, unless the tail says more exactly when. Times
     /// for which there is no room are the first and the last second, and in the tail.
@@ -57,6 +54,12 @@ struct Row {
     flags: u8,
     tail: Location,
 }
+
+/// As much of a digest as keys are told apart by. Nobody finds two keys that share 192 bits of their SHA-256; two records
+/// that do are taken for rivals, and refuse.
+type DigestStart = [u8; 24];
+
+const _: () = assert!(size_of::<Row>() == 64 && size_of::<Bucket>() == 128);
 
 /// A record's claim to a digest: a view into its bucket, decoded as far as it is asked.
 #[derive(Clone, Copy)]
@@ -73,7 +76,6 @@ pub(super) struct NewClaim<'t> {
     pub(super) record_name: RecordName,
     pub(super) slot: u32,
     pub(super) profile: Arc<Profile>,
-    pub(super) allowed_addresses: Option<Arc<AllowedAddresses>>,
     /// What else the record says; `None` if it cannot be read.
     pub(super) terms: Option<&'t Terms>,
 }
@@ -81,7 +83,6 @@ pub(super) struct NewClaim<'t> {
 /// The variable part of a claim, decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Tail<'k> {
-    serial: u32,
     /// Microseconds since 1970.
     not_after: Option<i64>,
     pub(super) name: &'k str,
@@ -95,16 +96,15 @@ const REVOKED: u8 = 4;
 /// There is a notAfter.
 const EXPIRES: u8 = 8;
 /// The notAfter is in the tail.
-const EXACT: u8 = 64;
-/// There is a list of addresses.
+const EXACT: u8 = 32;
+/// The profile has a list of addresses. Without this, it need not be looked at.
 const LISTED: u8 = 16;
-/// The serial has one octet and not four.
-const SHORT_SERIAL: u8 = 32;
 
 impl Bucket {
     /// The claims to `digest`, which are in this run.
     pub(super) fn claims(&self, run: usize, digest: &Digest) -> impl Iterator<Item = Claim<'_>> {
-        let rows = self.rows.range(self.positions(run)).filter(move |(_, row)| row.digest == *digest);
+        let digest = start_of(digest);
+        let rows = self.rows.range(self.positions(run)).filter(move |(_, row)| row.digest == digest);
         rows.map(|(position, row)| Claim { position, bucket: self, row })
     }
 
@@ -126,8 +126,9 @@ impl Bucket {
         let tail = self.tails.add(&tail_of(claim, flags));
         let flags = flags | if tail.is_none() { UNREADABLE } else { 0 };
         let row = Row {
-            digest: claim.digest,
-            uid: claim.record_name.uid(),
+            digest: start_of(&claim.digest),
+            record_name: claim.record_name,
+            slot: claim.slot,
             profile: Arc::clone(&claim.profile),
             end: claim.terms.and_then(|terms| terms.not_after).map_or(0, second),
             flags,
@@ -135,13 +136,6 @@ impl Bucket {
         };
         self.rows.insert(positions.end, row);
         self.set_count(claim.run, longer);
-        for (later, _) in self.lists.iter_mut().filter(|(listed, _)| *listed >= positions.end) {
-            *later += 1;
-        }
-        if let Some(list) = &claim.allowed_addresses {
-            let own = (positions.end, Arc::clone(list));
-            self.lists = mem::take(&mut self.lists).into_iter().chain([own]).collect();
-        }
         true
     }
 
@@ -157,8 +151,6 @@ impl Bucket {
             let count = self.runs.get(run).copied().unwrap_or_default();
             self.set_count(run, count.saturating_sub(1));
         }
-        let others = mem::take(&mut self.lists).into_iter().filter(|(listed, _)| *listed != position);
-        self.lists = others.map(|(listed, list)| (listed - usize::from(listed > position), list)).collect();
     }
 
     fn claim(&self, position: usize) -> Option<Claim<'_>> {
@@ -183,12 +175,11 @@ impl Bucket {
 
 impl<'k> Claim<'k> {
     pub(super) fn record_name(self) -> RecordName {
-        RecordName::new(self.row.uid, self.tail().serial)
+        self.row.record_name
     }
 
-    /// The record's slot. No record has the last one: it is that of a claim for which there was no room.
     pub(super) fn slot(self) -> u32 {
-        self.tail_octets().and_then(|octets| octets.first_chunk()).map_or(u32::MAX, |slot| u32::from_le_bytes(*slot))
+        self.row.slot
     }
 
     pub(super) fn profile(self) -> &'k Profile {
@@ -216,6 +207,7 @@ impl<'k> Claim<'k> {
         !self.has(UNREADABLE)
     }
 
+    /// Whether the key has a list of the client addresses that may use it.
     pub(super) fn is_listed(self) -> bool {
         self.has(LISTED)
     }
@@ -224,18 +216,10 @@ impl<'k> Claim<'k> {
         self.row.flags & flag != 0
     }
 
-    /// The client addresses that may use the key, if it has a list.
-    pub(super) fn list(self) -> Option<&'k AllowedAddresses> {
-        self.bucket.lists.iter().find(|(position, _)| *position == self.position).map(|(_, list)| &**list)
-    }
-
     /// What [`tail_of`] has written.
     pub(super) fn tail(self) -> Tail<'k> {
-        self.tail_octets().and_then(|octets| Tail::read(self.row.flags, octets)).unwrap_or_default()
-    }
-
-    fn tail_octets(self) -> Option<&'k [u8]> {
-        self.bucket.tails.starting_at(self.row.tail)
+        let octets = self.bucket.tails.starting_at(self.row.tail);
+        octets.and_then(|octets| Tail::read(self.row.flags, octets)).unwrap_or_default()
     }
 }
 
@@ -247,7 +231,7 @@ impl fmt::Debug for Claim<'_> {
 
 impl PartialEq for Claim<'_> {
     fn eq(&self, other: &Self) -> bool {
-        let fixed = |claim: &Self| (claim.row.digest, claim.row.uid, claim.row.flags, claim.slot());
+        let fixed = |claim: &Self| (claim.row.digest, claim.row.record_name, claim.row.flags, claim.row.slot);
         fixed(self) == fixed(other) && self.tail() == other.tail() && self.profile() == other.profile()
     }
 }
@@ -255,45 +239,40 @@ impl PartialEq for Claim<'_> {
 impl<'k> Tail<'k> {
     /// What `octets` begin with.
     fn read(flags: u8, octets: &'k [u8]) -> Option<Self> {
-        let (_slot, rest) = octets.split_first_chunk::<4>()?;
-        let (serial, rest) = match flags & SHORT_SERIAL {
-            0 => rest.split_first_chunk().map(|(serial, rest)| (u32::from_le_bytes(*serial), rest))?,
-            _ => rest.split_first().map(|(serial, rest)| (u32::from(*serial), rest))?,
-        };
         let (not_after, rest) = match flags & EXACT {
-            0 => (None, rest),
-            _ => rest.split_first_chunk().map(|(not_after, rest)| (Some(i64::from_le_bytes(*not_after)), rest))?,
+            0 => (None, octets),
+            _ => octets.split_first_chunk().map(|(not_after, rest)| (Some(i64::from_le_bytes(*not_after)), rest))?,
         };
         let (length, rest) = rest.split_first()?;
         let (name, rest) = rest.split_at_checked(usize::from(*length))?;
-        Some(Self { serial, not_after, name: str::from_utf8(name).ok()?, length: octets.len() - rest.len() })
+        Some(Self { not_after, name: str::from_utf8(name).ok()?, length: octets.len() - rest.len() })
     }
+}
+
+fn start_of(digest: &Digest) -> DigestStart {
+    digest.as_bytes().first_chunk().copied().unwrap_or_default()
 }
 
 fn flags(claim: &NewClaim<'_>) -> u8 {
     let flag = |flag, is_set| if is_set { flag } else { 0 };
-    let serial = flag(SHORT_SERIAL, claim.record_name.serial() < 256);
     let Some(terms) = claim.terms else {
-        return serial | UNREADABLE;
+        return UNREADABLE;
     };
-    serial
-        | flag(SUSPENDED, terms.is_suspended)
+    flag(SUSPENDED, terms.is_suspended)
         | flag(REVOKED, terms.is_revoked)
         | flag(EXPIRES, terms.not_after.is_some())
         | flag(EXACT, terms.not_after.is_some_and(|instant| instant.as_nanosecond() != nanoseconds(second(instant))))
-        | flag(LISTED, claim.allowed_addresses.is_some())
+        | flag(LISTED, claim.profile.allowed_addresses().is_some())
 }
 
 fn tail_of(claim: &NewClaim<'_>, flags: u8) -> Vec<u8> {
-    let serial = claim.record_name.serial().to_le_bytes();
-    let serial = serial.get(..if flags & SHORT_SERIAL == 0 { 4 } else { 1 }).unwrap_or(&serial);
     let not_after = claim.terms.and_then(|terms| terms.not_after).filter(|_| flags & EXACT != 0);
     let not_after = not_after.map(|instant| microseconds(instant).to_le_bytes());
     let not_after = not_after.as_ref().map_or(&[][..], |octets| octets);
     let name = claim.terms.map_or("", |terms| &terms.name);
     // `terms` lets through no more than 253 octets.
     let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
-    [&claim.slot.to_le_bytes(), serial, not_after, &[length], name.as_bytes()].concat()
+    [not_after, &[length], name.as_bytes()].concat()
 }
 
 /// Rounded down, before 1970 too: no key lives longer than its record says.
@@ -316,12 +295,10 @@ mod tests {
     use super::*;
 
     fn terms(number: u32) -> Terms {
-        let list =
-            number.is_multiple_of(5).then(|| AllowedAddresses::parse(&[format!("10.0.0.{}", number % 200)]).unwrap());
         Terms {
             profile: Profile::default(),
             name: format!("key-{number}"),
-            allowed_addresses: list,
+            allowed_addresses: None,
             not_after: None,
             is_suspended: false,
             is_revoked: false,
@@ -332,15 +309,18 @@ mod tests {
         Digest::of(&number.to_le_bytes())
     }
 
+    fn record_name(number: u32) -> RecordName {
+        format!("0b0e7a4c-93d1-4f5e-8a6b-7c8d9e0f1a2b-{number}").parse().unwrap()
+    }
+
     fn push(bucket: &mut Bucket, run: usize, number: u32) -> bool {
         let terms = terms(number);
         bucket.push(&NewClaim {
             run,
             digest: digest(number),
-            record_name: RecordName::new([7; 16], number),
+            record_name: record_name(number),
             slot: number,
             profile: Arc::default(),
-            allowed_addresses: terms.allowed_addresses.clone().map(Arc::new),
             terms: Some(&terms),
         })
     }
@@ -354,9 +334,8 @@ mod tests {
             let claims: Vec<_> = bucket.claims(run_of(number), &digest(number)).collect();
             assert_eq!(claims.len(), usize::from(*is_present), "{number}");
             for claim in claims {
-                assert_eq!((claim.slot(), claim.record_name()), (number, RecordName::new([7; 16], number)));
+                assert_eq!((claim.slot(), claim.record_name()), (number, record_name(number)));
                 assert_eq!((claim.tail().name.to_owned(), claim.is_readable()), (format!("key-{number}"), true));
-                assert_eq!(claim.list(), terms(number).allowed_addresses.as_ref());
             }
         }
         assert_eq!(bucket.all_claims().count(), present.iter().filter(|is_present| **is_present).count());

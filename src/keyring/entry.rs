@@ -21,7 +21,7 @@ impl<'k> Entry<'k> {
         if !claim.is_readable() {
             return None;
         }
-        let allowed_addresses = if claim.is_listed() { Some(claim.list()?) } else { None };
+        let allowed_addresses = if claim.is_listed() { Some(claim.profile().allowed_addresses()?) } else { None };
         Some(Self { claim, allowed_addresses })
     }
 

@@ -1,5 +1,9 @@
 //! What many keys have in common: stored once for all of them.
 
+use std::sync::Arc;
+
+use crate::address::AllowedAddresses;
+
 /// What the keys of one owner in one namespace mostly have in common.
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Profile {
@@ -7,6 +11,7 @@ pub(super) struct Profile {
     text: Box<str>,
     owner_start: u16,
     scopes_start: u16,
+    allowed_addresses: Option<Arc<AllowedAddresses>>,
 }
 
 impl Profile {
@@ -17,7 +22,13 @@ impl Profile {
             text: [namespace, owner, &scopes.join(" ")].concat().into(),
             owner_start: end(namespace.len()),
             scopes_start: end(namespace.len() + owner.len()),
+            allowed_addresses: None,
         }
+    }
+
+    /// The same for keys with such a list.
+    pub(super) fn with_allowed_addresses(self, list: Option<Arc<AllowedAddresses>>) -> Self {
+        Self { allowed_addresses: list, ..self }
     }
 
     pub(super) fn namespace(&self) -> &str {
@@ -30,5 +41,10 @@ impl Profile {
 
     pub(super) fn scopes(&self) -> &str {
         self.text.get(usize::from(self.scopes_start)..).unwrap_or_default()
+    }
+
+    /// The client addresses that may use the keys; absent means any.
+    pub(super) fn allowed_addresses(&self) -> Option<&AllowedAddresses> {
+        self.allowed_addresses.as_deref()
     }
 }

@@ -4,6 +4,8 @@
 
 use std::mem;
 
+use smallvec::SmallVec;
+
 /// Octets on a page; for a power of two, the allocator has that size.
 const PAGE: usize = 1 << PAGE_BITS;
 const PAGE_BITS: u32 = 9;
@@ -11,7 +13,8 @@ const PAGE_BITS: u32 = 9;
 /// Tails of up to 512 octets, each at a [`Location`].
 #[derive(Clone, Default)]
 pub(super) struct Tails {
-    pages: Box<[Box<[u8]>]>,
+    /// With room for what a million keys bring into one bucket.
+    pages: SmallVec<[Box<[u8]>; 2]>,
 }
 
 /// Where a tail starts: on which page, and how far from its start. In little-endian order.
@@ -59,7 +62,7 @@ impl Tails {
         let location = Location::new(number, offset).filter(|_| tail.len() <= PAGE)?;
         match self.pages.get_mut(number) {
             Some(page) => *page = [&page[..], tail].concat().into(),
-            None => self.pages = mem::take(&mut self.pages).into_iter().chain([tail.into()]).collect(),
+            None => self.pages.push(tail.into()),
         }
         Some(location)
     }
@@ -76,10 +79,8 @@ impl Tails {
         let start = location.offset().min(octets.len());
         octets.drain(start..(start + length).min(octets.len()));
         *page = octets.into();
-        if self.pages.last().is_some_and(|page| page.is_empty()) {
-            let mut pages = mem::take(&mut self.pages).into_vec();
-            while pages.pop_if(|page| page.is_empty()).is_some() {}
-            self.pages = pages.into();
+        while self.pages.last().is_some_and(|page| page.is_empty()) {
+            self.pages.pop();
         }
     }
 }
