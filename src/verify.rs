@@ -185,8 +185,8 @@ impl<'k> Permit<'k> {
     }
 
     /// How people recognise the key.
-    pub fn prefix(&self) -> Prefix {
-        self.prefix
+    pub fn prefix(&self) -> &Prefix {
+        &self.prefix
     }
 
     /// The client's address, if the key has an address list.
@@ -196,7 +196,7 @@ impl<'k> Permit<'k> {
 }
 
 impl Denial {
-    /// Every value of [`Denial::reason`].
+    /// Every value of [`Denial::reason`], each at [`Denial::number`].
     pub const REASONS: [&'static str; 11] = [
         "missing",
         "malformed",
@@ -213,18 +213,23 @@ impl Denial {
 
     /// The word that stands in log and metrics.
     pub fn reason(self) -> &'static str {
+        Self::REASONS.get(self.number()).copied().unwrap_or_default()
+    }
+
+    /// Where [`Denial::reason`] stands in [`Denial::REASONS`].
+    pub fn number(self) -> usize {
         match self {
-            Self::Missing => "missing",
-            Self::Malformed => "malformed",
-            Self::Unknown(_) => "unknown",
-            Self::Revoked => "revoked",
-            Self::Suspended => "suspended",
-            Self::Expired => "expired",
-            Self::Namespace => "namespace",
-            Self::Scope => "scope",
-            Self::Address(_) => "address",
-            Self::Route(_) => "route",
-            Self::Stale => "stale",
+            Self::Missing => 0,
+            Self::Malformed => 1,
+            Self::Unknown(_) => 2,
+            Self::Revoked => 3,
+            Self::Suspended => 4,
+            Self::Expired => 5,
+            Self::Namespace => 6,
+            Self::Scope => 7,
+            Self::Address(_) => 8,
+            Self::Route(_) => 9,
+            Self::Stale => 10,
         }
     }
 

@@ -172,10 +172,7 @@ impl Tally {
         let Some(shard) = self.shard() else { return };
         let counter = match decision {
             Ok(()) => Some(&shard.allowed),
-            Err(denial) => {
-                let index = Denial::REASONS.iter().position(|reason| *reason == denial.reason());
-                index.and_then(|index| shard.denied.get(index))
-            }
+            Err(denial) => shard.denied.get(denial.number()),
         };
         if let Some(counter) = counter {
             counter.fetch_add(1, Ordering::Relaxed);
