@@ -38,6 +38,7 @@ format: ## Check the format (cargo fmt mends it)
 lint: ## Check with clippy, warnings as errors
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy $(FUZZ) --target-dir target --all-targets -- -D warnings
+	cargo clippy --locked --manifest-path benches/verifier/Cargo.toml --target-dir target --all-targets -- -D warnings
 
 .PHONY: chart-lint
 chart-lint: testbed ## Check the rendered chart with kube-score, in several sets of values

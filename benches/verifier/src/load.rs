@@ -247,69 +247,113 @@ impl<'k> Client<'k> {
 
     /// Asks for the duration of the load, and then waits for what is still to come.
     pub fn run(&mut self) -> Result<Outcome> {
-        let mut outcome = Outcome::default();
-        let mut events = Events::with_capacity(1024);
-        let started = Instant::now();
-        let end = started + self.load.duration;
-        let interval = self.load.rate.map(|rate| Duration::from_secs_f64(1.0 / rate));
-        let mut sent = 0_u32;
-        let mut next = 0;
-        let mut idle = Duration::ZERO;
-        loop {
-            let now = Instant::now();
-            let is_over = now >= end;
-            match interval {
-                None if !is_over => {
-                    for connection in &mut self.connections {
-                        while connection.free > 0 {
-                            let key = &self.load.keys[self.random.below(self.load.keys.len())];
-                            connection.ask(&self.template, self.load.protocol, key, now);
-                        }
-                    }
+        let mut run = Run::begin(self);
+        while !run.is_complete {
+            run.step(true)?;
+        }
+        Ok(run.end())
+    }
+
+    /// Does so in turns with another client: two threads would share the core in slices that are longer than a thousand
+    /// requests, and keep the server waiting in between.
+    pub fn run_with(&mut self, other: &mut Client<'_>) -> Result<(Outcome, Outcome)> {
+        let mut runs = (Run::begin(self), Run::begin(other));
+        while !(runs.0.is_complete && runs.1.is_complete) {
+            runs.0.step(false)?;
+            runs.1.step(false)?;
+        }
+        Ok((runs.0.end(), runs.1.end()))
+    }
+}
+
+/// A client at work.
+struct Run<'c, 'k> {
+    client: &'c mut Client<'k>,
+    outcome: Outcome,
+    events: Events,
+    started: Instant,
+    idle: Duration,
+    /// Requests that were due.
+    sent: u32,
+    /// The connection that the next of them goes to.
+    next: usize,
+    /// Everything was asked and answered.
+    is_complete: bool,
+}
+
+impl<'c, 'k> Run<'c, 'k> {
+    fn begin(client: &'c mut Client<'k>) -> Self {
+        let events = Events::with_capacity(1024);
+        let (outcome, started, idle) = (Outcome::default(), Instant::now(), Duration::ZERO);
+        Self { client, outcome, events, started, idle, sent: 0, next: 0, is_complete: false }
+    }
+
+    /// Asks what is to be asked, and takes in what is there to be read.
+    fn step(&mut self, may_sleep: bool) -> Result<()> {
+        let now = Instant::now();
+        let end = self.started + self.client.load.duration;
+        let is_over = now >= end;
+        if !is_over {
+            self.ask(now);
+        }
+        for connection in &mut self.client.connections {
+            connection.flush()?;
+        }
+        self.is_complete = is_over && self.client.connections.iter().all(|connection| connection.waiting.is_empty());
+        if self.is_complete {
+            return Ok(());
+        }
+        ensure!(now < end + Duration::from_secs(10), "requests were not answered");
+        let sleeps = may_sleep && (is_over || self.client.load.rate.is_none() && self.client.load.shares_its_core);
+        let patience = if sleeps { Duration::from_millis(100) } else { Duration::ZERO };
+        let before = Instant::now();
+        self.client.poll.poll(&mut self.events, Some(patience))?;
+        let now = Instant::now();
+        self.idle += now - before;
+        for event in &self.events {
+            self.client.connections[event.token().0].read(self.client.load.protocol, |verdict, due| {
+                self.outcome.latencies.push(now - due);
+                match verdict {
+                    Verdict::Allowed => self.outcome.allowed += 1,
+                    Verdict::Refused => self.outcome.refused += 1,
+                    Verdict::Other => self.outcome.other += 1,
                 }
-                Some(interval) if !is_over => {
-                    // In turns, beginning behind the last one, so that all connections share the load.
-                    let mut tried = 0;
-                    while started + interval * sent <= now && tried < self.connections.len() {
-                        let connection = &mut self.connections[next];
-                        next = (next + 1) % self.load.connections;
-                        tried += 1;
-                        if connection.free > 0 {
-                            tried = 0;
-                            let key = &self.load.keys[self.random.below(self.load.keys.len())];
-                            connection.ask(&self.template, self.load.protocol, key, started + interval * sent);
-                            sent += 1;
-                        }
-                    }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, now: Instant) {
+        let Client { load, connections, template, random, .. } = &mut *self.client;
+        let mut ask = |connection: &mut Connection, due| {
+            connection.ask(template, load.protocol, &load.keys[random.below(load.keys.len())], due);
+        };
+        let Some(rate) = load.rate else {
+            for connection in connections {
+                while connection.free > 0 {
+                    ask(connection, now);
                 }
-                _ => {}
             }
-            for connection in &mut self.connections {
-                connection.flush()?;
-            }
-            if is_over && self.connections.iter().all(|connection| connection.waiting.is_empty()) {
-                break;
-            }
-            ensure!(now < end + Duration::from_secs(10), "requests were not answered");
-            let sleeps = is_over || interval.is_none() && self.load.shares_its_core;
-            let patience = if sleeps { Duration::from_millis(100) } else { Duration::ZERO };
-            let before = Instant::now();
-            self.poll.poll(&mut events, Some(patience))?;
-            let now = Instant::now();
-            idle += now - before;
-            for event in &events {
-                self.connections[event.token().0].read(self.load.protocol, |verdict, due| {
-                    outcome.latencies.push(now - due);
-                    match verdict {
-                        Verdict::Allowed => outcome.allowed += 1,
-                        Verdict::Refused => outcome.refused += 1,
-                        Verdict::Other => outcome.other += 1,
-                    }
-                })?;
+            return;
+        };
+        let interval = Duration::from_secs_f64(1.0 / rate);
+        // In turns, beginning behind the last one, so that all connections share the load.
+        let mut tried = 0;
+        while self.started + interval * self.sent <= now && tried < connections.len() {
+            let connection = &mut connections[self.next];
+            self.next = (self.next + 1) % load.connections;
+            tried += 1;
+            if connection.free > 0 {
+                tried = 0;
+                ask(connection, self.started + interval * self.sent);
+                self.sent += 1;
             }
         }
-        outcome.elapsed = started.elapsed();
-        outcome.utilisation = 1.0 - idle.as_secs_f64() / outcome.elapsed.as_secs_f64();
-        Ok(outcome)
+    }
+
+    fn end(mut self) -> Outcome {
+        self.outcome.elapsed = self.started.elapsed();
+        self.outcome.utilisation = 1.0 - self.idle.as_secs_f64() / self.outcome.elapsed.as_secs_f64();
+        self.outcome
     }
 }

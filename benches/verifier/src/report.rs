@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::bytes::{Template, Verdict, http_answer};
@@ -335,23 +335,18 @@ impl Bench {
         junk_is: Verdict,
     ) -> Result<(Comparison, f64)> {
         let alone = self.side(process, address, shape, &self.keys, Verdict::Allowed)?;
-        let mut beside = self.side(process, address, shape, &self.keys, Verdict::Allowed)?;
+        let mut good = self.client(address, shape, &self.keys, None)?;
         let mut junk = self.client(address, shape, &self.junk, Some(JUNK))?;
         let mut rates = Vec::new();
-        let comparison = self.compare(
-            Box::new(|| {
-                thread::scope(|scope| {
-                    let junk = scope.spawn(|| junk.run());
-                    let round = beside();
-                    let outcome = junk.join().expect("the client does not panic")?;
-                    ensure!(outcome.count(junk_is) == outcome.answered(), "not all junk was {junk_is:?}");
-                    rates.push(outcome.per_second());
-                    round
-                })
-            }),
-            alone,
-        )?;
-        drop(beside);
+        let beside = || {
+            round(process, Verdict::Allowed, || {
+                let (outcome, junk) = good.run_with(&mut junk)?;
+                check(&junk, junk_is)?;
+                rates.push(junk.per_second());
+                Ok(outcome)
+            })
+        };
+        let comparison = self.compare(Box::new(beside), alone)?;
         Ok((comparison, Quartiles::of(rates).median()))
     }
 
@@ -544,17 +539,23 @@ impl Figure {
 }
 
 fn rounds_of<'s>(mut client: Client<'s>, process: &'s Process, expected: Verdict) -> Side<'s> {
-    Box::new(move || {
-        let before = process.cpu_seconds();
-        let mut outcome = client.run()?;
-        let cpu = process.cpu_seconds() - before;
-        if outcome.count(expected) != outcome.answered() {
-            let (allowed, refused, other) = (outcome.allowed, outcome.refused, outcome.other);
-            bail!("{expected:?} was expected of all: {allowed} allowed, {refused} refused, {other} others");
-        }
-        let p99 = percentile(&mut outcome.latencies, 0.99);
-        Ok(Round { outcome, cpu, p99 })
-    })
+    Box::new(move || round(process, expected, || client.run()))
+}
+
+fn round(process: &Process, expected: Verdict, ask: impl FnOnce() -> Result<Outcome>) -> Result<Round> {
+    let before = process.cpu_seconds();
+    let mut outcome = ask()?;
+    let cpu = process.cpu_seconds() - before;
+    check(&outcome, expected)?;
+    let p99 = percentile(&mut outcome.latencies, 0.99);
+    Ok(Round { outcome, cpu, p99 })
+}
+
+fn check(outcome: &Outcome, expected: Verdict) -> Result<()> {
+    let (allowed, refused, other) = (outcome.allowed, outcome.refused, outcome.other);
+    let is_as_expected = outcome.count(expected) == outcome.answered();
+    ensure!(is_as_expected, "{expected:?} was expected of all: {allowed} allowed, {refused} refused, {other} others");
+    Ok(())
 }
 
 impl Verifier {
