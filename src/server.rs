@@ -26,7 +26,7 @@ use anyhow::{Context, bail};
 use futures::{FutureExt, future};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Request, Response, StatusCode};
 use kube::Client;
 use prometheus_client::collector::Collector;
@@ -43,7 +43,7 @@ use crate::flush::Flush;
 use crate::tls::files::{Keeper, PemFiles};
 use crate::tls::{Acceptor, HTTP_1, HTTP_2};
 use crate::usage;
-use crate::verify::{Denial, Permit};
+use crate::verify::Denial;
 use connections::{Leaving, Limits, Listener, Server, bind};
 use decisions::{DecisionMetrics, Decisions, Tally};
 use ext_authz::Authorization;
@@ -88,16 +88,6 @@ pub struct Answer {
     /// A problem document (RFC 9457).
     pub body: &'static str,
 }
-
-/// The headers that tell an upstream whose key let the request in: always all of them, so that none that a client made up
-/// is left standing.
-static IDENTITY_HEADERS: [HeaderName; 5] = [
-    HeaderName::from_static("x-keywright-key"),
-    HeaderName::from_static("x-keywright-namespace"),
-    HeaderName::from_static("x-keywright-name"),
-    HeaderName::from_static("x-keywright-owner"),
-    HeaderName::from_static("x-keywright-scopes"),
-];
 
 const INTERNAL_SERVER_ERROR: Answer = Answer {
     status: StatusCode::INTERNAL_SERVER_ERROR,
@@ -189,12 +179,6 @@ fn readiness(feed: &Feed, tls: Option<&Keeper>, leaving: &Leaving) -> Result<(),
     }
     tls.map_or(Ok(()), |tls| tls.readiness(clock::now()))?;
     feed.current(Instant::now()).map(drop).map_err(|unready| unready.to_string())
-}
-
-/// What [`IDENTITY_HEADERS`] say of a key, in their order; empty where there is nothing to say.
-fn identity<'p>(permit: &'p Permit<'_>) -> [&'p str; 5] {
-    let entry = permit.entry();
-    [permit.prefix().as_str(), entry.namespace(), entry.name(), entry.owner(), entry.scopes()]
 }
 
 impl From<Denial> for Answer {

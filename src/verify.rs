@@ -185,8 +185,8 @@ impl<'k> Permit<'k> {
     }
 
     /// How people recognise the key.
-    pub fn prefix(&self) -> &Prefix {
-        &self.prefix
+    pub fn prefix(&self) -> Prefix {
+        self.prefix
     }
 
     /// The client's address, if the key has an address list.

@@ -1,21 +1,17 @@
 //! What many keys have in common: stored once for all of them.
 
-use std::ops::Range;
 use std::sync::Arc;
-
-use smallvec::SmallVec;
 
 use crate::address::AllowedAddresses;
 
 /// What the keys of one owner in one namespace mostly have in common.
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Profile {
+    /// Namespace, owner and scopes, one after the other.
+    text: Box<str>,
     owner_start: u16,
     scopes_start: u16,
     allowed_addresses: Option<Arc<AllowedAddresses>>,
-    /// Namespace, owner and scopes, one after the other. In here where they fit, as most do: a look at them from another
-    /// place would have to wait for that place.
-    text: SmallVec<[u8; 72]>,
 }
 
 impl Profile {
@@ -23,10 +19,10 @@ impl Profile {
     pub(super) fn new(namespace: &str, owner: &str, scopes: &[&str]) -> Self {
         let end = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
         Self {
+            text: [namespace, owner, &scopes.join(" ")].concat().into(),
             owner_start: end(namespace.len()),
             scopes_start: end(namespace.len() + owner.len()),
             allowed_addresses: None,
-            text: [namespace, owner, &scopes.join(" ")].concat().as_bytes().into(),
         }
     }
 
@@ -36,19 +32,15 @@ impl Profile {
     }
 
     pub(super) fn namespace(&self) -> &str {
-        self.text(0..usize::from(self.owner_start))
+        self.text.get(..usize::from(self.owner_start)).unwrap_or_default()
     }
 
     pub(super) fn owner(&self) -> &str {
-        self.text(usize::from(self.owner_start)..usize::from(self.scopes_start))
+        self.text.get(usize::from(self.owner_start)..usize::from(self.scopes_start)).unwrap_or_default()
     }
 
     pub(super) fn scopes(&self) -> &str {
-        self.text(usize::from(self.scopes_start)..self.text.len())
-    }
-
-    fn text(&self, range: Range<usize>) -> &str {
-        self.text.get(range).and_then(|octets| str::from_utf8(octets).ok()).unwrap_or_default()
+        self.text.get(usize::from(self.scopes_start)..).unwrap_or_default()
     }
 
     /// The client addresses that may use the keys; absent means any.

@@ -5,14 +5,13 @@
 //! demands, which is in `context_extensions`, nor the `X-Keywright-*` headers, which overwrite the client's.
 
 use std::borrow::Cow;
-use std::iter;
 use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
+use super::Answer;
 use super::decisions::Decisions;
 use super::protobuf::{Fields, Malformed, fields, put, put_message, put_number};
-use super::{Answer, IDENTITY_HEADERS, identity};
 use crate::address::client::{ClientAddressSource, Unresolved};
 use crate::key::{Carrier, CredentialError, credential};
 use crate::verify::{self, InvalidRoute, Permit, Route};
@@ -286,14 +285,17 @@ impl Header {
     }
 }
 
-/// Tells Envoy whose key it is, and that the key does not go on to the upstream.
+/// All identity headers are there, empty where there is nothing to say, so that none that a client made up is left
+/// standing; and the key does not go on to the upstream.
 fn allow(permit: &Permit<'_>, carrier: Option<Carrier>, response: &mut Vec<u8>) {
-    let identity = identity(permit);
+    let (entry, prefix) = (permit.entry(), permit.prefix());
     put_status(response, Code::Ok);
     put_message(response, 3, |ok| {
-        for (name, value) in iter::zip(&IDENTITY_HEADERS, identity) {
-            put_header(ok, name.as_str(), value);
-        }
+        put_header(ok, "x-keywright-key", prefix.as_str());
+        put_header(ok, "x-keywright-namespace", entry.namespace());
+        put_header(ok, "x-keywright-name", entry.name());
+        put_header(ok, "x-keywright-owner", entry.owner());
+        put_header(ok, "x-keywright-scopes", entry.scopes());
         if let Some(carrier) = carrier {
             put(ok, 5, carrier.header_name().as_bytes());
         }

@@ -4,7 +4,7 @@
 //! change neither what the route demands, which is in the proxy's URL, nor the `X-Keywright-*` headers of an answer,
 //! which are all always set.
 
-use std::iter;
+use std::mem;
 use std::net::IpAddr;
 
 use http_body_util::Full;
@@ -16,7 +16,7 @@ use hyper::{Request, Response, StatusCode, Version};
 use tracing::error;
 
 use super::decisions::Decisions;
-use super::{Answer, IDENTITY_HEADERS, INTERNAL_SERVER_ERROR, identity};
+use super::{Answer, INTERNAL_SERVER_ERROR};
 use crate::address::client::ClientAddressSource;
 use crate::key::credential;
 use crate::verify::{self, InvalidRoute, Permit, Route};
@@ -25,6 +25,8 @@ use crate::verify::{self, InvalidRoute, Permit, Route};
 pub struct Verifier {
     decisions: Decisions,
     client_address_source: ClientAddressSource,
+    /// The headers of an allow, without what they say: to copy them is cheaper than to enter each.
+    allow_headers: HeaderMap,
 }
 
 /// The one path that is answered.
@@ -32,6 +34,17 @@ const PATH: &str = "/verify";
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// What an answer says of a key: its prefix, namespace, name, owner and scopes.
+const IDENTITY: [HeaderName; 5] = [
+    HeaderName::from_static("x-keywright-key"),
+    HeaderName::from_static("x-keywright-namespace"),
+    HeaderName::from_static("x-keywright-name"),
+    HeaderName::from_static("x-keywright-owner"),
+    HeaderName::from_static("x-keywright-scopes"),
+];
+
+const NOTHING: HeaderValue = HeaderValue::from_static("");
 
 const NOT_FOUND: Answer = Answer {
     status: StatusCode::NOT_FOUND,
@@ -47,7 +60,9 @@ const BAD_REQUEST: Answer = Answer {
 impl Verifier {
     /// A verifier that takes the address of the client from `client_address_source`.
     pub fn new(decisions: Decisions, client_address_source: ClientAddressSource) -> Self {
-        Self { decisions, client_address_source }
+        let mut allow_headers: HeaderMap = IDENTITY.map(|name| (name, NOTHING)).into_iter().collect();
+        allow_headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Self { decisions, client_address_source, allow_headers }
     }
 
     /// Answers a request that `peer` sent.
@@ -69,7 +84,7 @@ impl Verifier {
                 self.client_address_source.resolve(peer, forwarded_for.into_iter())
             },
         };
-        match self.decisions.decide(&request, allow) {
+        match self.decisions.decide(&request, |permit| self.identity(permit)) {
             Ok(Ok(headers)) => {
                 let mut response = Response::new(Full::default());
                 *response.headers_mut() = headers;
@@ -83,19 +98,24 @@ impl Verifier {
             Err(answer) => answer.into_response(),
         }
     }
-}
 
-/// The headers that tell the proxy whose key it is.
-fn allow(permit: &Permit<'_>) -> Result<HeaderMap, InvalidHeaderValue> {
-    let texts = identity(permit);
-    // One piece of memory for all of them.
-    let mut octets = Bytes::from(texts.concat());
-    let mut headers = HeaderMap::with_capacity(IDENTITY_HEADERS.len() + 1);
-    for (name, text) in iter::zip(&IDENTITY_HEADERS, texts) {
-        headers.insert(name, HeaderValue::from_maybe_shared(octets.split_to(text.len()))?);
+    /// The headers that tell the proxy whose key it is: all of them, empty where there is nothing to say, so that none
+    /// that a client made up is left standing.
+    fn identity(&self, permit: &Permit<'_>) -> Result<HeaderMap, InvalidHeaderValue> {
+        let (entry, prefix) = (permit.entry(), permit.prefix());
+        let texts = [prefix.as_str(), entry.namespace(), entry.name(), entry.owner(), entry.scopes()];
+        // One piece of memory for all of them.
+        let mut octets = Bytes::from(texts.concat());
+        let mut values = texts.map(|text| HeaderValue::from_maybe_shared(octets.split_to(text.len())));
+        let mut headers = self.allow_headers.clone();
+        for (name, place) in headers.iter_mut() {
+            let value = IDENTITY.iter().position(|own| own == name).and_then(|index| values.get_mut(index));
+            if let Some(value) = value {
+                *place = mem::replace(value, Ok(NOTHING))?;
+            }
+        }
+        Ok(headers)
     }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(headers)
 }
 
 /// An HTTP/1.1 request has exactly one Host, and a request before that at most one (RFC 9112, 3.2).
