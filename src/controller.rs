@@ -9,6 +9,7 @@ mod election;
 mod error;
 mod index;
 mod observe;
+mod secret;
 mod sweep;
 
 use std::collections::HashMap;

@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use rand::rngs::SysRng;
@@ -14,9 +12,10 @@ use serde_json::json;
 use super::Error;
 use super::cluster::Cluster;
 use super::observe::Sight;
+use super::secret::own_secret;
 use crate::api::{
-    ApiKeyRecord, ApiKeyRecordSpec, ApiKeyReference, ApiKeyStatus, CAUSE_ANNOTATION, EXPIRES_AT_ANNOTATION, FINALIZER,
-    GROUP, KEY_PREFIX_ANNOTATION, MANAGED_BY, SERIAL_ANNOTATION,
+    ApiKeyRecord, ApiKeyRecordSpec, ApiKeyStatus, CAUSE_ANNOTATION, EXPIRES_AT_ANNOTATION, FINALIZER,
+    KEY_PREFIX_ANNOTATION, MANAGED_BY, SERIAL_ANNOTATION,
 };
 use crate::declaration::Delivery;
 use crate::key::{Digest, Key};
@@ -159,36 +158,6 @@ fn secret(sight: &Sight, metadata: ObjectMeta, marks: &Marks, held: Option<&Held
     Ok(secret)
 }
 
-fn own_secret(reference: &ApiKeyReference, metadata: ObjectMeta, name: &str, key: &str, value: &str) -> Secret {
-    Secret {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            owner_references: Some(vec![owner(reference)]),
-            ..metadata
-        },
-        type_: Some("Opaque".into()),
-        data: Some(BTreeMap::from([(key.to_owned(), ByteString(value.as_bytes().to_vec()))])),
-        ..Secret::default()
-    }
-}
-
-/// Why the API server would not create the Secret: a quota, a policy, a namespace that is going. A dry run, with nothing
-/// under the data key.
-pub(super) async fn refusal_of_secret(
-    cluster: &Cluster,
-    reference: &ApiKeyReference,
-    name: &str,
-    key: &str,
-) -> Result<Option<String>, Error> {
-    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    let secret = own_secret(reference, ObjectMeta::default(), name, key, "");
-    match cluster.secrets(&reference.namespace).create(&dry_run, &secret).await.map_err(Error::from) {
-        Err(Error::Refused(status)) if matches!(status.code, 400 | 403 | 422) => Ok(Some(status.message.clone())),
-        Err(Error::Refused(status)) if status.code == 409 => Ok(None),
-        answer => answer.map(|_| None),
-    }
-}
-
 /// Reads the Secret anew, because its octets were not kept, and writes it back changed under the resource version that
 /// was observed.
 async fn rewrite_secret(
@@ -225,15 +194,4 @@ fn mark(metadata: &mut ObjectMeta, marks: &Marks) {
 
 fn managed_by() -> BTreeMap<String, String> {
     BTreeMap::from([(MANAGED_BY.0.into(), MANAGED_BY.1.into())])
-}
-
-fn owner(reference: &ApiKeyReference) -> OwnerReference {
-    OwnerReference {
-        api_version: format!("{GROUP}/v1alpha1"),
-        kind: "ApiKey".into(),
-        name: reference.name.clone(),
-        uid: reference.uid.clone(),
-        controller: Some(true),
-        block_owner_deletion: Some(true),
-    }
 }

@@ -13,9 +13,9 @@ use serde_json::Value;
 use zeroize::Zeroize;
 
 use super::Error;
-use super::apply::refusal_of_secret;
 use super::cluster::Cluster;
 use super::index::RecordIndex;
+use super::secret::refusal_of_secret;
 use crate::api::{
     ApiKeyRecord, ApiKeyReference, ApiKeyStatus, CAUSE_ANNOTATION, EXPIRES_AT_ANNOTATION, FINALIZER, GROUP,
     KEY_PREFIX_ANNOTATION, MANAGED_BY, ROTATE_ANNOTATION, SERIAL_ANNOTATION,
