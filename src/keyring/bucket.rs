@@ -55,8 +55,8 @@ struct Row {
     tail: Location,
 }
 
-/// As much of a digest as keys are told apart by. Nobody finds two keys that share 192 bits of their SHA-256; two records
-/// that do are taken for rivals, and refuse.
+/// As much of a digest as keys are told apart by: 192 bits. To find a key that shares them with another one's SHA-256 is as
+/// hopeless as to guess the other one.
 type DigestStart = [u8; 24];
 
 const _: () = assert!(size_of::<Row>() == 64 && size_of::<Bucket>() == 128);

@@ -273,7 +273,7 @@ struct Run<'c, 'k> {
     events: Events,
     started: Instant,
     idle: Duration,
-    /// Requests that were due.
+    /// Requests of a load that has a rate.
     sent: u32,
     /// The connection that the next of them goes to.
     next: usize,
