@@ -230,17 +230,15 @@ impl Keyring {
             Ok(terms) => (Some(terms), Ok(())),
             Err(distrust) => (None, Err(distrust)),
         };
-        let profile = terms.as_mut().map(|terms| {
-            let list = terms.allowed_addresses.take().map(|list| self.common.lists.share(list));
-            mem::take(&mut terms.profile).with_allowed_addresses(list)
-        });
+        let profile = terms.as_mut().map(|terms| mem::take(&mut terms.profile)).unwrap_or_default();
+        let list = terms.as_mut().and_then(|terms| terms.allowed_addresses.take());
         let place = self.place(&digest);
         let claim = NewClaim {
             run: place.run,
             digest,
             record_name,
             slot,
-            profile: self.common.profiles.share(profile.unwrap_or_default()),
+            profile: self.common.profile(profile, list),
             terms: terms.as_ref(),
         };
         if !self.bucket_mut(place).is_some_and(|bucket| bucket.push(&claim)) {
@@ -322,6 +320,17 @@ impl Keyring {
         let branch = Arc::make_mut(&mut self.root).get_mut(place.branch)?;
         let twig = Arc::make_mut(branch).get_mut(place.twig)?;
         Arc::make_mut(twig).get_mut(place.bucket).map(Arc::make_mut)
+    }
+}
+
+impl Common {
+    /// What keys with this profile and list share.
+    fn profile(&self, profile: Profile, list: Option<AllowedAddresses>) -> Arc<Profile> {
+        let without_list = self.profiles.share(profile);
+        match list {
+            None => without_list,
+            Some(list) => self.profiles.share(without_list.with_allowed_addresses(self.lists.share(list))),
+        }
     }
 }
 

@@ -27,7 +27,7 @@ fn record_name(number: usize) -> String {
 }
 
 /// A record of a population as many teams may have it: 20 owners in a namespace have keys with one of three sets of
-/// scopes; a tenth of the keys has an address list, that of its namespace, of which there are 200; a third has an end.
+/// scopes; a tenth of the keys has an address list, of which there are 200; a third has an end.
 fn spec(number: usize, namespaces: usize, digest: String) -> Value {
     // Strides that share no factor with the counts, so that the properties are spread over all combinations.
     let (namespace, owner) = (number % namespaces, number / 7 % OWNERS_IN_A_NAMESPACE);
@@ -39,7 +39,7 @@ fn spec(number: usize, namespaces: usize, digest: String) -> Value {
         "scopes": scopes[number / 11 % scopes.len()],
     });
     if number.is_multiple_of(10) {
-        let list = namespace % ADDRESS_LISTS;
+        let list = number / 10 % ADDRESS_LISTS;
         spec["allowedIPs"] = json!([format!("10.{list}.0.0/16"), format!("2001:db8:{list:x}::/48")]);
     }
     if number.is_multiple_of(3) {

@@ -96,9 +96,9 @@ const REVOKED: u8 = 4;
 /// There is a notAfter.
 const EXPIRES: u8 = 8;
 /// The notAfter is in the tail.
-const EXACT: u8 = 32;
+const EXACT: u8 = 16;
 /// The profile has a list of addresses. Without this, it need not be looked at.
-const LISTED: u8 = 16;
+const LISTED: u8 = 32;
 
 impl Bucket {
     /// The claims to `digest`, which are in this run.

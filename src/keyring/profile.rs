@@ -8,7 +8,7 @@ use crate::address::AllowedAddresses;
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Profile {
     /// Namespace, owner and scopes, one after the other.
-    text: Box<str>,
+    text: Arc<str>,
     owner_start: u16,
     scopes_start: u16,
     allowed_addresses: Option<Arc<AllowedAddresses>>,
@@ -26,9 +26,9 @@ impl Profile {
         }
     }
 
-    /// The same for keys with such a list.
-    pub(super) fn with_allowed_addresses(self, list: Option<Arc<AllowedAddresses>>) -> Self {
-        Self { allowed_addresses: list, ..self }
+    /// The same for keys with such a list. It has the text in common with this one.
+    pub(super) fn with_allowed_addresses(&self, list: Arc<AllowedAddresses>) -> Self {
+        Self { text: Arc::clone(&self.text), allowed_addresses: Some(list), ..*self }
     }
 
     pub(super) fn namespace(&self) -> &str {
