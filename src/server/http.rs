@@ -104,9 +104,7 @@ impl Verifier {
     fn identity(&self, permit: &Permit<'_>) -> Result<HeaderMap, InvalidHeaderValue> {
         let (entry, prefix) = (permit.entry(), permit.prefix());
         let texts = [prefix.as_str(), entry.namespace(), entry.name(), entry.owner(), entry.scopes()];
-        // One piece of memory for all of them.
-        let mut octets = Bytes::from(texts.concat());
-        let mut values = texts.map(|text| HeaderValue::from_maybe_shared(octets.split_to(text.len())));
+        let mut values = texts.map(HeaderValue::from_str);
         let mut headers = self.allow_headers.clone();
         for (name, place) in headers.iter_mut() {
             let value = IDENTITY.iter().position(|own| own == name).and_then(|index| values.get_mut(index));

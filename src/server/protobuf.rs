@@ -71,7 +71,21 @@ impl<'m> Field<'m> {
 }
 
 impl<'m> Fields<'m> {
+    #[inline]
     fn read(&mut self) -> Result<Field<'m>, Malformed> {
+        // Almost all fields are short texts and messages with small numbers.
+        if let [key @ 8..0x80, length @ ..0x80, rest @ ..] = self.rest
+            && key & 7 == 2
+            && let Some((octets, rest)) = rest.split_at_checked(usize::from(*length))
+        {
+            self.rest = rest;
+            return Ok(Field { number: u32::from(key >> 3), value: Value::Octets(octets) });
+        }
+        self.read_any()
+    }
+
+    #[cold]
+    fn read_any(&mut self) -> Result<Field<'m>, Malformed> {
         let (number, wire_type) = self.key()?;
         Ok(Field { number, value: self.value(number, wire_type, MAX_GROUPS)? })
     }
@@ -138,6 +152,7 @@ impl<'m> Fields<'m> {
 impl<'m> Iterator for Fields<'m> {
     type Item = Result<Field<'m>, Malformed>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;
