@@ -47,7 +47,10 @@ pub struct Key(Zeroizing<String>);
 ///
 /// Its `Debug` output is the prefix alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Presented<'a>(&'a [u8; KEY_LENGTH]);
+pub struct Presented<'a> {
+    octets: &'a [u8; KEY_LENGTH],
+    digest: Digest,
+}
 
 /// Why octets are not a key. The variants stand in the order in which they are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,7 +129,7 @@ impl Key {
 }
 
 impl<'a> Presented<'a> {
-    /// Checks the shape of a key: length, start, symbols, checksum. Hashes and allocates nothing.
+    /// Checks the shape of a key: length, start, symbols, checksum. Hashes only what has it, and allocates nothing.
     ///
     /// # Errors
     /// The first rule that `octets` break.
@@ -141,17 +144,17 @@ impl<'a> Presented<'a> {
         if checksum_value(checksum) != u64::from(crc32fast::hash(covered)) {
             return Err(Malformed::Checksum);
         }
-        Ok(Self(key))
+        Ok(Self { octets: key, digest: Digest::of(key) })
     }
 
     /// What the key is looked up by.
-    pub fn digest(&self) -> Digest {
-        Digest::of(self.0)
+    pub fn digest(&self) -> &Digest {
+        &self.digest
     }
 
     /// What may be shown of the key.
     pub fn prefix(&self) -> Prefix {
-        Prefix::first_of(self.0)
+        Prefix::first_of(self.octets)
     }
 }
 
@@ -353,7 +356,7 @@ mod tests {
         for _ in 0..1000 {
             let key = Key::mint(&mut rng).unwrap();
             let presented = Presented::parse(key.reveal().as_bytes()).unwrap();
-            assert_eq!(presented.digest(), key.digest());
+            assert_eq!(*presented.digest(), key.digest());
             assert_eq!(presented.prefix(), key.prefix());
             assert_eq!(key.prefix().as_str(), &key.reveal()[..PREFIX_LENGTH]);
             assert!(digests.insert(key.digest()) && prefixes.insert(key.prefix()));

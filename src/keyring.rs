@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
+use smallvec::SmallVec;
 
 use self::bucket::{Bucket, Claim, NewClaim, RUN_BITS};
 use self::interner::Interner;
@@ -182,6 +183,25 @@ impl Keyring {
             };
         }
         result
+    }
+
+    /// Looks at all that [`Keyring::get`] and its entries will look at for these keys, so that it is in the processor's
+    /// cache: step by step, each for all keys, as it then waits for all of them at once. `look` gets the slots that were
+    /// found, to look at what stands there.
+    pub fn prefetch(&self, digests: &[Digest], look: impl Fn(u32)) {
+        let find = |digest| {
+            let place = self.place(digest);
+            Some((self.bucket(place)?, place.run, digest))
+        };
+        let buckets: SmallVec<[_; 32]> = digests.iter().filter_map(find).collect();
+        buckets.iter().for_each(|(bucket, ..)| bucket.look());
+        let rows: SmallVec<[_; 96]> = buckets.iter().flat_map(|(bucket, run, _)| bucket.rows_in(*run)).collect();
+        rows.iter().for_each(|row| row.look());
+        let claims = buckets.iter().filter_map(|(bucket, run, digest)| bucket.claims(*run, digest).next());
+        let claims: SmallVec<[_; 32]> = claims.collect();
+        claims.iter().for_each(|claim| look(claim.slot()));
+        claims.iter().for_each(|claim| claim.look());
+        claims.iter().for_each(|claim| claim.profile().look());
     }
 
     /// Number of records with a name and a digest that can be read.
@@ -386,6 +406,20 @@ pub(crate) mod tests {
 
     fn digest(number: u32) -> Digest {
         Digest::of(&number.to_le_bytes())
+    }
+
+    #[test]
+    fn a_prefetch_finds_the_slots_of_the_keys_that_there_are() {
+        let (mut keyring, mut spec) = (Keyring::default(), record());
+        for number in 0..100 {
+            spec["digest"] = json!(digest(number).to_string());
+            keyring.upsert(&record_name(number), &spec).unwrap();
+        }
+        let slots = std::cell::RefCell::new(Vec::new());
+        let digests: Vec<Digest> = (50..150).map(digest).collect();
+        keyring.prefetch(&digests, |slot| slots.borrow_mut().push(slot));
+        let expected = (50..100).map(|number| keyring.get(&digest(number)).unwrap().slot());
+        assert_eq!(slots.into_inner(), expected.collect::<Vec<_>>());
     }
 
     fn record() -> Value {

@@ -99,8 +99,8 @@ pub enum AddressDenial {
 /// suspended, not expired, namespace, scope, address.
 pub fn check<'k>(keyring: &'k Keyring, request: &Request<'_>, now: Timestamp) -> Result<Permit<'k>, Denial> {
     let route = request.route.as_ref().map_err(|invalid| Denial::Route(*invalid))?;
-    let key = request.credential?.key;
-    let entry = keyring.get(&key.digest()).map_err(Denial::Unknown)?;
+    let key = &request.credential.as_ref().map_err(|error| Denial::from(*error))?.key;
+    let entry = keyring.get(key.digest()).map_err(Denial::Unknown)?;
     check_state(entry, now)?;
     check_route(entry, route)?;
     let client_address = check_address(entry, request.client_address)?;

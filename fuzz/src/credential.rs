@@ -11,7 +11,7 @@ pub fn credential(data: &[u8]) {
     match (found, expected) {
         (Ok(credential), Ok((octets, carrier))) => {
             assert_eq!(credential.carrier, carrier);
-            assert_eq!(credential.key.digest(), key::Digest::of(octets));
+            assert_eq!(*credential.key.digest(), key::Digest::of(octets));
             let shown = format!("{credential:?}");
             assert!(!octets.get(..15).is_some_and(|more| shown.as_bytes().windows(15).any(|part| part == more)));
         }

@@ -141,7 +141,7 @@ mod tests {
             named.map(|(_, value)| value.as_bytes())
         };
         let found = credential(lines("authorization"), lines("x-api-key"))?;
-        Ok((found, str::from_utf8(found.key.0).unwrap()))
+        Ok((found, str::from_utf8(found.key.octets).unwrap()))
     }
 
     fn check(headers: &[(&str, &str)], expected: Result<Carrier, CredentialError>) {
@@ -223,11 +223,11 @@ mod tests {
             let found = credential(auth.iter().map(Vec::as_slice), keys.iter().map(Vec::as_slice));
             if let Ok(found) = found {
                 match found.carrier {
-                    Carrier::XApiKey => prop_assert_eq!(&keys, &[found.key.0.to_vec()]),
+                    Carrier::XApiKey => prop_assert_eq!(&keys, &[found.key.octets.to_vec()]),
                     Carrier::Authorization => {
                         prop_assert!(keys.is_empty() && auth.len() == 1);
                         prop_assert!(auth[0][..7].eq_ignore_ascii_case(b"bearer "));
-                        prop_assert_eq!(&auth[0][7..], &found.key.0[..]);
+                        prop_assert_eq!(&auth[0][7..], &found.key.octets[..]);
                     }
                 }
             }

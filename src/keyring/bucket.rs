@@ -14,6 +14,7 @@
 //! is allocated comes in few sizes, or memory would lie idle in the ones that a growing keyring has left behind.
 
 use std::fmt;
+use std::hint::black_box;
 use std::iter::zip;
 use std::ops::Range;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ pub(super) const RUN_BITS: u32 = 5;
 /// The fixed part of a claim.
 #[derive(Clone)]
 #[repr(align(64))]
-struct Row {
+pub(super) struct Row {
     digest: DigestStart,
     record_name: RecordName,
     slot: u32,
@@ -153,6 +154,16 @@ impl Bucket {
         }
     }
 
+    /// Looks at what leads to its rows and tails.
+    pub(super) fn look(&self) {
+        black_box((self.runs.first().copied(), self.tails.count()));
+    }
+
+    /// The rows of a run, none of which is looked at.
+    pub(super) fn rows_in(&self, run: usize) -> impl Iterator<Item = &Row> {
+        self.rows.range(self.positions(run)).map(|(_, row)| row)
+    }
+
     fn claim(&self, position: usize) -> Option<Claim<'_>> {
         self.rows.get(position).map(|row| Claim { position, bucket: self, row })
     }
@@ -173,7 +184,19 @@ impl Bucket {
     }
 }
 
+impl Row {
+    /// Looks at it.
+    pub(super) fn look(&self) {
+        black_box(self.flags);
+    }
+}
+
 impl<'k> Claim<'k> {
+    /// Looks at its tail.
+    pub(super) fn look(self) {
+        black_box(self.bucket.tails.starting_at(self.row.tail).and_then(|octets| octets.first().copied()));
+    }
+
     pub(super) fn record_name(self) -> RecordName {
         self.row.record_name
     }

@@ -67,6 +67,11 @@ impl Tails {
         Some(location)
     }
 
+    /// Number of pages.
+    pub(super) fn count(&self) -> usize {
+        self.pages.len()
+    }
+
     /// The tail at `location`, and those behind it on its page.
     pub(super) fn starting_at(&self, location: Location) -> Option<&[u8]> {
         self.pages.get(location.page())?.get(location.offset()..)

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -15,8 +16,10 @@ use tracing::{debug, field, info};
 
 use super::Answer;
 use crate::feed::Feed;
-use crate::key::Presented;
+use crate::key::{Digest, Presented};
 use crate::keyring::Entry;
+#[cfg(doc)]
+use crate::keyring::Keyring;
 use crate::usage;
 use crate::verify::{self, Denial, Permit};
 
@@ -71,6 +74,16 @@ impl Decisions {
         Self { feed, now, tally, denials_logged: Throttle::new(DENIALS_LOGGED) }
     }
 
+    /// Makes the decisions on several keys, which come next, cheaper: see [`Keyring::prefetch`].
+    pub fn prefetch(&self, digests: &[Digest]) {
+        // With a single one, there is nothing that its waits could overlap with.
+        if digests.len() > 1
+            && let Ok(keyring) = self.feed.current(Instant::now())
+        {
+            keyring.prefetch(digests, |slot| _ = black_box(self.feed.marks().usage(slot)));
+        }
+    }
+
     /// Decides on `request`, and has `allow` make the answer of a permit.
     ///
     /// # Errors
@@ -87,7 +100,7 @@ impl Decisions {
                 }
                 Err(denial) => {
                     let key = request.credential.ok().map(|credential| credential.key);
-                    Err(self.deny(denial, key, |key| keyring.get(&key.digest()).ok(), now))
+                    Err(self.deny(denial, key, |key| keyring.get(key.digest()).ok(), now))
                 }
             },
         };

@@ -5,6 +5,7 @@
 //! holds more than its window, and all of them together no more than that many messages besides.
 
 use std::future::poll_fn;
+use std::iter::zip;
 use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,12 +18,13 @@ use h2::RecvStream;
 use h2::server::{Builder, Connection, SendResponse};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::connections::{Closing, Leaving, Limits, Server, Stream, unless_it_panics};
-use super::ext_authz::{Authorization, NoResponse};
+use super::ext_authz::{Authorization, NoResponse, Question};
 use super::protobuf::{fields, put_number};
 use super::timed::{Requests, Timed, Timeouts};
 
@@ -98,23 +100,74 @@ impl Failure {
     const UNAVAILABLE: Self = Self { code: 14, message: "API keys cannot be verified at the moment" };
 }
 
+/// Calls that are there whole: path and stream of each, and where its answer goes.
+#[derive(Default)]
+struct WholeCalls {
+    asked: Vec<(Uri, Bytes)>,
+    responds: Vec<SendResponse<Bytes>>,
+}
+
+/// What a call asks for.
+enum Asked<'m> {
+    Check(Question<'m>),
+    Health { is_serving: bool },
+}
+
+impl From<NoResponse> for Failure {
+    fn from(reason: NoResponse) -> Self {
+        match reason {
+            NoResponse::Malformed => Self::INVALID_ARGUMENT,
+            NoResponse::Unavailable => Self::UNAVAILABLE,
+        }
+    }
+}
+
 impl Services {
-    /// Appends the response to the call of `path` with `message`.
-    fn call(&self, path: &str, message: &[u8], response: &mut Vec<u8>) -> Result<(), Failure> {
+    /// Answers calls that have arrived together.
+    fn answer_all(&self, calls: &mut WholeCalls) {
+        // One alone is not put with others first: all that is asked is a lot to move.
+        if let ([(path, stream)], [respond]) = (&*calls.asked, &mut *calls.responds) {
+            respond_to(self.read(path.path(), stream).and_then(|asked| self.answer(&asked)), respond);
+        } else {
+            self.answer_together(calls);
+        }
+        calls.asked.clear();
+        calls.responds.clear();
+    }
+
+    /// Reads all of them first: what their keys need is then looked up together, which takes a tenth off the time of each.
+    fn answer_together(&self, calls: &mut WholeCalls) {
+        let asked = calls.asked.iter().map(|(path, stream)| self.read(path.path(), stream));
+        let asked: SmallVec<[_; 16]> = asked.collect();
+        self.authorization.prefetch(asked.iter().flatten().filter_map(|asked| match asked {
+            Asked::Check(question) => Some(question),
+            Asked::Health { .. } => None,
+        }));
+        for (asked, respond) in zip(asked, &mut calls.responds) {
+            respond_to(asked.and_then(|asked| self.answer(&asked)), respond);
+        }
+    }
+
+    /// What the call of `path` with what its stream has brought asks for.
+    fn read<'m>(&self, path: &str, stream: &'m [u8]) -> Result<Asked<'m>, Failure> {
+        let message = unframe(stream)?;
+        unless_it_panics(|| self.read_message(path, message)).unwrap_or(Err(Failure::INTERNAL))
+    }
+
+    fn read_message<'m>(&self, path: &str, message: &'m [u8]) -> Result<Asked<'m>, Failure> {
         match path {
-            "/envoy.service.auth.v3.Authorization/Check" => {
-                self.authorization.check(message, response).map_err(|reason| match reason {
-                    NoResponse::Malformed => Failure::INVALID_ARGUMENT,
-                    NoResponse::Unavailable => Failure::UNAVAILABLE,
-                })
-            }
-            "/grpc.health.v1.Health/Check" => {
-                let is_serving = self.health(message)?;
-                put_number(response, 1, if is_serving { 1 } else { 2 });
-                Ok(())
-            }
+            "/envoy.service.auth.v3.Authorization/Check" => Ok(Asked::Check(Question::read(message)?)),
+            "/grpc.health.v1.Health/Check" => Ok(Asked::Health { is_serving: self.health(message)? }),
             _ => Err(Failure::UNIMPLEMENTED),
         }
+    }
+
+    fn write(&self, asked: &Asked<'_>, response: &mut Vec<u8>) -> Result<(), Failure> {
+        match asked {
+            Asked::Check(question) => self.authorization.answer(question, response)?,
+            Asked::Health { is_serving } => put_number(response, 1, if *is_serving { 1 } else { 2 }),
+        }
+        Ok(())
     }
 
     /// Whether the service that `message` names is serving; none means all.
@@ -132,12 +185,11 @@ impl Services {
         }
     }
 
-    /// The response to the call of `path` with what its stream has brought, ready to be sent.
-    fn answer(&self, path: &str, stream: &[u8]) -> Result<Bytes, Failure> {
-        let message = unframe(stream)?;
+    /// The response, ready to be sent.
+    fn answer(&self, asked: &Asked<'_>) -> Result<Bytes, Failure> {
         let mut response = Vec::with_capacity(512);
         response.extend_from_slice(&[0; PREFIX]);
-        unless_it_panics(|| self.call(path, message, &mut response)).unwrap_or(Err(Failure::INTERNAL))?;
+        unless_it_panics(|| self.write(asked, &mut response)).unwrap_or(Err(Failure::INTERNAL))?;
         let length = u32::try_from(response.len() - PREFIX).map_err(|_| Failure::INTERNAL)?;
         if let Some(place) = response.get_mut(1..PREFIX) {
             place.copy_from_slice(&length.to_be_bytes());
@@ -185,7 +237,7 @@ async fn converse(
     let Ok(Ok(mut connection)) = timeout(limits.read_timeout, handshake(stream, limits)).await else {
         return;
     };
-    let (mut accepted, mut calls) = (Vec::new(), FuturesUnordered::new());
+    let (mut accepted, mut whole, mut calls) = (Vec::new(), WholeCalls::default(), FuturesUnordered::new());
     let mut closing = pin!(closing.begun().fuse());
     let mut idle = pin!(sleep(limits.idle_timeout));
     let mut seen = requests.count();
@@ -202,8 +254,9 @@ async fn converse(
                     connection.graceful_shutdown();
                 }
                 for (request, respond) in accepted.drain(..) {
-                    calls.extend(take_call(services, places, limits, request, respond));
+                    calls.extend(take_call(services, places, limits, request, respond, &mut whole));
                 }
+                services.answer_all(&mut whole);
             }
             Some(()) = calls.next() => {}
             () = &mut closing => connection.graceful_shutdown(),
@@ -250,13 +303,14 @@ fn poll_accept_all(
     Poll::Ready(true)
 }
 
-/// Answers a call that is there whole. Otherwise gives back what will, once it is.
+/// Adds a call that is there to `whole`. Otherwise gives back what will answer it, once it is.
 fn take_call<'s>(
     services: &'s Services,
     places: &'s Semaphore,
     limits: Limits,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
+    whole: &mut WholeCalls,
 ) -> Option<impl Future<Output = ()> + use<'s>> {
     let (head, mut body) = request.into_parts();
     let content_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -267,20 +321,21 @@ fn take_call<'s>(
         return None;
     }
     let path = head.uri;
-    let first = body.data().now_or_never();
-    if let Some(Some(Ok(stream))) = &first
-        && body.is_end_stream()
-    {
-        respond_to(services.answer(path.path(), stream), &mut respond);
-        return None;
-    }
+    let first = match body.data().now_or_never() {
+        Some(Some(Ok(stream))) if body.is_end_stream() => {
+            whole.asked.push((path, stream));
+            whole.responds.push(respond);
+            return None;
+        }
+        first => first,
+    };
     Some(async move {
         let collected = timeout(limits.read_timeout, collect(first.flatten(), body, limits.body, places));
         let whole = tokio::select! {
             whole = collected => whole.unwrap_or(Err(Failure::TOO_SLOW)),
             _ = poll_fn(|context| respond.poll_reset(context)) => return,
         };
-        let answer = whole.and_then(|stream| services.answer(path.path(), &stream));
+        let answer = whole.and_then(|stream| services.answer(&services.read(path.path(), &stream)?));
         respond_to(answer, &mut respond);
     })
 }
