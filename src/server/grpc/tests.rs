@@ -5,19 +5,24 @@ use std::time::Instant;
 
 use futures::future::join_all;
 use h2::client::SendRequest;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::super::connections::{Listener, bind};
 use super::super::decisions::{Decisions, Tally};
-use super::super::protobuf::put;
+use super::super::protobuf::{put, put_message};
 use super::super::tests::PATIENCE;
 use super::super::workers::Workers;
 use super::*;
 use crate::address::client::ClientAddressSource;
 use crate::feed::Feed;
+use crate::key::Key;
 use crate::keyring::Keyring;
+use crate::keyring::tests::record_name;
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
@@ -49,9 +54,13 @@ impl Running {
     }
 
     async fn deciding_at(limits: Limits, now: fn() -> jiff::Timestamp) -> Self {
+        Self::knowing(&Keyring::default(), limits, now).await
+    }
+
+    async fn knowing(keyring: &Keyring, limits: Limits, now: fn() -> jiff::Timestamp) -> Self {
         let tcp = bind("127.0.0.1:0".parse().unwrap(), "--grpc-address").await.unwrap();
         let address = tcp.local_addr().unwrap();
-        let feed = Arc::new(Feed::holding(&Keyring::default()));
+        let feed = Arc::new(Feed::holding(keyring));
         let decisions = Decisions::new(feed, now, Arc::new(Tally::new("grpc")));
         let authorization = Authorization::new(decisions, ClientAddressSource::Peer);
         let is_ready = Arc::new(AtomicBool::new(true));
@@ -146,6 +155,50 @@ async fn calls_are_answered_one_after_another_and_all_at_once() {
         check(&client).await;
     }
     join_all((0..500).map(|_| check(&client))).await;
+}
+
+/// Those of one burst are read before the first is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_call_gets_the_answer_to_its_own_question() {
+    let mut random = StdRng::seed_from_u64(5);
+    let keys: Vec<Key> = (0..400).map(|_| Key::mint(&mut random).unwrap()).collect();
+    let mut keyring = Keyring::default();
+    for (number, key) in (0..).zip(&keys).step_by(2) {
+        let api_key = json!({ "namespace": "team-a", "name": format!("key-{number}."), "uid": "c" });
+        let spec = json!({ "digest": key.digest().to_string(), "apiKey": api_key });
+        keyring.upsert(&record_name(number + 1), &spec).unwrap();
+    }
+    let running = Running::knowing(&keyring, LIMITS, || "2026-11-23T12:00:00Z".parse().unwrap()).await;
+    let client = running.connect().await;
+    let ask = |(number, key): (usize, &Key)| {
+        let mut message = Vec::new();
+        put_message(&mut message, 1, |attributes| {
+            put_message(attributes, 4, |request| {
+                put_message(request, 2, |http| {
+                    put_message(http, 3, |header| {
+                        put(header, 1, b"x-api-key");
+                        put(header, 2, key.reveal().as_bytes());
+                    });
+                });
+            });
+        });
+        let client = client.clone();
+        async move {
+            match number % 5 {
+                3 => assert_eq!(send(&client, CHECK, &[frame(b"?")]).await.0, Failure::INVALID_ARGUMENT.code),
+                4 => assert_eq!(send(&client, HEALTH, &[frame(&[])]).await, (0, vec![8, 1])),
+                _ => {
+                    let (status, response) = send(&client, CHECK, &[frame(&message)]).await;
+                    let name = format!("key-{number}.");
+                    let tells_name = response.windows(name.len()).any(|octets| octets == name.as_bytes());
+                    let is_allowed = fields(&response).any(|field| field.unwrap().number == 3);
+                    let is_known = number % 2 == 0;
+                    assert_eq!((status, is_allowed, tells_name), (0, is_known, is_known), "{number}");
+                }
+            }
+        }
+    };
+    join_all(keys.iter().enumerate().map(ask)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
