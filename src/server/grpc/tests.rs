@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::super::connections::{Listener, bind};
 use super::super::decisions::{Decisions, Tally};
-use super::super::protobuf::{put, put_message};
+use super::super::protobuf::put;
 use super::super::tests::PATIENCE;
 use super::super::workers::Workers;
 use super::*;
@@ -171,16 +171,14 @@ async fn each_call_gets_the_answer_to_its_own_question() {
     let running = Running::knowing(&keyring, LIMITS, || "2026-11-23T12:00:00Z".parse().unwrap()).await;
     let client = running.connect().await;
     let ask = |(number, key): (usize, &Key)| {
-        let mut message = Vec::new();
-        put_message(&mut message, 1, |attributes| {
-            put_message(attributes, 4, |request| {
-                put_message(request, 2, |http| {
-                    put_message(http, 3, |header| {
-                        put(header, 1, b"x-api-key");
-                        put(header, 2, key.reveal().as_bytes());
-                    });
-                });
-            });
+        let mut header = Vec::new();
+        put(&mut header, 1, b"x-api-key");
+        put(&mut header, 2, key.reveal().as_bytes());
+        // In headers, http, request and attributes.
+        let message = [3, 2, 4, 1].into_iter().fold(header, |inner, field| {
+            let mut outer = Vec::new();
+            put(&mut outer, field, &inner);
+            outer
         });
         let client = client.clone();
         async move {
