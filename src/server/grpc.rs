@@ -1,8 +1,9 @@
 //! gRPC over HTTP/2, as far as unary calls need it: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 //!
-//! Most calls arrive whole in one read, and are answered on the spot. One that arrives in pieces waits for the rest, and
-//! what it holds meanwhile is given back to the connection's window only if it has one of [`PLACES`]: so a connection never
-//! holds more than its window, and all of them together no more than that many messages besides.
+//! Most calls arrive whole in one read, and are answered on the spot; those of one burst look up their keys together. One
+//! that arrives in pieces waits for the rest, and what it holds meanwhile is given back to the connection's window only if
+//! it has one of [`PLACES`]: so a connection never holds more than its window, and all of them together no more than that
+//! many messages besides.
 
 use std::future::poll_fn;
 use std::iter::zip;
