@@ -188,7 +188,7 @@ impl Keyring {
     /// Looks at all that [`Keyring::get`] and its entries will look at for these keys, so that it is in the processor's
     /// cache: step by step, each for all keys, as it then waits for all of them at once. `look` gets the slots that were
     /// found, to look at what stands there.
-    pub fn prefetch(&self, digests: &[Digest], look: impl Fn(u32)) {
+    pub fn prefetch(&self, digests: &[Digest], mut look: impl FnMut(u32)) {
         let find = |digest| {
             let place = self.place(digest);
             Some((self.bucket(place)?, place.run, digest))
@@ -408,20 +408,6 @@ pub(crate) mod tests {
         Digest::of(&number.to_le_bytes())
     }
 
-    #[test]
-    fn a_prefetch_finds_the_slots_of_the_keys_that_there_are() {
-        let (mut keyring, mut spec) = (Keyring::default(), record());
-        for number in 0..100 {
-            spec["digest"] = json!(digest(number).to_string());
-            keyring.upsert(&record_name(number), &spec).unwrap();
-        }
-        let slots = std::cell::RefCell::new(Vec::new());
-        let digests: Vec<Digest> = (50..150).map(digest).collect();
-        keyring.prefetch(&digests, |slot| slots.borrow_mut().push(slot));
-        let expected = (50..100).map(|number| keyring.get(&digest(number)).unwrap().slot());
-        assert_eq!(slots.into_inner(), expected.collect::<Vec<_>>());
-    }
-
     fn record() -> Value {
         json!({
             "digest": digest(1).to_string(),
@@ -436,6 +422,19 @@ pub(crate) mod tests {
             "revoked": { "at": "2026-01-01T00:00:00Z", "reason": "Deleted" },
             "rotateRequest": "",
         })
+    }
+
+    #[test]
+    fn a_prefetch_finds_the_slots_of_the_keys_that_there_are() {
+        let (mut keyring, mut spec) = (Keyring::default(), record());
+        for number in 0..100 {
+            spec["digest"] = json!(digest(number).to_string());
+            keyring.upsert(&record_name(number), &spec).unwrap();
+        }
+        let (digests, mut slots): (Vec<Digest>, _) = ((50..150).map(digest).collect(), Vec::new());
+        keyring.prefetch(&digests, |slot| slots.push(slot));
+        let expected = (50..100).map(|number| keyring.get(&digest(number)).unwrap().slot());
+        assert_eq!(slots, expected.collect::<Vec<_>>());
     }
 
     #[test]

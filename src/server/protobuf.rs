@@ -122,10 +122,6 @@ impl<'m> Fields<'m> {
 
     /// Seven bits in an octet, the lowest first; the highest bit says that another octet follows.
     fn number(&mut self) -> Result<u64, Malformed> {
-        if let [octet @ ..0x80, rest @ ..] = self.rest {
-            self.rest = rest;
-            return Ok(u64::from(*octet));
-        }
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             let (octet, rest) = self.rest.split_first().ok_or(Malformed)?;
