@@ -14,6 +14,7 @@
 //! this very process had seen before, and bring a revoked key back.
 
 use std::convert::Infallible;
+use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -237,6 +238,8 @@ struct Goal {
     version: String,
     /// Before it was asked for. All that the API server had answered to by then is known once the version is reached.
     asked: Instant,
+    /// A watch has lasted its time without reaching it.
+    is_overdue: bool,
 }
 
 /// As much of an ApiKeyRecord as is needed, so that one that is odd elsewhere does not spoil a whole page.
@@ -334,7 +337,7 @@ impl Follower<'_> {
         info!(records = keyring.len(), %version, %newest, "all records read");
         self.keyring = keyring;
         self.version = Some(version.clone());
-        self.goal = Some(Goal { version: newest, asked });
+        self.goal = Some(Goal { version: newest, asked, is_overdue: false });
         self.feed.publish(&self.keyring);
         self.settle();
         Ok(version)
@@ -381,9 +384,12 @@ impl Follower<'_> {
             self.settle();
             self.check_in_time(Feed::hear)?;
         }
-        if self.goal.is_some() && opened.elapsed() >= duration {
-            // It has lasted its time, far longer than what was there when it began takes to come: an API server that
-            // sends no bookmarks delays a start, and does not prevent it.
+        if opened.elapsed() >= duration
+            && let Some(goal) = &mut self.goal
+            && mem::replace(&mut goal.is_overdue, true)
+        {
+            // The second one that has lasted its time, far longer than what was there when it began takes to come. An
+            // API server promises no bookmark, so one that sends none delays a start, and does not prevent it.
             warn!("no bookmark has come: what the watch has brought to its end is taken for all that was written");
             self.rely();
         }
@@ -833,6 +839,7 @@ pub(crate) mod tests {
         };
         let again = |watch| vec![("limit=1&", list("106", "", &[])), ("watch=true", watch)];
         let silence = || Reply::Silence(vec![]);
+        let late = |event| Reply::Late(Duration::from_millis(1100), event);
         let cases = [
             ("a later change", Reply::Silence(vec![deleted(), event("ADDED", record(3, "105", &spec(3)))]), vec![]),
             ("a bookmark", Reply::Silence(vec![deleted(), bookmark("105")]), vec![]),
@@ -844,7 +851,11 @@ pub(crate) mod tests {
             ),
             ("it hangs", silence(), again(Reply::Silence(vec![deleted(), bookmark("106")]))),
             ("no answer", Reply::NoAnswer, again(Reply::Silence(vec![deleted(), bookmark("106")]))),
-            ("no bookmark, to its end", Reply::Late(Duration::from_millis(1100), deleted()), again(silence())),
+            (
+                "no bookmark, twice to its end",
+                late(event("ADDED", record(4, "101", &spec(4)))),
+                again(late(deleted())).into_iter().chain(again(silence())).collect(),
+            ),
         ];
         let checks = cases.map(async |(case, watch, more)| {
             let mut replies = vec![
