@@ -237,10 +237,9 @@ where
     let requests = Requests::default();
     let timeouts = Timeouts { idle: limits.idle_timeout, head: limits.read_timeout, write: limits.read_timeout };
     let stream = Timed::new(stream, timeouts, requests.clone());
-    let service = service_fn(move |request| {
+    let service = service_fn(|request| {
         requests.begin();
-        let (requests, leaving) = (requests.clone(), leaving.clone());
-        service(request).map(move |mut response| {
+        service(request).map(|mut response| {
             requests.end();
             if leaving.has_begun() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

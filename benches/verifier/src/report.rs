@@ -42,6 +42,8 @@ struct Bench {
     few: Verifier,
     base_http: Process,
     base_grpc: Process,
+    /// Another verifier to compare with, in place of servers that do nothing.
+    rival: Option<Verifier>,
     keys: Vec<KeyText>,
     unknown: Vec<KeyText>,
     junk: Vec<KeyText>,
@@ -132,11 +134,17 @@ impl Bench {
         eprintln!("minting {records} keys");
         let keys = (0..records).map(key_text).collect();
         eprintln!("starting verifiers");
+        let start_rival = |program| {
+            let folder = folder.join("rival");
+            fs::create_dir_all(&folder)?;
+            Verifier::start(Path::new(&program), records, SERVER_CORE, &folder)
+        };
         Ok(Self {
             rounds: number("KEYWRIGHT_BENCH_ROUNDS", 9.0)? as usize,
             round: Duration::from_secs_f64(number("KEYWRIGHT_BENCH_SECONDS", 1.2)?),
             many: Verifier::start(program, records, SERVER_CORE, &folder)?,
             few: Verifier::start(program, records / 10, CLIENT_CORE, &folder)?,
+            rival: env::var_os("KEYWRIGHT_BENCH_BASE").map(start_rival).transpose()?,
             base_http,
             base_grpc,
             keys,
@@ -163,10 +171,11 @@ impl Bench {
             let shape = (HTTP, connections);
             let comparison = self.compare(
                 self.side(&self.many.process, self.many.process.address, shape, &self.keys, Verdict::Allowed)?,
-                self.side(&self.base_http, self.base_http.address, shape, &self.keys, Verdict::Allowed)?,
+                self.base_side(shape)?,
             )?;
             let what = format!("HTTP, {connections} connections: requests per core");
-            self.add(&what, "hyper, 200 at once", "0.85 / 0.95", &comparison, Figure::PerCore);
+            let (base, goal) = self.base_and_goal("hyper, 200 at once", "0.85 / 0.95");
+            self.add(&what, base, goal, &comparison, Figure::PerCore);
         }
         Ok(())
     }
@@ -178,12 +187,28 @@ impl Bench {
         {
             let comparison = self.compare(
                 self.side(&self.many.process, self.many.grpc, shape, &self.keys, Verdict::Allowed)?,
-                self.side(&self.base_grpc, self.base_grpc.address, shape, &self.keys, Verdict::Allowed)?,
+                self.base_side(shape)?,
             )?;
             let what = format!("gRPC Check of {octets} octets, {name} streams: requests per core");
-            self.add(&what, "tonic, decodes and allows", goal, &comparison, Figure::PerCore);
+            let (base, goal) = self.base_and_goal("tonic, decodes and allows", goal);
+            self.add(&what, base, goal, &comparison, Figure::PerCore);
         }
         Ok(())
+    }
+
+    /// What a verifier's requests per core are compared with.
+    fn base_side(&self, shape: Shape) -> Result<Side<'_>> {
+        let (process, address) = match (&self.rival, shape.0) {
+            (Some(rival), _) => (&rival.process, rival.address(shape)),
+            (None, Protocol::Http { .. }) => (&self.base_http, self.base_http.address),
+            (None, Protocol::Grpc { .. }) => (&self.base_grpc, self.base_grpc.address),
+        };
+        self.side(process, address, shape, &self.keys, Verdict::Allowed)
+    }
+
+    /// The name of that, and the goal.
+    fn base_and_goal<'n>(&self, usual: &'n str, goal: &'n str) -> (&'n str, &'n str) {
+        if self.rival.is_some() { ("the other verifier", "-") } else { (usual, goal) }
     }
 
     fn denials(&mut self) -> Result<()> {
