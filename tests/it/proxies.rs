@@ -388,6 +388,61 @@ async fn a_websocket_is_opened_with_a_key_and_not_without() {
     }
 }
 
+/// On a connection that has become something else, nothing is judged any more.
+#[tokio::test]
+async fn no_upgrade_but_that_to_a_websocket_reaches_the_workload() {
+    let bench = Bench::new("proxies-upgrade").await;
+    let (verifier, workload) = (bench.verifier(&[]).await, Workload::start().await);
+    let key = issue(&bench, &verifier, 1, json!({})).await;
+    let h2c = ["Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"];
+    let upgrades: [&[&str]; 6] = [
+        &h2c,
+        &h2c[..1],
+        &["Upgrade: h2c", "Connection: Upgrade"],
+        &["Upgrade: TLS/1.0", "Connection: Upgrade"],
+        &["Upgrade: websocket, h2c", "Connection: Upgrade"],
+        &["Upgrade: websocket", "Upgrade: h2c", "Connection: Upgrade"],
+    ];
+    for proxy in each_in_front_of(&verifier, &workload).await {
+        for upgrade in upgrades {
+            let credential = bearer(&key);
+            let lines: Vec<&str> = upgrade.iter().copied().chain([&*credential]).collect();
+            let answer = get(&proxy, CLIENT, &lines).await;
+            println!("{:?}, {upgrade:?}: {}", proxy.kind, answer.head);
+            for request in workload.take() {
+                // Of two lines, nginx takes the first.
+                let upgrade = request.values("Upgrade");
+                assert!(upgrade.is_empty() || upgrade == ["websocket"], "{:?}: {request:?}", proxy.kind);
+            }
+        }
+    }
+}
+
+/// Where nothing else in Envoy's configuration takes headers away: gateways ask in this way.
+#[tokio::test]
+async fn envoy_removes_the_key_and_overwrites_an_identity_because_the_verifier_says_so() {
+    let bench = Bench::new("proxies-told").await;
+    let (verifier, workload) = (bench.verifier(&[]).await, Workload::start().await);
+    let recipe = replaced(&Kind::EnvoyGrpc.recipe(), "request_headers_to_remove: [authorization, x-api-key]", "");
+    let recipe = replaced(&recipe, "key_matcher: { contains: keywright,", "key_matcher: { contains: nothing-at-all,");
+    let proxy = Kind::EnvoyGrpc.start_with(&recipe, door(&verifier, Kind::EnvoyGrpc), workload.address).await;
+    let named = issue(&bench, &verifier, 1, json!({})).await;
+    let nobody = issue(&bench, &verifier, 2, json!({ "owner": null, "scopes": ["packages:read"] })).await;
+    for (key, owner, scopes) in
+        [(&named, "billing@example.org", "packages:read packages:write"), (&nobody, "", "packages:read")]
+    {
+        let identity = [&key[..14], "team-a", "billing", owner, scopes];
+        for carrier in [bearer(key), format!("X-API-Key: {key}")] {
+            let claims = IDENTITY.map(|name| format!("{name}: mallory"));
+            let lines: Vec<&str> = [&carrier].into_iter().chain(&claims).chain(&claims).map(String::as_str).collect();
+            assert_eq!(get(&proxy, CLIENT, &lines).await.status(), 200);
+            let request = arrived(&workload, &proxy);
+            assert_eq!(IDENTITY.map(|name| request.values(name)), identity.map(|value| vec![value]), "{request:?}");
+            assert!(!request.head.contains(&key[..15]), "{request:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn http_2_is_judged_as_http_1_is() {
     let bench = Bench::new("proxies-h2").await;
