@@ -209,7 +209,7 @@ async fn send(mut client: SendRequest<Bytes>, message: Bytes) -> Result<Vec<u8>,
 }
 
 /// What `/metrics` counts of one protocol's decisions.
-async fn count(verifier: &Program, decision: &str, reason: &str, protocol: &str) -> usize {
+pub(super) async fn count(verifier: &Program, decision: &str, reason: &str, protocol: &str) -> usize {
     let start = format!(
         "keywright_verify_decisions_total{{decision=\"{decision}\",reason=\"{reason}\",protocol=\"{protocol}\"}} "
     );

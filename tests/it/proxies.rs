@@ -4,17 +4,22 @@ mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use keywright::key::Key;
 use kube::api::PostParams;
 use rand::rngs::SysRng;
 use serde_json::{Value, json};
+use tokio::join;
 use tokio::process::Command;
+use tokio::sync::watch;
 
+use super::overload::count;
 use super::testbed::Program;
 use super::testbed::proxy::{Kind, Proxy, replaced};
 use super::verifier::{self, Bench, UID, record_name};
-use wire::{Connection, Message, Workload, silence};
+use super::verifier_tls::{Ca, Mounted, with_files};
+use wire::{Connection, Message, Service, Workload, silence};
 
 /// Where requests come from, unless a test says otherwise.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 44);
@@ -43,6 +48,12 @@ async fn each_in_front_of(verifier: &Program, workload: &Workload) -> Vec<Proxy>
 
 /// A new key that the recipes' route accepts, except for what `spec` says; and that the verifier knows.
 async fn issue(bench: &Bench, verifier: &Program, serial: u32, spec: Value) -> String {
+    let key = record(bench, serial, &spec).await;
+    verifier::answers(verifier, &key, if spec.get("allowedIPs").is_some() { 403 } else { 200 }).await;
+    key
+}
+
+async fn record(bench: &Bench, serial: u32, spec: &Value) -> String {
     let key = Key::mint(&mut SysRng).unwrap();
     let mut record = json!({
         "apiVersion": "keywright.dev/v1alpha1",
@@ -62,7 +73,6 @@ async fn issue(bench: &Bench, verifier: &Program, serial: u32, spec: Value) -> S
     }
     let record = serde_json::from_value(record).unwrap();
     bench.records.create(&PostParams::default(), &record).await.unwrap();
-    verifier::answers(verifier, key.reveal(), if spec.get("allowedIPs").is_some() { 403 } else { 200 }).await;
     key.reveal().to_owned()
 }
 
@@ -298,14 +308,16 @@ async fn a_client_cannot_choose_its_address_behind_two_proxies() {
 async fn shut(http: SocketAddr, grpc: SocketAddr, workload: &Workload, key: &str) {
     for kind in Kind::ALL {
         let door = if kind == Kind::EnvoyGrpc { grpc } else { http };
-        let proxy = kind.start(door, workload.address).await;
-        for lines in [vec![], vec![bearer(key)], UPGRADE.map(str::to_owned).into_iter().chain([bearer(key)]).collect()]
-        {
-            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-            let answer = get(&proxy, CLIENT, &lines).await;
-            assert!((500..=504).contains(&answer.status()), "{kind:?}: {answer:?}");
-            nothing_arrived(workload, &proxy);
-        }
+        refuses(&kind.start(door, workload.address).await, workload, key).await;
+    }
+}
+
+async fn refuses(proxy: &Proxy, workload: &Workload, key: &str) {
+    for lines in [vec![], vec![bearer(key)], UPGRADE.map(str::to_owned).into_iter().chain([bearer(key)]).collect()] {
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let answer = get(proxy, CLIENT, &lines).await;
+        assert!((500..=504).contains(&answer.status()), "{:?}: {answer:?}", proxy.kind);
+        nothing_arrived(workload, proxy);
     }
 }
 
@@ -327,6 +339,88 @@ async fn without_a_verifier_that_knows_nobody_gets_in() {
     let (silent, held) = silence().await;
     shut(silent, silent, &workload, &key).await;
     held.abort();
+}
+
+/// The proxy has to be sure of the verifier, and the verifier of the proxy.
+#[tokio::test]
+async fn over_tls_only_the_right_verifier_is_believed_and_only_the_right_proxy_answered() {
+    let bench = Bench::new("proxies-tls").await;
+    let workload = Workload::start().await;
+    let (verifiers, proxies, stranger) = (Ca::new(), Ca::new(), Ca::new());
+    let key = record(&bench, 1, &json!({})).await;
+    let of_verifier = Mounted::new(&bench);
+    of_verifier.write(&verifiers.server(), &proxies.pem());
+    let verifier = with_files(&bench, &of_verifier).await;
+    let of_other = Mounted::new(&bench);
+    of_other.write(&verifiers.other_server(), &proxies.pem());
+    let other = with_files(&bench, &of_other).await;
+    let of_proxy = Mounted::new(&bench);
+    let open = async |kind: Kind, verifier: &Program| {
+        let recipe = kind.recipe_over_tls(&of_proxy.files());
+        kind.start_with(&recipe, door(verifier, kind), workload.address).await
+    };
+    for kind in Kind::ALL {
+        of_proxy.write(&proxies.client(), &verifiers.pem());
+        let proxy = open(kind, &verifier).await;
+        let unknown = Key::mint(&mut SysRng).unwrap();
+        for (key, expected) in [(&*key, 200), (unknown.reveal(), 401), (&*key, 200)] {
+            let answer = get(&proxy, CLIENT, &[&bearer(key)]).await;
+            assert_eq!(answer.status(), expected, "{kind:?}: {answer:?}");
+        }
+        let requests = workload.take();
+        let owners: Vec<_> = requests.iter().map(|request| request.values("X-Keywright-Owner")).collect();
+        assert_eq!(owners, vec![["billing@example.org"]; 2], "{kind:?}");
+        println!("{kind:?}: a verifier by another name");
+        refuses(&open(kind, &other).await, &workload, &key).await;
+        println!("{kind:?}: a verifier that another authority is answerable for");
+        of_proxy.write(&proxies.client(), &stranger.pem());
+        refuses(&open(kind, &verifier).await, &workload, &key).await;
+        println!("{kind:?}: a proxy that another authority is answerable for");
+        of_proxy.write(&stranger.client(), &verifiers.pem());
+        refuses(&open(kind, &verifier).await, &workload, &key).await;
+    }
+}
+
+/// As a rolling update does: endpoints change, and the verifier of before gets SIGTERM.
+#[tokio::test]
+async fn no_request_is_lost_while_a_verifier_is_replaced() {
+    let bench = Bench::new("proxies-replace").await;
+    let workload = Workload::start().await;
+    let key = record(&bench, 1, &json!({})).await;
+    let credential = bearer(&key);
+    for kind in Kind::ALL {
+        let (before, after) = (bench.verifier(&[]).await, bench.verifier(&[]).await);
+        let service = Service::to(door(&before, kind)).await;
+        let proxy = kind.start(service.address, workload.address).await;
+        let (answered, is_over) = (watch::Sender::new(0), AtomicBool::new(false));
+        let client = async || {
+            let mut connection = Connection::from(CLIENT, proxy.address).await;
+            while !is_over.load(Ordering::Relaxed) {
+                let answer = connection.ask("GET /api", &[&credential], "").await;
+                assert_eq!(answer.status(), 200, "{kind:?}, after {}: {answer:?}", *answered.borrow());
+                answered.send_modify(|answered| *answered += 1);
+                if answer.values("Connection") == ["close"] {
+                    connection = Connection::from(CLIENT, proxy.address).await;
+                }
+            }
+        };
+        let replace = async || {
+            let mut heard = answered.subscribe();
+            let mut hundred_more = async || {
+                let goal = *answered.borrow() + 100;
+                heard.wait_for(|answered| *answered >= goal).await.unwrap();
+            };
+            hundred_more().await;
+            service.turn_to(door(&after, kind));
+            assert_eq!(before.terminate().await.code(), Some(0), "{kind:?}");
+            hundred_more().await;
+            is_over.store(true, Ordering::Relaxed);
+        };
+        join!(client(), client(), client(), client(), replace());
+        assert_eq!(workload.take().len(), *answered.borrow(), "{kind:?}");
+        let protocol = if kind == Kind::EnvoyGrpc { "grpc" } else { "http" };
+        assert!(count(&after, "allow", "allowed", protocol).await >= 100, "{kind:?}");
+    }
 }
 
 #[tokio::test]

@@ -23,19 +23,19 @@ use tokio_rustls::client::TlsStream;
 use super::testbed::{Installation, Program, wait};
 use super::verifier::Bench;
 
-const NAME: &str = "verifier.example";
+const NAME: &str = "keywright-verifier.keywright-system.svc";
 
 /// An authority.
-struct Ca(CertifiedIssuer<'static, KeyPair>);
+pub(super) struct Ca(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, PEM.
-struct Pair {
+pub(super) struct Pair {
     certificate: String,
     key: String,
 }
 
 impl Ca {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut parameters = CertificateParams::default();
         // Not the name of what it signs, which OpenSSL would take for signed by itself.
         parameters.distinguished_name.push(DnType::CommonName, "authority");
@@ -43,12 +43,16 @@ impl Ca {
         Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn pem(&self) -> String {
+    pub(super) fn pem(&self) -> String {
         encode("CERTIFICATE", self.0.der())
     }
 
     fn issue(&self, usage: ExtendedKeyUsagePurpose) -> Pair {
-        let mut parameters = CertificateParams::new([NAME.to_owned()]).unwrap();
+        self.issue_for(NAME, usage)
+    }
+
+    fn issue_for(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> Pair {
+        let mut parameters = CertificateParams::new([name.to_owned()]).unwrap();
         parameters.extended_key_usages = vec![usage];
         let key = KeyPair::generate().unwrap();
         let certificate = parameters.signed_by(&key, &self.0).unwrap();
@@ -56,11 +60,16 @@ impl Ca {
         Pair { certificate: encode("CERTIFICATE", certificate.der()), key }
     }
 
-    fn server(&self) -> Pair {
+    pub(super) fn server(&self) -> Pair {
         self.issue(ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    fn client(&self) -> Pair {
+    /// For another name than the verifier's.
+    pub(super) fn other_server(&self) -> Pair {
+        self.issue_for("other.keywright-system.svc", ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    pub(super) fn client(&self) -> Pair {
         self.issue(ExtendedKeyUsagePurpose::ClientAuth)
     }
 }
@@ -74,11 +83,20 @@ fn first(pem: &str) -> CertificateDer<'static> {
 }
 
 /// A folder as a kubelet mounts a Secret.
-struct Mounted(PathBuf);
+pub(super) struct Mounted(PathBuf);
 
 impl Mounted {
+    pub(super) fn new(bench: &Bench) -> Self {
+        Self(bench.installation.control_plane.folder())
+    }
+
+    /// Where the files are.
+    pub(super) fn files(&self) -> PathBuf {
+        self.0.join("..data")
+    }
+
     /// All of them at once: the folder's link is replaced.
-    fn write(&self, pair: &Pair, client_authorities: &str) {
+    pub(super) fn write(&self, pair: &Pair, client_authorities: &str) {
         let written = self.0.join(format!("..{:08x}", rand::random::<u32>()));
         std::fs::create_dir(&written).unwrap();
         let files = [("tls.crt", &*pair.certificate), ("tls.key", &pair.key), ("ca.crt", client_authorities)];
@@ -88,8 +106,8 @@ impl Mounted {
         std::fs::rename(link, self.0.join("..data")).unwrap();
     }
 
-    fn flags(&self) -> [String; 3] {
-        let file = |name| self.0.join("..data").join(name).display().to_string();
+    pub(super) fn flags(&self) -> [String; 3] {
+        let file = |name| self.files().join(name).display().to_string();
         [("certificate", "tls.crt"), ("key", "tls.key"), ("client-ca", "ca.crt")]
             .map(|(flag, name)| format!("--tls-{flag}={}", file(name)))
     }
@@ -182,7 +200,7 @@ async fn health(proxy: &Proxy<'_>, verifier: &Program) -> Vec<u8> {
     message
 }
 
-async fn with_files(bench: &Bench, mounted: &Mounted) -> Program {
+pub(super) async fn with_files(bench: &Bench, mounted: &Mounted) -> Program {
     let flags = mounted.flags();
     bench.verifier(&flags.each_ref().map(String::as_str)).await
 }

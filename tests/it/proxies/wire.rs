@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -161,6 +161,43 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<Message>>>, body: &str
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }
+    }
+}
+
+/// Passes connections on, as a Service of Kubernetes does: each stays where it went, whatever becomes of the ones after it.
+pub struct Service {
+    pub address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Service {
+    pub async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let target = Arc::new(Mutex::new(target));
+        let shared = target.clone();
+        let accepting = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let target = *shared.lock().unwrap();
+                tokio::spawn(async move {
+                    let mut passed_on = TcpStream::connect(target).await.unwrap();
+                    let _: Result<_, _> = copy_bidirectional(&mut stream, &mut passed_on).await;
+                });
+            }
+        });
+        Self { address, target, accepting }
+    }
+
+    /// New connections go there.
+    pub fn turn_to(&self, target: SocketAddr) {
+        *self.target.lock().unwrap() = target;
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.accepting.abort();
     }
 }
 

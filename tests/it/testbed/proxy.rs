@@ -41,6 +41,30 @@ impl Kind {
         fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
     }
 
+    /// The same, asking over TLS with the files in `folder`: `ca.crt`, `tls.crt` and `tls.key`.
+    pub fn recipe_over_tls(self, folder: &Path) -> String {
+        let mut is_about_tls = false;
+        let lines: Vec<String> = self
+            .recipe()
+            .lines()
+            .map(|line| {
+                let comment = line.trim_start().strip_prefix("# ");
+                if comment.is_some_and(|comment| comment.starts_with("Over TLS")) {
+                    is_about_tls = true;
+                    return line.to_owned();
+                }
+                is_about_tls &= comment.is_some();
+                if is_about_tls { line.replacen("# ", "", 1) } else { line.to_owned() }
+            })
+            .collect();
+        let recipe = replaced(&lines.join("\n"), "/etc/keywright", &folder.display().to_string());
+        if self == Self::Nginx {
+            replaced(&recipe, "proxy_pass http://keywright", "proxy_pass https://keywright")
+        } else {
+            recipe
+        }
+    }
+
     /// The program, as `tests/testbed/tools.sh` installs it.
     pub fn program(self) -> PathBuf {
         let (name, in_cache) = match self {
