@@ -34,7 +34,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::address::client::ClientAddressSource;
 use crate::clock;
@@ -76,6 +76,9 @@ pub struct Options {
 /// How often the files of certificates are looked at. A kubelet brings a change of a Secret within a minute or two.
 const CERTIFICATE_POLL: Duration = Duration::from_secs(5);
 
+/// Open files besides connections: those to the API server, listeners, certificates, what the runtime needs.
+const OTHER_FILES: u64 = 128;
+
 const REMEDY: &str = "if it is a proxy, have it trust the authority of --tls-certificate";
 
 /// What a caller is told, however it asked: one constant for each thing it may know.
@@ -102,6 +105,7 @@ const INTERNAL_SERVER_ERROR: Answer = Answer {
 /// # Errors
 /// If an address cannot be listened on, a file of certificates is of no use, or a part of the verifier ends by itself.
 pub async fn run(client: Client, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    allow_open_files();
     let mut registry = Registry::with_prefix("keywright");
     let tls = options.tls.map(|files| open(files, &mut registry)).transpose()?;
     let acceptor = |protocol| tls.as_ref().map(|keeper| Acceptor::new(keeper.served(), protocol, REMEDY));
@@ -163,6 +167,23 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     flushing.abort();
     last_flush.finish().await;
     Ok(())
+}
+
+/// Raises the limit of open files to what all connections need. A container runtime may begin with 1,024: that many clients
+/// would leave none for probes, and a kubelet would end the verifier for it.
+fn allow_open_files() {
+    let connections = 2 * Limits::default().connections + grpc::LIMITS.connections; // HTTP and the administration; gRPC
+    let needed = connections as u64 + OTHER_FILES;
+    match rlimit::increase_nofile_limit(needed) {
+        Ok(allowed) if allowed >= needed => {}
+        Ok(allowed) => warn!(
+            allowed,
+            needed,
+            "fewer open files are allowed than all connections need, and clients may leave none for probes: raise the hard \
+             limit (RLIMIT_NOFILE)"
+        ),
+        Err(error) => warn!(%error, needed, "the limit of open files cannot be raised"),
+    }
 }
 
 /// Serves what the files hold, which must be good at the start.

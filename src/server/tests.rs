@@ -475,6 +475,25 @@ fn running_out_of_file_descriptors_passes() {
     });
 }
 
+/// A child process of this test begins with few file descriptors, as a container may.
+#[test]
+fn as_many_files_may_be_open_as_connections_need() {
+    const CHILD: &str = "KEYWRIGHT_TEST_RAISE_DESCRIPTORS";
+    if std::env::var_os(CHILD).is_none() {
+        let test = std::env::current_exe().unwrap();
+        let arguments = "--exact server::tests::as_many_files_may_be_open_as_connections_need";
+        let status = std::process::Command::new("sh")
+            .args(["-c", &format!("ulimit -Sn 40; exec '{}' {arguments}", test.display())])
+            .env(CHILD, "1")
+            .status();
+        assert!(status.unwrap().success());
+        return;
+    }
+    allow_open_files();
+    let files: Vec<_> = (0..16_000).map_while(|_| std::fs::File::open("/dev/null").ok()).collect();
+    assert_eq!(files.len(), 16_000);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_and_metrics_are_answered() {
     let listener = bind("127.0.0.1:0".parse().unwrap(), "--admin-address").await.unwrap();
