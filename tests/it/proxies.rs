@@ -519,20 +519,29 @@ async fn envoy_removes_the_key_and_overwrites_an_identity_because_the_verifier_s
     let (verifier, workload) = (bench.verifier(&[]).await, Workload::start().await);
     let recipe = replaced(&Kind::EnvoyGrpc.recipe(), "request_headers_to_remove: [authorization, x-api-key]", "");
     let recipe = replaced(&recipe, "key_matcher: { contains: keywright,", "key_matcher: { contains: nothing-at-all,");
-    let proxy = Kind::EnvoyGrpc.start_with(&recipe, door(&verifier, Kind::EnvoyGrpc), workload.address).await;
+    // It then tells of headers in `header_map`.
+    let raw = replaced(
+        &recipe,
+        "failure_mode_allow: false",
+        "failure_mode_allow: false\n              encode_raw_headers: true",
+    );
     let named = issue(&bench, &verifier, 1, json!({})).await;
     let nobody = issue(&bench, &verifier, 2, json!({ "owner": null, "scopes": ["packages:read"] })).await;
-    for (key, owner, scopes) in
-        [(&named, "billing@example.org", "packages:read packages:write"), (&nobody, "", "packages:read")]
-    {
-        let identity = [&key[..14], "team-a", "billing", owner, scopes];
-        for carrier in [bearer(key), format!("X-API-Key: {key}")] {
-            let claims = IDENTITY.map(|name| format!("{name}: mallory"));
-            let lines: Vec<&str> = [&carrier].into_iter().chain(&claims).chain(&claims).map(String::as_str).collect();
-            assert_eq!(get(&proxy, CLIENT, &lines).await.status(), 200);
-            let request = arrived(&workload, &proxy);
-            assert_eq!(IDENTITY.map(|name| request.values(name)), identity.map(|value| vec![value]), "{request:?}");
-            assert!(!request.head.contains(&key[..15]), "{request:?}");
+    for recipe in [recipe, raw] {
+        let proxy = Kind::EnvoyGrpc.start_with(&recipe, door(&verifier, Kind::EnvoyGrpc), workload.address).await;
+        for (key, owner, scopes) in
+            [(&named, "billing@example.org", "packages:read packages:write"), (&nobody, "", "packages:read")]
+        {
+            let identity = [&key[..14], "team-a", "billing", owner, scopes];
+            for carrier in [bearer(key), format!("X-API-Key: {key}")] {
+                let claims = IDENTITY.map(|name| format!("{name}: mallory"));
+                let lines: Vec<&str> =
+                    [&carrier].into_iter().chain(&claims).chain(&claims).map(String::as_str).collect();
+                assert_eq!(get(&proxy, CLIENT, &lines).await.status(), 200);
+                let request = arrived(&workload, &proxy);
+                assert_eq!(IDENTITY.map(|name| request.values(name)), identity.map(|value| vec![value]), "{request:?}");
+                assert!(!request.head.contains(&key[..15]), "{request:?}");
+            }
         }
     }
 }
