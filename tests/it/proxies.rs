@@ -192,6 +192,24 @@ async fn refusal(
     nothing_arrived(workload, proxy);
 }
 
+/// The service behind might read the other one.
+#[tokio::test]
+async fn a_key_that_is_repeated_or_sent_in_two_ways_lets_nobody_in() {
+    let bench = Bench::new("proxies-twice").await;
+    let (verifier, workload) = (bench.verifier(&[]).await, Workload::start().await);
+    let key = issue(&bench, &verifier, 1, json!({})).await;
+    let (as_bearer, as_api_key) = (bearer(&key), format!("X-API-Key: {key}"));
+    for proxy in each_in_front_of(&verifier, &workload).await {
+        for lines in [[&*as_bearer, &as_bearer], [&as_api_key, &as_api_key], [&as_bearer, &as_api_key]] {
+            let answer = get(&proxy, CLIENT, &lines).await;
+            assert!([400, 401].contains(&answer.status()), "{:?}: {answer:?}", proxy.kind);
+            nothing_arrived(&workload, &proxy);
+        }
+        assert_eq!(get(&proxy, CLIENT, &[&as_bearer]).await.status(), 200, "{:?}", proxy.kind);
+        arrived(&workload, &proxy);
+    }
+}
+
 #[tokio::test]
 async fn an_identity_that_a_client_claims_never_arrives() {
     let bench = Bench::new("proxies-spoof").await;
@@ -341,6 +359,16 @@ async fn without_a_verifier_that_knows_nobody_gets_in() {
     held.abort();
 }
 
+/// HAProxy goes on after an error in a script.
+#[tokio::test]
+async fn an_answer_that_haproxys_script_does_not_expect_lets_nobody_in() {
+    let workload = Workload::start().await;
+    let verifier = Workload::answering(&[], "no identity").await;
+    let proxy = Kind::Haproxy.start(verifier.address, workload.address).await;
+    refuses(&proxy, &workload, "key").await;
+    assert_eq!(verifier.take().len(), 3);
+}
+
 /// The proxy has to be sure of the verifier, and the verifier of the proxy.
 #[tokio::test]
 async fn over_tls_only_the_right_verifier_is_believed_and_only_the_right_proxy_answered() {
@@ -359,7 +387,8 @@ async fn over_tls_only_the_right_verifier_is_believed_and_only_the_right_proxy_a
         let recipe = kind.recipe_over_tls(&of_proxy.files());
         kind.start_with(&recipe, door(verifier, kind), workload.address).await
     };
-    for kind in Kind::ALL {
+    // HAProxy's recipe asks in plain text.
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Haproxy) {
         of_proxy.write(&proxies.client(), &verifiers.pem());
         let proxy = open(kind, &verifier).await;
         let unknown = Key::mint(&mut SysRng).unwrap();
@@ -443,8 +472,8 @@ async fn connections_are_kept_and_each_request_is_judged_by_itself() {
 #[tokio::test]
 async fn a_verifier_is_asked_over_one_connection_and_told_neither_body_nor_cookies() {
     let workload = Workload::start().await;
-    for kind in [Kind::Nginx, Kind::Caddy, Kind::EnvoyHttp] {
-        let verifier = Workload::answering("").await;
+    for kind in [Kind::Nginx, Kind::Caddy, Kind::EnvoyHttp, Kind::Haproxy] {
+        let verifier = Workload::answering(&IDENTITY.map(|name| format!("{name}: someone")), "").await;
         let proxy = kind.start(verifier.address, workload.address).await;
         let mut connection = Connection::from(CLIENT, proxy.address).await;
         for _ in 0..10 {

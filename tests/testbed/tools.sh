@@ -16,10 +16,11 @@ python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 cache=${KEYWRIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/keywright}
 envoy=$cache/envoy-1.40.0
 proxies=()
-for proxy in nginx caddy; do
+for proxy in nginx caddy haproxy; do
   command -v $proxy >/dev/null || [ -e "$cache/$proxy" ] || proxies+=($proxy)
 done
 [[ " ${proxies[*]} " != *" nginx "* ]] || missing+=(libpcre2-8-0 libssl3)
+[[ " ${proxies[*]} " != *" haproxy "* ]] || missing+=(liblua5.3-0 libopentracing-c-wrapper0 libpcre2-8-0 libssl3)
 
 if [ ${#missing[@]} -gt 0 ] || [ ${#proxies[@]} -gt 0 ]; then
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

@@ -108,11 +108,13 @@ impl Connection {
 
 impl Workload {
     pub async fn start() -> Self {
-        Self::answering("welcome\n").await
+        Self::answering(&[], "welcome\n").await
     }
 
-    /// With this body in its answers.
-    pub async fn answering(body: &'static str) -> Self {
+    /// With these lines and this body in its answers.
+    pub async fn answering(lines: &[String], body: &str) -> Self {
+        let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+        let answer = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: {}\r\n\r\n{body}", body.len());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (seen, connections) = (Arc::<Mutex<Vec<Message>>>::default(), Arc::<AtomicUsize>::default());
@@ -120,7 +122,7 @@ impl Workload {
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(serve(stream, shared.clone(), body));
+                tokio::spawn(serve(stream, shared.clone(), answer.clone()));
             }
         });
         Self { address, seen, connections, accepting }
@@ -143,7 +145,7 @@ impl Drop for Workload {
     }
 }
 
-async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<Message>>>, body: &str) {
+async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<Message>>>, answer: String) {
     while let Some(request) = Message::read(&mut stream).await {
         let upgrade = !request.values("upgrade").is_empty();
         seen.lock().unwrap().push(request);
@@ -157,7 +159,6 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<Message>>>, body: &str
             }
             return;
         }
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }

@@ -18,6 +18,7 @@ use super::wait::DEADLINE;
 pub enum Kind {
     Nginx,
     Caddy,
+    Haproxy,
     EnvoyHttp,
     EnvoyGrpc,
 }
@@ -33,31 +34,26 @@ pub struct Proxy {
 struct Folder(PathBuf);
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::Nginx, Self::Caddy, Self::EnvoyHttp, Self::EnvoyGrpc];
+    pub const ALL: [Self; 5] = [Self::Nginx, Self::Caddy, Self::Haproxy, Self::EnvoyHttp, Self::EnvoyGrpc];
 
     /// The published file.
     pub fn recipe(self) -> String {
-        let file = project().join("docs/proxies").join(self.file_name());
+        let file = recipes().join(self.file_name());
         fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
     }
 
     /// The same, asking over TLS with the files in `folder`: `ca.crt`, `tls.crt` and `tls.key`.
     pub fn recipe_over_tls(self, folder: &Path) -> String {
         let mut is_about_tls = false;
-        let lines: Vec<String> = self
-            .recipe()
-            .lines()
-            .map(|line| {
-                let comment = line.trim_start().strip_prefix("# ");
-                if comment.is_some_and(|comment| comment.starts_with("Over TLS")) {
-                    is_about_tls = true;
-                    return line.to_owned();
-                }
-                is_about_tls &= comment.is_some();
-                if is_about_tls { line.replacen("# ", "", 1) } else { line.to_owned() }
-            })
-            .collect();
-        let recipe = replaced(&lines.join("\n"), "/etc/keywright", &folder.display().to_string());
+        let uncomment = |line: &str| {
+            let comment = line.trim_start().strip_prefix("# ");
+            let is_setting = is_about_tls && comment.is_some();
+            is_about_tls = is_setting || comment.is_some_and(|comment| comment.starts_with("Over TLS"));
+            let line = if is_setting { line.replacen("# ", "", 1) } else { line.to_owned() };
+            line + "\n"
+        };
+        let recipe: String = self.recipe().lines().map(uncomment).collect();
+        let recipe = replaced(&recipe, "/etc/keywright", &folder.display().to_string());
         if self == Self::Nginx {
             replaced(&recipe, "proxy_pass http://keywright", "proxy_pass https://keywright")
         } else {
@@ -70,6 +66,7 @@ impl Kind {
         let (name, in_cache) = match self {
             Self::Nginx => ("nginx", "nginx/usr/sbin/nginx"),
             Self::Caddy => ("caddy", "caddy/usr/bin/caddy"),
+            Self::Haproxy => ("haproxy", "haproxy/usr/sbin/haproxy"),
             Self::EnvoyHttp | Self::EnvoyGrpc => return cache().join("envoy-1.40.0/envoy/_bin/envoy"),
         };
         let installed = ["/usr/sbin", "/usr/bin"].map(|folder| Path::new(folder).join(name));
@@ -102,12 +99,13 @@ impl Kind {
         match self {
             Self::Nginx => "nginx.conf",
             Self::Caddy => "Caddyfile",
+            Self::Haproxy => "haproxy.cfg",
             Self::EnvoyHttp => "envoy-http.yaml",
             Self::EnvoyGrpc => "envoy-grpc.yaml",
         }
     }
 
-    /// Addresses are all that a test replaces.
+    /// Addresses, and where other files are, are all that a test replaces.
     fn with_addresses(self, text: &str, own: SocketAddr, verifier: SocketAddr, workload: SocketAddr) -> String {
         let yaml = |address: SocketAddr| format!("address: {}, port_value: {}", address.ip(), address.port());
         let replacements = match self {
@@ -119,6 +117,12 @@ impl Kind {
             Self::Caddy => vec![
                 ("http://:8000 {", format!("http://:{} {{", own.port())),
                 ("bind 0.0.0.0", format!("bind {}", own.ip())),
+                ("keywright-verifier.keywright-system.svc:8080", verifier.to_string()),
+                ("workload.team-a.svc:8080", workload.to_string()),
+            ],
+            Self::Haproxy => vec![
+                ("bind :8000", format!("bind {own}")),
+                ("/etc/haproxy/keywright.lua", recipes().join("keywright.lua").display().to_string()),
                 ("keywright-verifier.keywright-system.svc:8080", verifier.to_string()),
                 ("workload.team-a.svc:8080", workload.to_string()),
             ],
@@ -168,6 +172,7 @@ impl Kind {
                     file,
                 ];
             }
+            Self::Haproxy => vec!["-db".to_owned(), "-f".to_owned(), file],
             Self::EnvoyHttp | Self::EnvoyGrpc => {
                 let options = "--concurrency 1 --disable-hot-restart --log-level warn -c";
                 options.split(' ').map(str::to_owned).chain([file]).collect()
@@ -175,6 +180,11 @@ impl Kind {
         };
         [vec![program], arguments].concat()
     }
+}
+
+/// Where they are published.
+fn recipes() -> PathBuf {
+    project().join("docs/proxies")
 }
 
 /// The text with every `name` replaced.
