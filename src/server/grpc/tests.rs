@@ -1,6 +1,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream as Socket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use futures::future::join_all;
@@ -39,10 +39,13 @@ const HEAD: &[u8] = &[0x83, 0x86, 0x84];
 /// A server on loopback, and how to end it.
 struct Running {
     address: SocketAddr,
-    is_ready: Arc<AtomicBool>,
     leaving: Leaving,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
+}
+
+fn noon() -> jiff::Timestamp {
+    "2026-11-23T12:00:00Z".parse().unwrap()
 }
 
 /// How a call ended: `grpc-status`, and the message without its prefix.
@@ -50,7 +53,7 @@ type Outcome = (u16, Vec<u8>);
 
 impl Running {
     async fn start(limits: Limits) -> Self {
-        Self::deciding_at(limits, || "2026-11-23T12:00:00Z".parse().unwrap()).await
+        Self::deciding_at(limits, noon).await
     }
 
     async fn deciding_at(limits: Limits, now: fn() -> jiff::Timestamp) -> Self {
@@ -58,19 +61,25 @@ impl Running {
     }
 
     async fn knowing(keyring: &Keyring, limits: Limits, now: fn() -> jiff::Timestamp) -> Self {
+        Self::of(Arc::new(Feed::holding(keyring)), limits, now, || true).await
+    }
+
+    async fn of(
+        feed: Arc<Feed>,
+        limits: Limits,
+        now: fn() -> jiff::Timestamp,
+        is_ready: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Self {
         let tcp = bind("127.0.0.1:0".parse().unwrap(), "--grpc-address").await.unwrap();
         let address = tcp.local_addr().unwrap();
-        let feed = Arc::new(Feed::holding(keyring));
         let decisions = Decisions::new(feed, now, Arc::new(Tally::new("grpc")));
         let authorization = Authorization::new(decisions, ClientAddressSource::Peer);
-        let is_ready = Arc::new(AtomicBool::new(true));
-        let asked = Arc::clone(&is_ready);
-        let services = Services { authorization, is_ready: Box::new(move || asked.load(Ordering::SeqCst)) };
+        let services = Services { authorization, is_ready: Box::new(is_ready) };
         let (workers, leaving) = (Workers::current(), Leaving::default());
         let server = Server { listener: Listener::plain(tcp), limits, workers, leaving: leaving.clone() };
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(serve(server, services, async { stopped.await.unwrap_or_default() }));
-        Self { address, is_ready, leaving, stop, task }
+        Self { address, leaving, stop, task }
     }
 
     async fn connect(&self) -> SendRequest<Bytes> {
@@ -168,7 +177,7 @@ async fn each_call_gets_the_answer_to_its_own_question() {
         let spec = json!({ "digest": key.digest().to_string(), "apiKey": api_key });
         keyring.upsert(&record_name(number + 1), &spec).unwrap();
     }
-    let running = Running::knowing(&keyring, LIMITS, || "2026-11-23T12:00:00Z".parse().unwrap()).await;
+    let running = Running::knowing(&keyring, LIMITS, noon).await;
     let client = running.connect().await;
     let ask = |(number, key): (usize, &Key)| {
         let mut header = Vec::new();
@@ -309,7 +318,10 @@ async fn calls_that_are_all_taken_back_leave_the_connection_as_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_told_as_grpc_has_it() {
-    let running = Running::start(LIMITS).await;
+    let is_ready = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&is_ready);
+    let feed = Arc::new(Feed::holding(&Keyring::default()));
+    let running = Running::of(feed, LIMITS, noon, move || asked.load(Ordering::SeqCst)).await;
     let client = running.connect().await;
     let health = async |service: &str| {
         let mut message = Vec::new();
@@ -322,7 +334,7 @@ async fn health_is_told_as_grpc_has_it() {
     assert_eq!(health("another").await, (5, vec![]));
     assert_eq!(send(&client, HEALTH, &[frame(b"?")]).await.0, 3);
     assert_eq!(send(&client, "/grpc.health.v1.Health/Watch", &[frame(&[])]).await.0, 12);
-    running.is_ready.store(false, Ordering::SeqCst);
+    is_ready.store(false, Ordering::SeqCst);
     assert_eq!(health("").await, not_serving);
 }
 
@@ -331,13 +343,36 @@ async fn a_panic_fails_its_own_call_and_nothing_else() {
     static PANICS: AtomicBool = AtomicBool::new(true);
     let now = || {
         assert!(!PANICS.load(Ordering::SeqCst), "on purpose");
-        "2026-11-23T12:00:00Z".parse().unwrap()
+        noon()
     };
     let running = Running::deciding_at(LIMITS, now).await;
     let client = running.connect().await;
     assert_eq!(send(&client, CHECK, &[frame(NO_KEY)]).await, (13, vec![]));
     PANICS.store(false, Ordering::SeqCst);
     check(&client).await;
+}
+
+/// Once while a call is read, and once while one is answered. All of this runs on one thread, so that what the client sends
+/// without waiting arrives together.
+#[tokio::test]
+async fn a_panic_in_a_burst_fails_its_own_call_and_no_other_of_the_burst() {
+    static DECISIONS: AtomicU32 = AtomicU32::new(0);
+    static PROBES: AtomicU32 = AtomicU32::new(0);
+    let now = || {
+        assert_ne!(DECISIONS.fetch_add(1, Ordering::SeqCst), 1, "on purpose");
+        noon()
+    };
+    let is_ready = || {
+        assert_eq!(DECISIONS.load(Ordering::SeqCst), 0, "all calls are read before the first is answered");
+        assert_ne!(PROBES.fetch_add(1, Ordering::SeqCst), 1, "on purpose");
+        true
+    };
+    let running = Running::of(Arc::new(Feed::holding(&Keyring::default())), LIMITS, now, is_ready).await;
+    let client = running.connect().await;
+    let (check, probe) = ((CHECK, frame(NO_KEY)), (HEALTH, frame(&[])));
+    let calls = [&check, &check, &check, &probe, &probe, &probe];
+    let outcomes = join_all(calls.map(|(path, message)| send(&client, path, std::slice::from_ref(message)))).await;
+    assert_eq!(outcomes.iter().map(|(status, _)| *status).collect::<Vec<_>>(), [0, 13, 0, 0, 13, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
