@@ -195,17 +195,34 @@ async fn call(client: &SendRequest<Bytes>, message: Bytes) -> Result<Vec<u8>, h2
     send(client.clone().ready().await?, message).await
 }
 
-async fn send(mut client: SendRequest<Bytes>, message: Bytes) -> Result<Vec<u8>, h2::Error> {
-    let request = Request::post(format!("http://verifier{CHECK}")).header("content-type", "application/grpc");
+async fn send(client: SendRequest<Bytes>, message: Bytes) -> Result<Vec<u8>, h2::Error> {
+    let (status, response) = outcome(client, CHECK, message).await?;
+    assert_eq!(status, "0", "an answer, not a failure");
+    Ok(response)
+}
+
+/// How a call of `path` ends: `grpc-status`, and the framed response if there is one.
+async fn outcome(mut client: SendRequest<Bytes>, path: &str, message: Bytes) -> Result<(String, Vec<u8>), h2::Error> {
+    let request = Request::post(format!("http://verifier{path}")).header("content-type", "application/grpc");
     let (response, mut stream) = client.send_request(request.body(()).unwrap(), false)?;
     stream.send_data(message, true)?;
-    let mut body = response.await?.into_body();
+    let (head, mut body) = response.await?.into_parts();
     let mut whole = Vec::new();
     while let Some(data) = body.data().await {
         whole.extend_from_slice(&data?);
     }
-    assert_eq!(body.trailers().await?.expect("an answer, not a failure")["grpc-status"], "0");
-    Ok(whole)
+    let trailers = body.trailers().await?.unwrap_or(head.headers);
+    Ok((trailers["grpc-status"].to_str().unwrap().to_owned(), whole))
+}
+
+/// How a verifier's gRPC stands: the status of a `Check` with this key, and what the health service says as it is encoded.
+pub(super) async fn ask_over_grpc(verifier: &Program, key: &str) -> (String, Vec<u8>) {
+    let client = h2_client(verifier.address("grpc")).await.ready().await.unwrap();
+    let (status, _) = outcome(client.clone(), CHECK, check_request(key)).await.unwrap();
+    let client = client.ready().await.unwrap();
+    let health = outcome(client, "/grpc.health.v1.Health/Check", Bytes::from_static(&[0; 5])).await.unwrap();
+    assert_eq!(health.0, "0");
+    (status, health.1[5..].to_vec())
 }
 
 /// What `/metrics` counts of one protocol's decisions.

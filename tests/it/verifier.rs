@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
+use super::overload::ask_over_grpc;
 use super::testbed::{ApiRequest, Fault, FaultProxy, Installation, Occurrence::Nth, Outcome, Program, wait};
 
 /// The uid of the ApiKey that all records are of.
@@ -253,6 +254,8 @@ async fn cut_off_from_the_api_server_it_serves_for_the_lease_duration_and_no_lon
     let (key, revoked) = (bench.issue(1).await, bench.issue(2).await);
     answers(&verifier, &key, 200).await;
     answers(&verifier, &revoked, 200).await;
+    let (serving, not_serving) = (("0".to_owned(), vec![8, 1]), ("14".to_owned(), vec![8, 2]));
+    assert_eq!(ask_over_grpc(&verifier, &key).await, serving);
     bench.faults.partition();
     bench.revoke(2).await;
     assert_eq!(ask(&verifier, &key).await, 200);
@@ -260,6 +263,7 @@ async fn cut_off_from_the_api_server_it_serves_for_the_lease_duration_and_no_lon
     assert!((2..6).contains(&took.as_secs()), "{took:?}");
     let (status, answer) = get(verifier.address("admin"), "/readyz", "").await;
     assert!(status == 503 && answer.contains("nothing heard from the API server for 5 s"), "{answer}");
+    assert_eq!(ask_over_grpc(&verifier, &key).await, not_serving, "UNAVAILABLE, NOT_SERVING");
     bench.faults.heal();
     // Not for a moment on the way back.
     let started = Instant::now();
@@ -272,6 +276,7 @@ async fn cut_off_from_the_api_server_it_serves_for_the_lease_duration_and_no_lon
     }
     assert_eq!(ask(&verifier, &revoked).await, 401);
     assert_eq!(get(verifier.address("admin"), "/readyz", "").await.0, 200);
+    assert_eq!(ask_over_grpc(&verifier, &key).await, serving);
 }
 
 #[tokio::test]

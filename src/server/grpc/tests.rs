@@ -352,6 +352,22 @@ async fn a_panic_fails_its_own_call_and_nothing_else() {
     check(&client).await;
 }
 
+/// Envoy then answers as its `status_on_error` says, and what asks for health sends no calls here.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_records_to_rely_on_a_check_is_unavailable_and_health_not_serving() {
+    let feed = Arc::new(Feed::new(Duration::from_secs(600), Instant::now()));
+    let known = Arc::clone(&feed);
+    let running = Running::of(feed, LIMITS, noon, move || known.current(Instant::now()).is_ok()).await;
+    let client = running.connect().await;
+    let unavailable = (14, vec![]);
+    assert_eq!(send(&client, CHECK, &[frame(NO_KEY)]).await, unavailable);
+    assert_eq!(send(&client, CHECK, &[frame(NO_KEY), vec![]]).await, unavailable, "in pieces");
+    let message = [frame(NO_KEY)];
+    let burst = join_all((0..20).map(|_| send(&client, CHECK, &message))).await;
+    assert!(burst.iter().all(|outcome| *outcome == unavailable), "{burst:?}");
+    assert_eq!(send(&client, HEALTH, &[frame(&[])]).await, (0, vec![8, 2]));
+}
+
 /// Once while a call is read, and once while one is answered. All of this runs on one thread, so that what the client sends
 /// without waiting arrives together.
 #[tokio::test]
