@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use allocation_counter::measure;
 use jiff::Timestamp;
+use keywright::address::client::{ClientAddressSource, Unresolved};
 use keywright::key::{Credential, CredentialError, Key, credential};
 use keywright::keyring::Keyring;
 use keywright::usage::Marks;
@@ -82,6 +83,25 @@ fn a_key_takes_at_most_96_octets() {
 struct Caller {
     keyring: Keyring,
     keys: Vec<Key>,
+    /// Each key as `Authorization` carries it.
+    bearers: Vec<String>,
+}
+
+/// Where a request comes from: how that is found out, the connection's other end, and the lines of `X-Forwarded-For`.
+struct Way {
+    source: ClientAddressSource,
+    peer: IpAddr,
+    forwarded: &'static [&'static str],
+}
+
+impl Way {
+    fn new(source: &str, peer: &str, forwarded: &'static [&'static str]) -> Self {
+        Self { source: source.parse().unwrap(), peer: peer.parse().unwrap(), forwarded }
+    }
+
+    fn client_address(&self) -> Result<IpAddr, Unresolved> {
+        self.source.resolve(self.peer, self.forwarded.iter().map(|line| line.as_bytes()))
+    }
 }
 
 impl Caller {
@@ -105,21 +125,24 @@ impl Caller {
                 keyring.upsert(&record_name(number + keys.len()), &spec).ok();
             }
         }
-        Self { keyring, keys }
+        let bearers = keys.iter().map(|key| format!("Bearer {}", key.reveal())).collect();
+        Self { keyring, keys, bearers }
     }
 
-    /// The reasons why the keys are denied, each once, in alphabetical order; `allowed` among them. Counts what is
-    /// allocated between the request's head and the decision.
-    fn decide(&self, address: &str, parameters: &[(&'static str, &'static str)]) -> (Vec<&'static str>, u64) {
-        let address: IpAddr = address.parse().unwrap();
-        let mut reasons = vec!["allowed"; self.keys.len()];
+    /// The reasons why the keys are denied, each once, in alphabetical order; `allowed` among them. Each key is presented
+    /// in either header. Counts what is allocated between the request's head and the decision.
+    fn decide(&self, way: &Way, parameters: &[(&'static str, &'static str)]) -> (Vec<&'static str>, u64) {
+        let mut reasons = vec![["allowed"; 2]; self.keys.len()];
         let allocated = measure(|| {
-            for (key, reason) in self.keys.iter().zip(&mut reasons) {
+            for ((key, bearer), reasons) in self.keys.iter().zip(&self.bearers).zip(&mut reasons) {
                 let route = || Route::read(parameters.iter().map(|(name, value)| ((*name).into(), (*value).into())));
-                let credential = credential([].into_iter(), [key.reveal().as_bytes()].into_iter());
-                *reason = self.reason(credential, route(), address);
+                let x_api_key = credential([].into_iter(), [key.reveal().as_bytes()].into_iter());
+                let authorization = credential([bearer.as_bytes()].into_iter(), [].into_iter());
+                *reasons = [x_api_key, authorization].map(|credential| self.reason(credential, route(), way));
             }
         });
+        assert!(reasons.iter().all(|[x_api_key, authorization]| x_api_key == authorization));
+        let mut reasons = reasons.concat();
         reasons.sort_unstable();
         reasons.dedup();
         (reasons, allocated.count_total)
@@ -129,9 +152,9 @@ impl Caller {
         &self,
         credential: Result<Credential<'_>, CredentialError>,
         route: Result<Route<'_>, InvalidRoute>,
-        address: IpAddr,
+        way: &Way,
     ) -> &'static str {
-        let request = Request { credential, route, client_address: &|| Ok(address) };
+        let request = Request { credential, route, client_address: &|| way.client_address() };
         match check(&self.keyring, &request, now()) {
             Ok(permit) => {
                 let entry = permit.entry();
@@ -166,25 +189,43 @@ fn a_decision_allocates_nothing() {
     };
     let scope = ("scope", "orders:read");
     let four = [("namespace", "a"), ("namespace", "b"), ("namespace", "c"), ("namespace", "team-0004")];
+    let direct = |address| Way::new("peer", address, &[]);
+    let hops = |source, forwarded| Way::new(source, "10.0.0.5", forwarded);
+    let proxies = |peer, forwarded| Way::new("xff-proxies=10.0.0.0/8,2001:db8:1::/48", peer, forwarded);
+    let known = with(&["allowed", "not_allowed"]);
     let cases = [
-        ("192.0.2.7", vec![], with(&["allowed", "not_allowed"])),
-        ("2001:db8::7", vec![], with(&["allowed", "not_allowed"])),
-        ("::ffff:192.0.2.7", vec![scope], with(&["allowed", "not_allowed"])),
-        ("192.0.2.7", vec![scope, ("scope", "orders:write")], with(&["allowed", "not_allowed", "scope"])),
-        ("192.0.2.7", [&four[..], &[scope]].concat(), with(&["allowed", "namespace"])),
-        ("192.0.2.7", vec![("namespace", "")], vec!["invalid_value"]),
-        ("192.0.2.7", vec![("scopes", "a")], vec!["unknown_parameter"]),
+        (direct("192.0.2.7"), vec![], known.clone()),
+        (direct("2001:db8::7"), vec![], known.clone()),
+        (direct("::ffff:192.0.2.7"), vec![scope], known.clone()),
+        (direct("192.0.2.7"), vec![scope, ("scope", "orders:write")], with(&["allowed", "not_allowed", "scope"])),
+        (direct("192.0.2.7"), [&four[..], &[scope]].concat(), with(&["allowed", "namespace"])),
+        (direct("192.0.2.7"), vec![("namespace", "")], vec!["invalid_value"]),
+        (direct("192.0.2.7"), vec![("scopes", "a")], vec!["unknown_parameter"]),
+        (hops("xff-hops=1", &["198.51.100.1, 192.0.2.7"]), vec![], known.clone()),
+        (hops("xff-hops=2", &["junk", "[2001:db8::7]:443,10.0.0.9:80"]), vec![scope], known.clone()),
+        (hops("xff-hops=1", &[]), vec![], with(&["allowed", "xff_missing"])),
+        (hops("xff-hops=3", &["192.0.2.7", "10.0.0.9"]), vec![], with(&["allowed", "xff_too_short"])),
+        (hops("xff-hops=1", &["junk"]), vec![], with(&["allowed", "xff_malformed"])),
+        (proxies("192.0.2.7", &["198.51.100.1"]), vec![], known.clone()),
+        (proxies("10.0.0.5", &["198.51.100.1, 192.0.2.7", "10.1.1.1 , 2001:db8:1::1"]), vec![], known),
+        (proxies("10.0.0.5", &["10.1.1.1"]), vec![], with(&["allowed", "xff_all_trusted"])),
+        (proxies("10.0.0.5", &["\u{80}"]), vec![], with(&["allowed", "xff_bad_byte"])),
     ];
-    for (address, parameters, expected) in cases {
-        let (reasons, allocated) = caller.decide(address, &parameters);
-        assert_eq!((reasons, allocated), (expected, 0), "{address} {parameters:?}");
+    for (way, parameters, expected) in cases {
+        let (reasons, allocated) = caller.decide(&way, &parameters);
+        assert_eq!((reasons, allocated), (expected, 0), "{} {:?} {parameters:?}", way.source, way.forwarded);
     }
     let malformed: [&[&[u8]]; 3] = [&[], &[b"hunter2"], &[b"a", b"b"]];
+    let bearers: [&[&[u8]]; 3] = [&[b"Basic hunter2"], &[b"Bearer hunter2"], &[b"Bearer a", b"Bearer b"]];
+    let way = direct("192.0.2.7");
     let allocated = measure(|| {
-        for lines in malformed {
-            let credential = credential([].into_iter(), lines.iter().copied());
-            let reason = caller.reason(credential, Route::read([].into_iter()), [192, 0, 2, 7].into());
-            assert!(["missing", "malformed"].contains(&reason));
+        for lines in malformed.into_iter().zip(bearers) {
+            let x_api_key = credential([].into_iter(), lines.0.iter().copied());
+            let authorization = credential(lines.1.iter().copied(), [].into_iter());
+            for credential in [x_api_key, authorization] {
+                let reason = caller.reason(credential, Route::read([].into_iter()), &way);
+                assert!(["missing", "malformed"].contains(&reason));
+            }
         }
     });
     assert_eq!(allocated.count_total, 0);
