@@ -623,6 +623,39 @@ fn an_expired_key_is_shown_so_at_the_very_second_and_can_come_back() {
 }
 
 #[test]
+fn the_last_use_that_is_shown_never_goes_backwards() {
+    let shown = |world: &World| world.status.last_used_at.as_ref().map(|time| time.0);
+    let mut world = issued(json!({}));
+    assert_eq!(shown(&world), None);
+    let [early, late, later] = [1, 2, 3].map(|hours| Some(world.created + SignedDuration::from_hours(hours)));
+    // A verifier may be late, and a record's status be lost.
+    for (told, expected) in [(early, early), (late, late), (early, late), (None, late)] {
+        world.records.get_mut(&1).unwrap().last_used_at = told;
+        world.run(None);
+        assert_eq!(shown(&world), expected, "{told:?}");
+    }
+    for meddling in MEDDLINGS.into_iter().filter(|meddling| *meddling != Meddling::LoseStatus) {
+        let mut world = world.clone();
+        world.meddle(meddling);
+        world.run(None);
+        assert_eq!(shown(&world), late, "{meddling:?}");
+    }
+    // A record takes its time with it; and an older key that is still in use counts as well as its successor.
+    world.records.clear();
+    world.run(None);
+    assert_eq!(shown(&world), late);
+    let mut world = issued(json!({"rotation": {"overlap": "1h"}}));
+    world.meddle(Meddling::DeleteSecret);
+    world.run(None);
+    for (first, second, expected) in [(later, early, later), (None, late, later)] {
+        world.records.get_mut(&1).unwrap().last_used_at = first;
+        world.records.get_mut(&2).unwrap().last_used_at = second;
+        world.run(None);
+        assert_eq!(shown(&world), expected);
+    }
+}
+
+#[test]
 fn events_tell_what_changed_and_nothing_twice() {
     let said = |before: &World, after: &World| {
         let cause = after.current().map(|record| record.cause);
