@@ -230,7 +230,8 @@ async fn converse(
     mut closing: Closing,
 ) {
     let requests = Requests::default();
-    // Twice: before that, a client that is idle is told, below.
+    // Twice: before that, a client that is idle is told, below. A head that has begun has no less: h2 does not tell it from a
+    // ping, after which nothing has to come.
     let idle_timeout = limits.idle_timeout * 2;
     let timeouts = Timeouts { idle: idle_timeout, head: idle_timeout, write: limits.read_timeout };
     let stream = Timed::new(stream, timeouts, requests.clone());

@@ -420,6 +420,25 @@ async fn who_speaks_no_http_2_or_half_of_it_is_cut_off() {
     check(&running.connect().await).await;
 }
 
+/// Octets that come without an end, one by one: what they are part of has no limit of its own, and they put nothing off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_does_not_come_to_its_end_ends_its_connection() {
+    let running = Running::start(Limits { idle_timeout: Duration::from_millis(100), ..LIMITS }).await;
+    let unfinished = |kind| raw(kind, 0, 1, &[0; 16_384])[..9].to_vec();
+    let continued = [raw(1, 0, 1, HEAD), unfinished(9)].concat();
+    for (case, beginning) in [("half a HEADERS frame", unfinished(1)), ("half a CONTINUATION frame", continued)] {
+        let mut socket = running.connect_plain();
+        socket.write_all(&[PREFACE, &beginning].concat()).unwrap();
+        let started = Instant::now();
+        while socket.write_all(&[0]).is_ok() {
+            assert!(started.elapsed() < PATIENCE, "{case}: the connection lives on");
+            sleep(Duration::from_millis(5)).await;
+        }
+        println!("{case}: ended after {:?}", started.elapsed());
+        check(&running.connect().await).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_is_told_before_it_is_closed() {
     let running = Running::start(Limits { idle_timeout: Duration::from_millis(100), ..LIMITS }).await;
