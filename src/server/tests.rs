@@ -444,20 +444,24 @@ async fn a_shutdown_does_not_wait_for_ever() {
     timeout(PATIENCE, running.task).await.unwrap().unwrap();
 }
 
+/// What this test prints when it runs in a child process of its own, after `limit`; `None` in that child.
+fn in_a_child(test: &str, limit: &str) -> Option<String> {
+    const CHILD: &str = "KEYWRIGHT_TEST_FEW_DESCRIPTORS";
+    if std::env::var_os(CHILD).is_some() {
+        return None;
+    }
+    let program = std::env::current_exe().unwrap();
+    let command = format!("{limit}; exec '{}' --exact server::tests::{test} --nocapture", program.display());
+    let output = std::process::Command::new("sh").args(["-c", &command]).env(CHILD, "1").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
 /// A child process of this test has few file descriptors, and more clients than that.
 #[test]
 fn running_out_of_file_descriptors_passes() {
-    const CHILD: &str = "KEYWRIGHT_TEST_FEW_DESCRIPTORS";
-    if std::env::var_os(CHILD).is_none() {
-        let test = std::env::current_exe().unwrap();
-        let arguments = "--exact server::tests::running_out_of_file_descriptors_passes --nocapture";
-        let output = std::process::Command::new("sh")
-            .args(["-c", &format!("ulimit -n 40; exec '{}' {arguments}", test.display())])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        assert!(String::from_utf8_lossy(&output.stdout).contains("descriptors ran out"), "{output:?}");
+    if let Some(printed) = in_a_child("running_out_of_file_descriptors_passes", "ulimit -n 40") {
+        assert!(printed.contains("descriptors ran out"), "{printed}");
         return;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -478,15 +482,7 @@ fn running_out_of_file_descriptors_passes() {
 /// A child process of this test begins with few file descriptors, as a container may.
 #[test]
 fn as_many_files_may_be_open_as_connections_need() {
-    const CHILD: &str = "KEYWRIGHT_TEST_RAISE_DESCRIPTORS";
-    if std::env::var_os(CHILD).is_none() {
-        let test = std::env::current_exe().unwrap();
-        let arguments = "--exact server::tests::as_many_files_may_be_open_as_connections_need";
-        let status = std::process::Command::new("sh")
-            .args(["-c", &format!("ulimit -Sn 40; exec '{}' {arguments}", test.display())])
-            .env(CHILD, "1")
-            .status();
-        assert!(status.unwrap().success());
+    if in_a_child("as_many_files_may_be_open_as_connections_need", "ulimit -Sn 40").is_some() {
         return;
     }
     allow_open_files();
