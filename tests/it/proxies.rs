@@ -607,20 +607,30 @@ async fn http_2_is_judged_as_http_1_is() {
 
 /// The trap that the documentation warns of: not our configuration, but one that somebody may make of it.
 #[tokio::test]
-async fn a_cached_decision_lets_a_stranger_in_unless_no_store_is_heeded() {
+async fn a_cached_decision_lets_in_strangers_and_revoked_keys_unless_no_store_is_heeded() {
     let bench = Bench::new("proxies-cache").await;
     let (verifier, workload) = (bench.verifier(&[]).await, Workload::start().await);
     let key = issue(&bench, &verifier, 1, json!({})).await;
     let folder = format!("{}/cache-{:08x}", env!("CARGO_TARGET_TMPDIR"), rand::random::<u32>());
-    let zone = format!("proxy_cache_path {folder} keys_zone=decisions:1m;\n");
-    let cached = "location = /keywright {\n proxy_cache decisions; proxy_cache_key $request_uri; proxy_cache_valid 1m;";
-    let recipe = zone + &replaced(&Kind::Nginx.recipe(), "location = /keywright {", cached);
-    let ignoring =
-        replaced(&recipe, "proxy_cache decisions;", "proxy_cache decisions; proxy_ignore_headers Cache-Control;");
-    for (configuration, stranger) in [(recipe, 401), (ignoring, 200)] {
-        let proxy = Kind::Nginx.start_with(&configuration, door(&verifier, Kind::Nginx), workload.address).await;
-        assert_eq!(get(&proxy, CLIENT, &[&bearer(&key)]).await.status(), 200);
-        assert_eq!(get(&proxy, STRANGER, &[]).await.status(), stranger);
+    let caching = async |name: &str, key: &str, more: &str| {
+        let zone = format!("proxy_cache_path {folder}-{name} keys_zone=decisions:1m;\n");
+        let location = "location = /keywright {";
+        let cached = format!("{location}\n proxy_cache decisions; proxy_cache_valid 1m; proxy_cache_key {key}; {more}");
+        let configuration = zone + &replaced(&Kind::Nginx.recipe(), location, &cached);
+        Kind::Nginx.start_with(&configuration, door(&verifier, Kind::Nginx), workload.address).await
+    };
+    let heeding = caching("heeding", "$request_uri", "").await;
+    let ignoring = caching("ignoring", "$request_uri", "proxy_ignore_headers Cache-Control;").await;
+    let by_key = caching("by-key", "$request_uri$http_authorization", "proxy_ignore_headers Cache-Control;").await;
+    for (proxy, stranger) in [(&heeding, 401), (&ignoring, 200), (&by_key, 401)] {
+        assert_eq!(get(proxy, CLIENT, &[&bearer(&key)]).await.status(), 200);
+        assert_eq!(get(proxy, STRANGER, &[]).await.status(), stranger);
     }
-    std::fs::remove_dir_all(folder).unwrap();
+    bench.revoke(1).await;
+    verifier::answers(&verifier, &key, 401).await;
+    assert_eq!(get(&heeding, CLIENT, &[&bearer(&key)]).await.status(), 401);
+    assert_eq!(get(&by_key, CLIENT, &[&bearer(&key)]).await.status(), 200);
+    for name in ["heeding", "ignoring", "by-key"] {
+        std::fs::remove_dir_all(format!("{folder}-{name}")).unwrap();
+    }
 }
