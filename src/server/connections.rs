@@ -85,6 +85,9 @@ pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 #[derive(Clone, Debug, Default)]
 pub struct Leaving(Arc<AtomicBool>);
 
+/// Bodies that are read at the same time, to be thrown away. More wait, unread: each that is read takes up 64 KiB.
+pub const BODIES_AT_ONCE: usize = 256;
+
 /// How long to wait before accepting again after that failed: for want of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -121,8 +124,12 @@ impl Server {
     where
         H: Fn(&Request<()>, IpAddr) -> Response<Full<Bytes>> + Send + Sync + 'static,
     {
-        let (limits, handler) = (self.limits, Arc::new(handler));
-        let service = move |request, peer| answer(request, peer, limits, Arc::clone(&handler));
+        let limits = self.limits;
+        let shared = Arc::new((handler, Semaphore::new(BODIES_AT_ONCE)));
+        let service = move |request, peer| {
+            let shared = Arc::clone(&shared);
+            async move { answer(request, peer, limits, &shared.0, &shared.1).await }
+        };
         self.serve_requests(service, shutdown).await;
     }
 
@@ -286,14 +293,21 @@ async fn accept(
 }
 
 /// Waits for the request's end before it is decided on: no answer is older than what it rests on.
-async fn answer<H>(request: Request<Incoming>, peer: IpAddr, limits: Limits, handler: Arc<H>) -> Response<Full<Bytes>>
+async fn answer<H>(
+    request: Request<Incoming>,
+    peer: IpAddr,
+    limits: Limits,
+    handler: &H,
+    places: &Semaphore,
+) -> Response<Full<Bytes>>
 where
     H: Fn(&Request<()>, IpAddr) -> Response<Full<Bytes>>,
 {
     let (head, body) = request.into_parts();
     // A client that waits for permission to send its body gets the answer instead.
     if !body.is_end_stream() && !head.headers.contains_key(EXPECT) {
-        timeout(limits.read_timeout, discard(body, limits.body)).await.ok();
+        // In a box: the others, which are nearly all, need no room for it.
+        Box::pin(timeout(limits.read_timeout, discard(body, limits.body, places))).await.ok();
     }
     let request = Request::from_parts(head, ());
     unless_it_panics(|| handler(&request, peer)).unwrap_or_else(|| INTERNAL_SERVER_ERROR.into_response())
@@ -325,7 +339,7 @@ where
         }
         Ok(Err(Untaken::TooLarge)) => {
             if !head.headers.contains_key(EXPECT) {
-                timeout(bodies.timeout, discard(body, limits.body)).await.ok();
+                timeout(bodies.timeout, discard(body, limits.body, places)).await.ok();
             }
             let said = format!("the request is longer than {} octets", bodies.largest);
             plain_text(StatusCode::PAYLOAD_TOO_LARGE, said)
@@ -382,9 +396,11 @@ pub(super) fn plain_text(status: StatusCode, text: impl Into<Bytes>) -> Response
     response
 }
 
-/// Reads a body to its end, or to its first `limit` octets. Closing a connection with octets left unread resets it,
-/// and the answer may be lost on the way.
-async fn discard(mut body: Incoming, limit: usize) {
+/// Reads a body to its end, or to its first `limit` octets, once there is a place. Closing a connection with octets left
+/// unread resets it, and the answer may be lost on the way.
+async fn discard(mut body: Incoming, limit: usize, places: &Semaphore) {
+    // The semaphore is never closed, so there always is a place.
+    let _place = places.acquire().await;
     let mut read = 0;
     while let Some(Ok(frame)) = body.frame().await {
         read += frame.data_ref().map_or(0, Bytes::len);

@@ -18,7 +18,7 @@ use h2::RecvStream;
 use h2::server::{Builder, Connection, SendResponse};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode};
 use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -36,8 +36,8 @@ pub struct Services {
     pub is_ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// What a client may take up. A connection holds 2.3 MiB at most: the heads of its calls, as many again of calls that were
-/// taken back, and its window.
+/// What a client may take up. A connection holds 0.5 MiB at most: its window, and 2 KiB for each call. What has just come on it
+/// is more while it is read, heads above all: up to 2 MiB, for one connection on each core.
 pub const LIMITS: Limits = Limits {
     head: 8 * 1024,
     body: MAX_MESSAGE,
@@ -100,13 +100,30 @@ impl Failure {
     const UNAVAILABLE: Self = Self { code: 14, message: "API keys cannot be verified at the moment" };
 }
 
-/// A call that is there whole: its path, what its stream has brought, and where its answer goes.
-type WholeCall = (Uri, Bytes, SendResponse<Bytes>);
+/// What can be called, of both services.
+#[derive(Clone, Copy, Debug)]
+enum Procedure {
+    Check,
+    Health,
+}
+
+/// A call that is there whole: of what, what its stream has brought, and where its answer goes.
+type WholeCall = (Procedure, Bytes, SendResponse<Bytes>);
 
 /// What a call asks for.
 enum Asked<'m> {
     Check(Question<'m>),
     Health { is_serving: bool },
+}
+
+impl Procedure {
+    fn at(path: &str) -> Result<Self, Failure> {
+        match path {
+            "/envoy.service.auth.v3.Authorization/Check" => Ok(Self::Check),
+            "/grpc.health.v1.Health/Check" => Ok(Self::Health),
+            _ => Err(Failure::UNIMPLEMENTED),
+        }
+    }
 }
 
 impl From<NoResponse> for Failure {
@@ -123,19 +140,19 @@ impl Services {
     fn answer_all(&self, calls: &mut Vec<WholeCall>) {
         match &mut **calls {
             // One alone is not put with others first: all that is asked is a lot to move.
-            [(path, stream, respond)] => respond_to(self.answer_one(path.path(), stream), respond),
+            [(procedure, stream, respond)] => respond_to(self.answer_one(*procedure, stream), respond),
             several => self.answer_together(several),
         }
         calls.clear();
     }
 
-    fn answer_one(&self, path: &str, stream: &[u8]) -> Result<Bytes, Failure> {
-        self.answer(&self.read(path, stream)?)
+    fn answer_one(&self, procedure: Procedure, stream: &[u8]) -> Result<Bytes, Failure> {
+        self.answer(&self.read(procedure, stream)?)
     }
 
     /// Reads all of them first: what their keys need is then looked up together, which takes a tenth off the time of each.
     fn answer_together(&self, calls: &mut [WholeCall]) {
-        let read = calls.iter_mut().map(|(path, stream, respond)| (self.read(path.path(), stream), respond));
+        let read = calls.iter_mut().map(|(procedure, stream, respond)| (self.read(*procedure, stream), respond));
         let read: SmallVec<[_; 16]> = read.collect();
         let questions = read.iter().filter_map(|(asked, _)| match asked {
             Ok(Asked::Check(question)) => Some(question),
@@ -148,17 +165,16 @@ impl Services {
         }
     }
 
-    /// What the call of `path` with what its stream has brought asks for.
-    fn read<'m>(&self, path: &str, stream: &'m [u8]) -> Result<Asked<'m>, Failure> {
+    /// What the call of `procedure` with what its stream has brought asks for.
+    fn read<'m>(&self, procedure: Procedure, stream: &'m [u8]) -> Result<Asked<'m>, Failure> {
         let message = unframe(stream)?;
-        unless_it_panics(|| self.read_message(path, message)).unwrap_or(Err(Failure::INTERNAL))
+        unless_it_panics(|| self.read_message(procedure, message)).unwrap_or(Err(Failure::INTERNAL))
     }
 
-    fn read_message<'m>(&self, path: &str, message: &'m [u8]) -> Result<Asked<'m>, Failure> {
-        match path {
-            "/envoy.service.auth.v3.Authorization/Check" => Ok(Asked::Check(Question::read(message)?)),
-            "/grpc.health.v1.Health/Check" => Ok(Asked::Health { is_serving: self.health(message)? }),
-            _ => Err(Failure::UNIMPLEMENTED),
+    fn read_message<'m>(&self, procedure: Procedure, message: &'m [u8]) -> Result<Asked<'m>, Failure> {
+        match procedure {
+            Procedure::Check => Ok(Asked::Check(Question::read(message)?)),
+            Procedure::Health => Ok(Asked::Health { is_serving: self.health(message)? }),
         }
     }
 
@@ -321,10 +337,17 @@ fn take_call<'s>(
         respond.send_response(response, true).ok();
         return None;
     }
-    let path = head.uri;
+    // Nothing of the head is kept while the message comes.
+    let procedure = match Procedure::at(head.uri.path()) {
+        Ok(procedure) => procedure,
+        Err(failure) => {
+            respond_to(Err(failure), &mut respond);
+            return None;
+        }
+    };
     let first = match body.data().now_or_never() {
         Some(Some(Ok(stream))) if body.is_end_stream() => {
-            whole.push((path, stream, respond));
+            whole.push((procedure, stream, respond));
             return None;
         }
         first => first,
@@ -335,7 +358,7 @@ fn take_call<'s>(
             whole = collected => whole.unwrap_or(Err(Failure::TOO_SLOW)),
             _ = poll_fn(|context| respond.poll_reset(context)) => return,
         };
-        let answer = whole.and_then(|stream| services.answer_one(path.path(), &stream));
+        let answer = whole.and_then(|stream| services.answer_one(procedure, &stream));
         respond_to(answer, &mut respond);
     })
 }

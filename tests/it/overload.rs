@@ -19,7 +19,7 @@ use h2::client::SendRequest;
 use hyper::Request;
 use hyper::body::Bytes;
 use keywright::key::Key;
-use keywright::server::connections::Limits;
+use keywright::server::connections::{BODIES_AT_ONCE, Limits};
 use keywright::server::grpc;
 use keywright::server::protobuf::{fields, put, put_message};
 use rand::rngs::SysRng;
@@ -50,11 +50,15 @@ fn http_connection_with_body() -> usize {
     http_connection() + 4 * Limits::default().head
 }
 
-/// Octets that a connection of HTTP/2 may take up: what is in flight, and the heads of all calls and of as many that were
-/// taken back.
+/// Octets that a connection of HTTP/2 may hold: what is in flight, and something for each call.
 fn grpc_connection() -> usize {
     let (window, calls) = (grpc::CONNECTION_WINDOW, grpc::MAX_CONCURRENT_STREAMS);
-    usize::try_from(window).unwrap() + 2 * usize::try_from(calls).unwrap() * grpc::LIMITS.head
+    usize::try_from(window).unwrap() + usize::try_from(calls).unwrap() * (2 << 10)
+}
+
+/// The same while what comes on it is read: the heads of all calls, and of as many that were taken back, come on top.
+fn grpc_connection_being_read() -> usize {
+    grpc_connection() + 2 * usize::try_from(grpc::MAX_CONCURRENT_STREAMS).unwrap() * grpc::LIMITS.head
 }
 
 /// Octets of messages in pieces that count against no connection's window.
@@ -308,6 +312,7 @@ async fn thousands_of_connections_and_oversized_requests_take_up_no_more_than_th
     const IDLE: usize = 5000;
     const SLOW: usize = 2000;
     const LARGE: usize = 200;
+    const BODIES: usize = BODIES_AT_ONCE + LARGE;
     allow_many_files();
     let bench = Bench::new("connections").await;
     let verifier = bench.verifier(&[]).await;
@@ -343,7 +348,7 @@ async fn thousands_of_connections_and_oversized_requests_take_up_no_more_than_th
     };
     let (allowed, too_long) = (body(Limits::default().body), body(4 * Limits::default().body));
     let peak_before = peak(&verifier);
-    let bodies = (0..LARGE).map(|index| {
+    let bodies = (0..BODIES).map(|index| {
         let (octets, is_allowed) = if index % 2 == 0 { (&allowed, true) } else { (&too_long, false) };
         let sending = send_much(address, Arc::clone(octets));
         async move { (is_allowed, sending.await) }
@@ -351,7 +356,8 @@ async fn thousands_of_connections_and_oversized_requests_take_up_no_more_than_th
     for (is_allowed, status) in join_all(bodies).await {
         assert!(status == Some(200) || (!is_allowed && status.is_none()), "{status:?}");
     }
-    assert_peak(&verifier, peak_before, LARGE * http_connection_with_body() + UNRELATED, "large bodies");
+    let allowed = BODIES_AT_ONCE * http_connection_with_body() + LARGE * http_connection();
+    assert_peak(&verifier, peak_before, allowed + UNRELATED, "large bodies");
 
     timeout(2 * Limits::default().read_timeout + PATIENCE, join_all(slow)).await.expect("all are closed in the end");
     println!("the slow ones were closed after {:?}", started.elapsed());
@@ -606,6 +612,12 @@ fn call_head() -> Vec<u8> {
     [vec![0x83, 0x86, 0x04], text(CHECK), vec![0x0f, 0x10], text("application/grpc")].concat()
 }
 
+/// The same, with as many octets as a head may have, nearly.
+fn long_call_head() -> Vec<u8> {
+    let field = [&[0, 1, b'a', 120], &[b'b'; 120][..]].concat();
+    [call_head(), field.repeat(50)].concat()
+}
+
 /// A call that goes on for so many octets, and does not end.
 fn endless_call(stream: u32, octets: usize) -> Vec<u8> {
     let parts = vec![b'a'; octets];
@@ -696,7 +708,7 @@ async fn floods_of_http_2_take_up_no_more_than_their_connections_may() {
         let sent: usize = join_all(all).await.into_iter().map(Result::unwrap).sum();
         println!("{name}: {} KiB were sent", sent / 1024);
         let in_pieces = if name == "more data than there is a window for" { IN_PIECES } else { 0 };
-        assert_peak(&verifier, before, FLOODING * grpc_connection() + in_pieces + UNRELATED, name);
+        assert_peak(&verifier, before, FLOODING * grpc_connection_being_read() + in_pieces + UNRELATED, name);
     }
 
     // Within the window: these are held until they are told that they took too long.
@@ -705,7 +717,8 @@ async fn floods_of_http_2_take_up_no_more_than_their_connections_may() {
         .map(|_| {
             let mut socket = raw_connection(address);
             let calls = [endless_call(1, 100 << 10), endless_call(3, 100 << 10), endless_call(5, 50 << 10)].concat();
-            let others: Vec<u8> = (3..100).flat_map(open).collect();
+            let others = (3..100).flat_map(|number| frame(HEADERS, END_HEADERS, 2 * number + 1, &long_call_head()));
+            let others: Vec<u8> = others.collect();
             socket.write_all(&[calls, others].concat()).unwrap();
             socket
         })
