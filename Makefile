@@ -47,6 +47,8 @@ chart-lint: testbed ## Check the rendered chart with kube-score, in several sets
 .PHONY: policy
 policy: $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny ## Check dependencies' licences, sources and duplicates
 	cargo-deny --locked check --hide-inclusion-graph bans licenses sources
+	cargo-deny --locked --manifest-path fuzz/Cargo.toml --config deny.toml check sources
+	cargo-deny --locked --manifest-path benches/verifier/Cargo.toml --config deny.toml check sources
 
 .PHONY: advisories
 advisories: $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny ## Check dependencies against the RustSec advisories (fetches them)
