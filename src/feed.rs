@@ -389,7 +389,8 @@ impl Follower<'_> {
             && mem::replace(&mut goal.is_overdue, true)
         {
             // The second one that has lasted its time, far longer than what was there when it began takes to come. An
-            // API server promises no bookmark, so one that sends none delays a start, and does not prevent it.
+            // API server promises no bookmark, and kube-apiserver has none for a watch while the newest write of all is that
+            // of a record in another namespace: that delays a start, and does not prevent it.
             warn!("no bookmark has come: what the watch has brought to its end is taken for all that was written");
             self.rely();
         }
