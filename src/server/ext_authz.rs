@@ -77,14 +77,6 @@ impl Authorization {
         Self { decisions, client_address_source }
     }
 
-    /// Appends the `CheckResponse` to the `CheckRequest` in `message`.
-    ///
-    /// # Errors
-    /// If there is none. `response` is as it was.
-    pub fn check(&self, message: &[u8], response: &mut Vec<u8>) -> Result<(), NoResponse> {
-        self.answer(&Question::read(message)?, response)
-    }
-
     /// Makes the answers to several questions, which come next, cheaper.
     pub fn prefetch<'m: 'q, 'q>(&self, questions: impl Iterator<Item = &'q Question<'m>>) {
         let keys = questions.filter_map(|question| question.credential.ok());

@@ -228,9 +228,16 @@ fn authorization(specs: &[Value], source: &str) -> Authorization {
 }
 
 fn check(authorization: &Authorization, request: &envoy::CheckRequest) -> envoy::CheckResponse {
-    let mut response = Vec::new();
-    authorization.check(&request.encode_to_vec(), &mut response).unwrap();
+    let response = answer(authorization, &request.encode_to_vec()).unwrap();
     envoy::CheckResponse::decode(&*response).unwrap()
+}
+
+/// Without a response, nothing is appended.
+fn answer(authorization: &Authorization, message: &[u8]) -> Result<Vec<u8>, NoResponse> {
+    let mut response = Vec::new();
+    let answered = Question::read(message).and_then(|question| authorization.answer(&question, &mut response));
+    assert!(answered.is_ok() || response.is_empty());
+    answered.map(|()| response)
 }
 
 /// The status that Envoy answers with, 200 if it passes the request on.
@@ -358,11 +365,9 @@ fn without_records_to_rely_on_there_is_no_response() {
     let feed = Arc::new(Feed::new(Duration::from_secs(600), Instant::now()));
     let decisions = Decisions::new(feed, now, Arc::new(Tally::new("grpc")));
     let authorization = Authorization::new(decisions, ClientAddressSource::Peer);
-    let mut response = Vec::new();
     let request = Ask::with(&with_key(KEY)).raw().encode_to_vec();
-    assert_eq!(authorization.check(&request, &mut response), Err(NoResponse::Unavailable));
-    assert_eq!(authorization.check(b"?", &mut response), Err(NoResponse::Malformed));
-    assert!(response.is_empty());
+    assert_eq!(answer(&authorization, &request), Err(NoResponse::Unavailable));
+    assert_eq!(answer(&authorization, b"?"), Err(NoResponse::Malformed));
 }
 
 #[test]
@@ -410,8 +415,7 @@ fn what_the_route_demands_is_read_from_the_context_extensions() {
     // A map that is none: the wider of the two must not count, nor both.
     let ask = |context_extensions| Ask { context_extensions, ..Ask::with(&with_key(KEY)) }.raw().encode_to_vec();
     let twice = [ask(vec![("namespace", "team-b")]), ask(vec![("namespace", "team-a")])].concat();
-    let mut response = Vec::new();
-    authorization.check(&twice, &mut response).unwrap();
+    let response = answer(&authorization, &twice).unwrap();
     assert_eq!(status(&envoy::CheckResponse::decode(&*response).unwrap()), 403);
 }
 
