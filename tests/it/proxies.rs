@@ -382,13 +382,13 @@ async fn over_tls_only_the_right_verifier_is_believed_and_only_the_right_proxy_a
     let workload = Workload::start().await;
     let (verifiers, proxies, stranger) = (Ca::new(), Ca::new(), Ca::new());
     let key = record(&bench, 1, &json!({})).await;
-    let of_verifier = Mounted::new(&bench);
+    let of_verifier = Mounted::new(&bench.installation);
     of_verifier.write(&verifiers.server(), &proxies.pem());
     let verifier = with_files(&bench, &of_verifier).await;
-    let of_other = Mounted::new(&bench);
+    let of_other = Mounted::new(&bench.installation);
     of_other.write(&verifiers.other_server(), &proxies.pem());
     let other = with_files(&bench, &of_other).await;
-    let of_proxy = Mounted::new(&bench);
+    let of_proxy = Mounted::new(&bench.installation);
     let open = async |kind: Kind, verifier: &Program| {
         let recipe = kind.recipe_over_tls(&of_proxy.files());
         kind.start_with(&recipe, door(verifier, kind), workload.address).await

@@ -86,8 +86,8 @@ fn first(pem: &str) -> CertificateDer<'static> {
 pub(super) struct Mounted(PathBuf);
 
 impl Mounted {
-    pub(super) fn new(bench: &Bench) -> Self {
-        Self(bench.installation.control_plane.folder())
+    pub(super) fn new(installation: &Installation) -> Self {
+        Self(installation.control_plane.folder())
     }
 
     /// Where the files are.
@@ -106,7 +106,7 @@ impl Mounted {
         std::fs::rename(link, self.0.join("..data")).unwrap();
     }
 
-    pub(super) fn flags(&self) -> [String; 3] {
+    fn flags(&self) -> [String; 3] {
         let file = |name| self.files().join(name).display().to_string();
         [("certificate", "tls.crt"), ("key", "tls.key"), ("client-ca", "ca.crt")]
             .map(|(flag, name)| format!("--tls-{flag}={}", file(name)))
@@ -270,8 +270,7 @@ async fn a_proxy_with_a_certificate_is_answered_and_nobody_else() {
 #[tokio::test]
 async fn no_request_fails_while_the_files_are_replaced() {
     let bench = Bench::new("tls-rotation").await;
-    let (mounted, ca, before, after) =
-        (Mounted(bench.installation.control_plane.folder()), Ca::new(), Ca::new(), Ca::new());
+    let (mounted, ca, before, after) = (Mounted::new(&bench.installation), Ca::new(), Ca::new(), Ca::new());
     mounted.write(&ca.server(), &before.pem());
     let verifier = with_files(&bench, &mounted).await;
     let key = bench.issue(1).await;
@@ -324,7 +323,7 @@ async fn no_request_fails_while_the_files_are_replaced() {
 #[tokio::test]
 async fn a_file_that_is_of_no_use_at_the_start_is_named() {
     let installation = Installation::new("tls-start").await;
-    let (mounted, ca) = (Mounted(installation.control_plane.folder()), Ca::new());
+    let (mounted, ca) = (Mounted::new(&installation), Ca::new());
     let (good, other) = (ca.server(), ca.server());
     let cases = [
         (Pair { certificate: good.certificate.clone(), key: other.key }, ca.pem(), "tls.key cannot be used: "),
