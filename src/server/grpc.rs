@@ -36,8 +36,9 @@ pub struct Services {
     pub is_ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// What a client may take up. A connection holds 0.5 MiB at most: its window, and 2 KiB for each call. What has just come on it
-/// is more while it is read, heads above all: up to 2 MiB, for one connection on each core.
+/// What a client may take up. A connection holds 0.5 MiB at most, its window and 2 KiB for each call; or 1.5 MiB, with 10 KiB
+/// for each, if it takes in no answers and they are as long as can be. What has just come on it is more while it is read, heads
+/// above all: up to 2 MiB, for one connection on each core.
 pub const LIMITS: Limits = Limits {
     head: 8 * 1024,
     body: MAX_MESSAGE,

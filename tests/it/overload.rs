@@ -23,6 +23,7 @@ use keywright::server::connections::{BODIES_AT_ONCE, Limits};
 use keywright::server::grpc;
 use keywright::server::protobuf::{fields, put, put_message};
 use rand::rngs::SysRng;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -56,9 +57,16 @@ fn grpc_connection() -> usize {
     usize::try_from(window).unwrap() + usize::try_from(calls).unwrap() * (2 << 10)
 }
 
-/// The same while what comes on it is read: the heads of all calls, and of as many that were taken back, come on top.
+/// The same where answers are held that its client does not take in, each as long as there is one.
+fn grpc_connection_unheard() -> usize {
+    let (window, calls) = (grpc::CONNECTION_WINDOW, grpc::MAX_CONCURRENT_STREAMS);
+    usize::try_from(window).unwrap() + usize::try_from(calls).unwrap() * (10 << 10)
+}
+
+/// The same while what comes on it is read: the heads of all calls, and of as many that were taken back.
 fn grpc_connection_being_read() -> usize {
-    grpc_connection() + 2 * usize::try_from(grpc::MAX_CONCURRENT_STREAMS).unwrap() * grpc::LIMITS.head
+    let (window, calls) = (grpc::CONNECTION_WINDOW, grpc::MAX_CONCURRENT_STREAMS);
+    usize::try_from(window).unwrap() + 2 * usize::try_from(calls).unwrap() * grpc::LIMITS.head
 }
 
 /// Octets of messages in pieces that count against no connection's window.
@@ -603,6 +611,7 @@ const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// The head of a call of `Check` in HPACK, without any state.
@@ -731,4 +740,41 @@ async fn floods_of_http_2_take_up_no_more_than_their_connections_may() {
     assert_peak(&verifier, peak_before, HOLDING * grpc_connection() + IN_PIECES + UNRELATED, "calls without an end");
     drop(held);
     println!("{} over HTTP, {} over gRPC were answered meanwhile", good.0.end().await, good.1.end().await);
+}
+
+/// The longest there are, for clients that give no window to send them in.
+#[tokio::test]
+async fn answers_that_nobody_takes_in_take_up_no_more_than_they_may() {
+    const CONNECTIONS: usize = 40;
+    let bench = Bench::new("unheard").await;
+    let verifier = bench.verifier(&[]).await;
+    let scopes: Vec<String> = (10..42).map(|number| format!("{number}{}", "s".repeat(62))).collect();
+    let key = bench.issue(1).await;
+    bench.change(1, json!({ "scopes": scopes, "owner": "o".repeat(128) })).await;
+    let started = Instant::now();
+    while get(verifier.address("http"), &format!("/verify?scope={}", scopes[31]), &key).await.0 != 200 {
+        assert!(started.elapsed() < wait::DEADLINE, "its scopes are not known");
+    }
+    let calls: Vec<u8> = (1..129)
+        .flat_map(|number| {
+            let head = frame(HEADERS, END_HEADERS, 2 * number + 1, &call_head());
+            [head, frame(DATA, END_STREAM, 2 * number + 1, &check_request(&key))].concat()
+        })
+        .collect();
+    let peak_before = peak(&verifier);
+    let unheard: Vec<Socket> = (0..CONNECTIONS)
+        .map(|_| {
+            let mut socket = raw_connection(verifier.address("grpc"));
+            socket.write_all(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).unwrap();
+            socket.write_all(&calls).unwrap();
+            socket
+        })
+        .collect();
+    let started = Instant::now();
+    while count(&verifier, "allow", "allowed", "grpc").await < CONNECTIONS * 128 {
+        assert!(started.elapsed() < wait::DEADLINE, "not all of them are answered");
+    }
+    let may = CONNECTIONS * grpc_connection_unheard() + UNRELATED;
+    assert_peak(&verifier, peak_before, may, "answers that nobody takes in");
+    drop(unheard);
 }
