@@ -1,14 +1,19 @@
 //! Logs and metrics. Neither ever holds a key, and no label holds a name, an owner or an address.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use jiff::SignedDuration;
+use kube::core::Status;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
 /// How log lines look.
@@ -94,11 +99,171 @@ impl ControllerMetrics {
     }
 }
 
+/// Errors of lists and watches: each is counted, and of each kind the first is told at once and then one a minute for as
+/// long as they go on. Clones count and tell together.
+#[derive(Clone)]
+pub struct WatchErrors {
+    counts: Family<ErrorKind, Counter>,
+    told: Arc<Mutex<HashMap<(&'static str, WatchErrorKind), Told>>>,
+}
+
+/// When a kind of error was last told of one kind of object, and how many were not told since.
+struct Told {
+    at: Instant,
+    held_back: u64,
+}
+
+/// How often an error that goes on is told.
+const WATCH_ERROR_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What is wrong with a list or a watch, as far as it says what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WatchErrorKind {
+    /// 401: the API server does not know who asks.
+    Unauthorized,
+    /// 403: it knows, and the rights are not there.
+    Forbidden,
+    /// 404: such objects are not served.
+    NotFound,
+    /// 410: the version to go on from is too old. What is watched is then listed anew.
+    Expired,
+    /// Any other status that is not a success.
+    Refused,
+    /// There is no connection, or it broke off, or nothing came on it in time.
+    Unreachable,
+    /// An answer that cannot be read, and whatever else there may be.
+    Other,
+}
+
+impl WatchErrors {
+    /// Registers the counter; `registry` gives the prefix. Every kind is there from the start, at 0: a rate needs a value to
+    /// rise from.
+    pub fn new(registry: &mut Registry) -> Self {
+        let errors = Self::default();
+        let help = "Lists and watches that failed, by kind of failure";
+        registry.register("watch_errors", help, errors.counts.clone());
+        for kind in WatchErrorKind::ALL {
+            drop(errors.counts.get_or_create(&ErrorKind { kind: kind.as_str() }));
+        }
+        errors
+    }
+
+    /// Takes note of an `error` at `now`, of a list or a watch of `watched`: the plural name, as in `apikeyrecords`.
+    pub fn note(&self, watched: &'static str, kind: WatchErrorKind, error: &dyn fmt::Display, now: Instant) {
+        self.counts.get_or_create(&ErrorKind { kind: kind.as_str() }).inc();
+        let Some(held_back) = self.admit(watched, kind, now) else { return };
+        let not_logged = (held_back > 0).then_some(held_back);
+        let (kind_name, remedy) = (kind.as_str(), kind.remedy());
+        match kind {
+            WatchErrorKind::Expired => {
+                warn!(kind = kind_name, %error, not_logged, "cannot follow {watched}: {remedy}");
+            }
+            _ => error!(kind = kind_name, %error, not_logged, "cannot follow {watched}: {remedy}"),
+        }
+    }
+
+    /// Whether to tell one more, and how many were held back before it.
+    fn admit(&self, watched: &'static str, kind: WatchErrorKind, now: Instant) -> Option<u64> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match told.get_mut(&(watched, kind)) {
+            Some(last) if now.saturating_duration_since(last.at) < WATCH_ERROR_INTERVAL => {
+                last.held_back += 1;
+                None
+            }
+            before => {
+                let held_back = before.map_or(0, |last| last.held_back);
+                told.insert((watched, kind), Told { at: now, held_back: 0 });
+                Some(held_back)
+            }
+        }
+    }
+}
+
+impl Default for WatchErrors {
+    /// Counts for nobody: what it counts is in no registry.
+    fn default() -> Self {
+        Self { counts: Family::default(), told: Arc::default() }
+    }
+}
+
+impl WatchErrorKind {
+    /// All kinds there are.
+    pub const ALL: [Self; 7] = [
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::Expired,
+        Self::Refused,
+        Self::Unreachable,
+        Self::Other,
+    ];
+
+    /// The kind of an error of kube's client.
+    pub fn of(error: &kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::of_status(status),
+            kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::ReadEvents(_) => Self::Unreachable,
+            _ => Self::Other,
+        }
+    }
+
+    /// The kind of an answer that is no success, or of an error event on a watch. Some proxies and old API servers leave the
+    /// code of a 410 out.
+    pub fn of_status(status: &Status) -> Self {
+        match (status.code, &*status.reason) {
+            (401, _) => Self::Unauthorized,
+            (403, _) => Self::Forbidden,
+            (404, _) => Self::NotFound,
+            (410, _) | (_, "Expired" | "Gone") => Self::Expired,
+            _ => Self::Refused,
+        }
+    }
+
+    /// The word that stands in log and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::Expired => "expired",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Other => "other",
+        }
+    }
+
+    /// What a person can do.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Unauthorized => {
+                "check that the token is of a ServiceAccount of this cluster that still exists, or that the kubeconfig's \
+                 credentials have not expired"
+            }
+            Self::Forbidden => {
+                "check that the chart's roles are bound to this ServiceAccount: kubectl auth can-i --list --as \
+                 system:serviceaccount:NAMESPACE:NAME -n NAMESPACE"
+            }
+            Self::NotFound => {
+                "check that the definitions are installed and served (kubectl get crd), and install what `keywright crds` \
+                 prints where they are not"
+            }
+            Self::Expired => "all are listed anew, and nothing is to be done unless this goes on",
+            Self::Refused => "check what the API server's log says of such requests, and whether it is overloaded",
+            Self::Unreachable => {
+                "check that the API server runs, that its address and certificate are right, and that no NetworkPolicy or \
+                 proxy stands in between"
+            }
+            Self::Other => "check that what answers is the API server, and no proxy in its place",
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
+    use std::io::{self, Write};
+
+    use prometheus_client::encoding::text;
 
     use super::*;
 
@@ -106,11 +271,11 @@ mod tests {
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Lines {
-        fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().write(octets)
         }
 
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
@@ -135,5 +300,64 @@ mod tests {
             assert!(!said.contains("Secret"), "{filter}: {said}");
         }
         assert!(log_filter("a=b=c").is_err());
+    }
+
+    fn api_error(code: u16, reason: &str) -> kube::Error {
+        let status = Status { code, reason: reason.to_owned(), ..Status::default() };
+        kube::Error::Api(Box::new(status))
+    }
+
+    #[test]
+    fn an_error_of_a_watch_has_a_kind_that_says_what_to_do() {
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let cases = [
+            (api_error(401, "Unauthorized"), "unauthorized"),
+            (api_error(403, "Forbidden"), "forbidden"),
+            (api_error(404, "NotFound"), "not_found"),
+            (api_error(410, ""), "expired"),
+            (api_error(0, "Expired"), "expired"),
+            (api_error(500, "InternalError"), "refused"),
+            (api_error(429, "TooManyRequests"), "refused"),
+            (kube::Error::Service(refused().into()), "unreachable"),
+            (kube::Error::ReadEvents(refused()), "unreachable"),
+            (kube::Error::LinesCodecMaxLineLengthExceeded, "other"),
+        ];
+        for (error, kind) in cases {
+            assert_eq!(WatchErrorKind::of(&error).as_str(), kind, "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_that_goes_on_is_told_at_once_and_then_every_minute_and_counted_each_time() {
+        let mut registry = Registry::with_prefix("keywright");
+        let errors = WatchErrors::new(&mut registry);
+        let (lines, start) = (Lines::default(), Instant::now());
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(log, || {
+            let note = |watched, kind, second| {
+                errors.note(watched, kind, &"the API server's words", start + Duration::from_secs(second));
+            };
+            for second in 0..150 {
+                note("apikeyrecords", WatchErrorKind::Forbidden, second);
+            }
+            note("apikeyrecords", WatchErrorKind::Expired, 150);
+            note("apikeys", WatchErrorKind::Forbidden, 150);
+        });
+        let said = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let count = |part: &str| said.lines().filter(|line| line.contains(part)).count();
+        assert_eq!(count("ERROR"), 4, "at 0, 60 and 120 s, and one of another kind of object: {said}");
+        assert_eq!(count("not_logged=59"), 2, "{said}");
+        assert_eq!((count("WARN"), count("cannot follow apikeys: check that")), (1, 1), "{said}");
+        assert_eq!(count("the API server's words"), 5, "{said}");
+        let mut metrics = String::new();
+        text::encode(&mut metrics, &registry).unwrap();
+        for line in [
+            r#"keywright_watch_errors_total{kind="forbidden"} 151"#,
+            r#"keywright_watch_errors_total{kind="expired"} 1"#,
+            r#"keywright_watch_errors_total{kind="unreachable"} 0"#,
+        ] {
+            assert!(metrics.lines().any(|said| said == line), "{line} in {metrics}");
+        }
     }
 }
