@@ -44,7 +44,7 @@ pub struct Observed {
     pub deleting: bool,
     /// Whether our finalizer is among `metadata.finalizers`.
     pub finalizer: bool,
-    /// The annotation `keywright.dev/rotate`.
+    /// The digest of the annotation `keywright.dev/rotate`, as records keep it.
     pub rotate_request: Option<String>,
     /// The spec, or all that is wrong with it.
     pub declared: Result<Declaration, Vec<Problem>>,

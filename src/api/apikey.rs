@@ -23,6 +23,8 @@ use super::schema;
     status = "ApiKeyStatus",
     derive = "PartialEq",
     doc = "An API key: declared here, delivered in a Secret, refused from the moment this object is deleted.",
+    selectable = ".spec.keyHash",
+    selectable = ".spec.owner",
     validation = Rule::new(SAME_SECRET_NAME).message("spec.secret.name is immutable: create another ApiKey for another Secret"),
     printcolumn(name = "Owner", type_ = "string", json_path = ".spec.owner", description = "The person of responsibility"),
     printcolumn(name = "Key", type_ = "string", json_path = ".status.keyPrefix", description = "The first characters of the key"),
@@ -74,6 +76,7 @@ pub struct ApiKeySpec {
 
     /// The instant from which the key is refused (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub expires_at: Option<Time>,
 
     /// The client addresses that may use the key: IPv4 and IPv6 addresses and CIDRs. Absent: any address.
@@ -174,6 +177,7 @@ fn lifetime(text: &str) -> String {
 pub struct ApiKeyStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
 
     /// `Active`, `Ready`, `Stalled` and `ExpiringSoon`.
@@ -232,27 +236,33 @@ pub struct Retiring {
 }
 
 /// One condition, as in `metav1.Condition`.
+// No type or reason is enumerated in the definition, and one of another version is read as it stands: a controller and
+// the definitions beside it can be of different versions, and neither costs the other a status.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// Which question it answers.
     #[serde(rename = "type")]
+    #[schemars(schema_with = "schema::condition_type")]
     pub type_: ConditionType,
     /// The answer.
     pub status: ConditionStatus,
     /// Why, in one word.
+    #[schemars(schema_with = "schema::condition_reason")]
     pub reason: Reason,
     /// Why, for people.
+    #[schemars(length(max = 32_768))]
     pub message: String,
     /// When the answer last changed.
     pub last_transition_time: Time,
     /// The generation of the spec that the answer is about.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
 }
 
 /// The questions that an ApiKey's conditions answer.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub enum ConditionType {
     /// Would a caller with this key be let in, as far as the key goes?
     Active,
@@ -262,6 +272,9 @@ pub enum ConditionType {
     Stalled,
     /// Is the end near: within 7 days, or the last tenth of a shorter life?
     ExpiringSoon,
+    /// A question of another version. It is read and not written.
+    #[serde(untagged)]
+    Other(String),
 }
 
 /// The answer of a condition.
@@ -275,8 +288,8 @@ pub enum ConditionStatus {
     Unknown,
 }
 
-/// Why `Active` and `Ready` answer as they do.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Why a condition answers as it does.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// The key is let in.
     Active,
@@ -296,17 +309,24 @@ pub enum Reason {
     Invalid,
     /// Something else owns the Secret of that name.
     SecretNameTaken,
+    /// Another ApiKey claimed the submitted digest first.
+    DigestTaken,
+    /// The submitted digest is that of a key that was revoked.
+    DigestRevoked,
     /// `ExpiringSoon` is false: the end is far, or there is none.
     NotExpiringSoon,
     /// `ExpiringSoon` is true.
     ExpiringSoon,
     /// `Stalled` is false: nothing needs a person.
-    Progressing,
+    NotStalled,
+    /// A reason of another version. It is read and not written.
+    #[serde(untagged)]
+    Other(String),
 }
 
 impl Reason {
     /// The word that stands in conditions, events, logs and metrics.
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Self::Active => "Active",
             Self::Rotating => "Rotating",
@@ -317,9 +337,12 @@ impl Reason {
             Self::MintBudget => "MintBudget",
             Self::Invalid => "Invalid",
             Self::SecretNameTaken => "SecretNameTaken",
+            Self::DigestTaken => "DigestTaken",
+            Self::DigestRevoked => "DigestRevoked",
             Self::NotExpiringSoon => "NotExpiringSoon",
             Self::ExpiringSoon => "ExpiringSoon",
-            Self::Progressing => "Progressing",
+            Self::NotStalled => "NotStalled",
+            Self::Other(word) => word,
         }
     }
 }
@@ -327,5 +350,39 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_later_version_costs_nothing_of_a_status() {
+        let condition = |type_: &str, reason: &str| {
+            json!({
+                "type": type_, "status": "True", "reason": reason, "message": "",
+                "lastTransitionTime": "2026-11-29T00:00:00Z", "observedGeneration": 3,
+            })
+        };
+        let stored = json!({
+            "conditions": [condition("Active", "Shielded"), condition("InUse", "Active"), condition("Ready", "Expired")],
+            "keyPrefix": "keyw1_abcdefgh", "serial": 7,
+        });
+        let read: ApiKeyStatus = serde_json::from_value(stored.clone()).unwrap();
+        assert_eq!(read.serial, Some(7));
+        assert_eq!(read.conditions[0].reason, Reason::Other("Shielded".into()));
+        assert_eq!(read.conditions[1].type_, ConditionType::Other("InUse".into()));
+        assert_eq!((&read.conditions[2].type_, &read.conditions[2].reason), (&ConditionType::Ready, &Reason::Expired));
+        assert_eq!(serde_json::to_value(read).unwrap(), stored, "and nothing is lost when it is written back");
+    }
+
+    #[test]
+    fn a_reason_is_written_as_its_word() {
+        for reason in [Reason::DigestTaken, Reason::DigestRevoked, Reason::NotStalled, Reason::MintBudget] {
+            assert_eq!(serde_json::to_value(&reason).unwrap(), reason.as_str());
+        }
     }
 }

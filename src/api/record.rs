@@ -41,8 +41,7 @@ use super::schema;
         .message("digest, apiKey and serial are immutable"),
     validation = Rule::new("has(self.keyPrefix) == has(oldSelf.keyPrefix) && (!has(self.keyPrefix) || self.keyPrefix == oldSelf.keyPrefix)")
         .message("keyPrefix is immutable"),
-    validation = Rule::new("has(self.rotateRequest) == has(oldSelf.rotateRequest) && (!has(self.rotateRequest) || self.rotateRequest == oldSelf.rotateRequest)")
-        .message("rotateRequest is immutable"),
+    validation = Rule::new(SAME_ROTATE_REQUEST).message("rotateRequest is immutable"),
     validation = Rule::new("!has(oldSelf.revoked) || (has(self.revoked) && self.revoked == oldSelf.revoked)")
         .message("revoked cannot be unset or changed: a revoked key stays revoked"),
 )]
@@ -61,7 +60,7 @@ pub struct ApiKeyRecordSpec {
     pub api_key: ApiKeyReference,
 
     /// 1 for the ApiKey's first key, one more for each that followed.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub serial: u32,
 
     /// The person of responsibility.
@@ -81,6 +80,7 @@ pub struct ApiKeyRecordSpec {
 
     /// The instant from which the key is refused. Absent: never.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub not_after: Option<Time>,
 
     /// Refuses the key for as long as it is true.
@@ -91,11 +91,18 @@ pub struct ApiKeyRecordSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revocation>,
 
-    /// The ApiKey's annotation `keywright.dev/rotate` when the key was issued: a request that counts as done.
+    /// The SHA-256 digest of the ApiKey's annotation `keywright.dev/rotate` when the key was issued: a request that
+    /// counts as done. In a record that is older than this rule, the annotation's value itself.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 262_144))]
+    #[schemars(length(max = 71), regex(pattern = r"^sha256:[0-9a-f]{64}$"))]
     pub rotate_request: Option<String>,
 }
+
+/// What an old record holds can be replaced by its digest, and a tombstone does without.
+const SAME_ROTATE_REQUEST: &str = "has(self.rotateRequest) \
+    ? has(oldSelf.rotateRequest) && (self.rotateRequest == oldSelf.rotateRequest \
+        || !oldSelf.rotateRequest.matches('^sha256:[0-9a-f]{64}$')) \
+    : !has(oldSelf.rotateRequest) || has(self.revoked)";
 
 /// The ApiKey that a key belongs to.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -115,6 +122,7 @@ pub struct ApiKeyReference {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 pub struct Revocation {
     /// When.
+    #[schemars(length(max = 64))]
     pub at: Time,
     /// Why, in one word.
     #[schemars(length(max = 64))]

@@ -65,6 +65,25 @@ pub(super) fn scopes(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// A condition's `type`, as in `metav1.Condition`.
+pub(super) fn condition_type(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": 316,
+        "pattern": r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$",
+    })
+}
+
+/// A condition's `reason`, as in `metav1.Condition`.
+pub(super) fn condition_reason(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 1024,
+        "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+    })
+}
+
 /// CEL for the seconds that a duration such as `1d12h` stands for; `text` is the expression that holds it.
 pub(super) fn seconds(text: &str) -> String {
     [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)]

@@ -93,7 +93,10 @@ pub(super) async fn observe(
         created,
         deleting,
         finalizer: object.finalizers().iter().any(|finalizer| finalizer == FINALIZER),
-        rotate_request: object.annotations().get(ROTATE_ANNOTATION).cloned(),
+        rotate_request: object
+            .annotations()
+            .get(ROTATE_ANNOTATION)
+            .map(|value| Digest::of(value.as_bytes()).to_string()),
         declared,
         status,
         secret,

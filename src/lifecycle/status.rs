@@ -11,13 +11,13 @@ use crate::declaration::{Declaration, Delivery, Problem};
 const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// The answers of `Active`, `Ready` and `Stalled` that belong to a reason.
-fn answers(reason: Reason) -> (bool, bool, bool) {
+fn answers(reason: &Reason) -> (bool, bool, bool) {
     match reason {
         Reason::Suspended | Reason::Expired => (false, true, false),
-        Reason::Invalid | Reason::SecretNameTaken => (false, false, true),
+        Reason::Invalid | Reason::SecretNameTaken | Reason::DigestTaken | Reason::DigestRevoked => (false, false, true),
         Reason::Issuing | Reason::Revoking | Reason::MintBudget => (false, false, false),
         Reason::Active | Reason::Rotating => (true, true, false),
-        Reason::NotExpiringSoon | Reason::ExpiringSoon | Reason::Progressing => (false, false, false),
+        Reason::NotExpiringSoon | Reason::ExpiringSoon | Reason::NotStalled | Reason::Other(_) => (false, false, false),
     }
 }
 
@@ -143,11 +143,11 @@ fn settle(
 }
 
 fn conditions(observed: &Observed, verdict: &Verdict, expiring: &Verdict, now: Timestamp) -> Vec<Condition> {
-    let (active, ready, stalled) = answers(verdict.reason);
+    let (active, ready, stalled) = answers(&verdict.reason);
     let stalled_verdict = if stalled {
-        Verdict { reason: verdict.reason, message: verdict.message.clone() }
+        Verdict { reason: verdict.reason.clone(), message: verdict.message.clone() }
     } else {
-        Verdict { reason: Reason::Progressing, message: "no person is needed".to_owned() }
+        Verdict { reason: Reason::NotStalled, message: "nothing needs your attention".to_owned() }
     };
     let rows = [
         (ConditionType::Active, active, verdict),
@@ -165,7 +165,7 @@ fn condition(observed: &Observed, type_: ConditionType, answer: bool, verdict: &
     Condition {
         type_,
         status,
-        reason: verdict.reason,
+        reason: verdict.reason.clone(),
         message: verdict.message.clone(),
         last_transition_time: before.map_or(Time(now), |before| before.last_transition_time.clone()),
         observed_generation: Some(observed.generation),
@@ -237,21 +237,18 @@ pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<
             None => announce("Issued", false, format!("issued {prefix}")),
         }
     }
-    let reason = |status: &ApiKeyStatus, type_| {
-        status.conditions.iter().find(|condition| condition.type_ == type_).map(|condition| condition.reason)
-    };
-    let message = |type_| {
-        after.conditions.iter().find(|condition| condition.type_ == type_).map(|condition| condition.message.clone())
-    };
-    for (type_, word) in [
-        (ConditionType::Active, Reason::Expired),
-        (ConditionType::Active, Reason::Suspended),
-        (ConditionType::Active, Reason::SecretNameTaken),
-        (ConditionType::ExpiringSoon, Reason::ExpiringSoon),
+    for (type_, word, warning) in [
+        (ConditionType::Active, "Expired", true),
+        (ConditionType::Active, "Suspended", false),
+        (ConditionType::Active, "SecretNameTaken", true),
+        (ConditionType::ExpiringSoon, "ExpiringSoon", true),
     ] {
-        if reason(after, type_) == Some(word) && reason(before, type_) != Some(word) {
-            let warning = !matches!(word, Reason::Suspended);
-            announce(word.as_str(), warning, message(type_).unwrap_or_default());
+        let speaks = |status: &ApiKeyStatus| {
+            let mut conditions = status.conditions.iter();
+            conditions.find(|condition| condition.type_ == type_ && condition.reason.as_str() == word).cloned()
+        };
+        if let (Some(condition), None) = (speaks(after), speaks(before)) {
+            announce(word, warning, condition.message);
         }
     }
     announcements

@@ -198,7 +198,7 @@ impl World {
     }
 
     fn reason(&self) -> Reason {
-        self.status.conditions.iter().find(|condition| condition.type_ == ConditionType::Active).unwrap().reason
+        self.status.conditions.iter().find(|condition| condition.type_ == ConditionType::Active).unwrap().reason.clone()
     }
 
     fn current(&self) -> Option<Record> {

@@ -1,14 +1,16 @@
 //! The CustomResourceDefinitions on the real API server: what they refuse without any webhook, and in which words.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use keywright::api::{ApiKey, ApiKeyRecord, custom_resource_definitions};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::scene::api_key;
-use super::testbed::Installation;
+use super::testbed::{Installation, wait};
 
 #[test]
 fn the_generated_files_are_those_of_the_types() {
@@ -25,7 +27,7 @@ async fn create(api: &Api<ApiKey>, spec: Value) -> Result<(), String> {
     // Through JSON and not through the type, which would refuse what the API server is to refuse.
     let mut object = serde_json::to_value(api_key("row", json!({}))).unwrap();
     object["spec"] = spec;
-    let api: Api<kube::api::DynamicObject> = Api::namespaced_with(
+    let api: Api<DynamicObject> = Api::namespaced_with(
         api.clone().into_client(),
         api.namespace().unwrap(),
         &kube::api::ApiResource::erase::<ApiKey>(&()),
@@ -260,7 +262,8 @@ async fn a_record_keeps_its_identity_and_its_end() {
         "apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKeyRecord", "metadata": {"name": "uid-1"},
         "spec": {
             "digest": format!("sha256:{}", "0".repeat(64)), "keyPrefix": "keyw1_abcdefgh", "serial": 1,
-            "apiKey": {"namespace": "team-a", "name": "ci", "uid": "uid"}, "rotateRequest": "1",
+            "apiKey": {"namespace": "team-a", "name": "ci", "uid": "uid"},
+            "rotateRequest": format!("sha256:{}", "1".repeat(64)),
         },
     });
     api.create(&PostParams::default(), &serde_json::from_value(record).unwrap()).await.unwrap();
@@ -273,7 +276,7 @@ async fn a_record_keeps_its_identity_and_its_end() {
         (json!({"apiKey": {"name": "other"}}), "digest, apiKey and serial are immutable"),
         (json!({"serial": 2}), "digest, apiKey and serial are immutable"),
         (json!({"keyPrefix": null}), "keyPrefix is immutable"),
-        (json!({"rotateRequest": "2"}), "rotateRequest is immutable"),
+        (json!({"rotateRequest": format!("sha256:{}", "2".repeat(64))}), "rotateRequest is immutable"),
         (json!({"allowedIPs": []}), "an empty list allows nobody"),
     ] {
         let said = patch(change.clone()).await.expect_err("an immutable field changed");
@@ -285,9 +288,264 @@ async fn a_record_keeps_its_identity_and_its_end() {
         let said = patch(change).await.expect_err("a revoked key came back");
         assert!(said.contains("revoked cannot be unset or changed: a revoked key stays revoked"), "{said}");
     }
-    let leaked = kube::api::ListParams::default().fields(&format!("spec.digest=sha256:{}", "0".repeat(64)));
+    let leaked = ListParams::default().fields(&format!("spec.digest=sha256:{}", "0".repeat(64)));
     let found = api.list(&leaked).await.unwrap();
     assert_eq!(found.items.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["uid-1"]);
+}
+
+/// The records' definition under a group of the test's own, where no other test is in the way and no policy either.
+struct OwnRecords {
+    definitions: Api<CustomResourceDefinition>,
+    definition: CustomResourceDefinition,
+    records: Api<DynamicObject>,
+}
+
+impl OwnRecords {
+    /// As an older version installed it: with the value of an annotation in `spec.rotateRequest`, whatever its length.
+    async fn old(installation: &Installation) -> Self {
+        let [_, mut definition] = custom_resource_definitions();
+        let group = format!("{}.example.org", installation.tenant_namespace);
+        definition.metadata.name = Some(format!("apikeyrecords.{group}"));
+        definition.spec.group = group.clone();
+        definition.spec.names.short_names = None;
+        let resource = kube::api::ApiResource { group, ..kube::api::ApiResource::erase::<ApiKeyRecord>(&()) };
+        let resource = kube::api::ApiResource { api_version: format!("{}/v1alpha1", resource.group), ..resource };
+        let definitions = Api::all(installation.client.clone());
+        let mut old = serde_json::to_value(&definition).unwrap();
+        let spec = old.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
+        spec["properties"]["rotateRequest"] = json!({"type": "string", "maxLength": 262_144});
+        let rules = spec["x-kubernetes-validations"].as_array_mut().unwrap();
+        rules.retain(|rule| rule["message"] != "rotateRequest is immutable");
+        definitions.create(&PostParams::default(), &serde_json::from_value(old).unwrap()).await.unwrap();
+        let records = Api::namespaced_with(installation.client.clone(), &installation.tenant_namespace, &resource);
+        let own = Self { definitions, definition, records };
+        own.until("it is served", async |records| records.list(&Default::default()).await.is_ok()).await;
+        own
+    }
+
+    /// The definition of today takes the old one's place.
+    async fn upgrade(&self) {
+        let name = self.definition.name_any();
+        let mut new = self.definition.clone();
+        new.metadata.resource_version = self.definitions.get(&name).await.unwrap().resource_version();
+        self.definitions.replace(&name, &PostParams::default(), &new).await.unwrap();
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        let probe = self.record("probe", json!({"rotateRequest": "an old one"}));
+        self.until("the new rules are in force", async |records| records.create(&dry_run, &probe).await.is_err()).await;
+    }
+
+    /// A record with these fields besides the ones that each has.
+    fn record(&self, name: &str, more: Value) -> DynamicObject {
+        let mut spec = json!({
+            "digest": format!("sha256:{}", "0".repeat(64)), "keyPrefix": "keyw1_abcdefgh", "serial": 1,
+            "apiKey": {"namespace": "team-a", "name": "ci", "uid": "uid"},
+        });
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let api_version = format!("{}/v1alpha1", self.definition.spec.group);
+        let record = json!({
+            "apiVersion": api_version, "kind": "ApiKeyRecord", "metadata": {"name": name}, "spec": spec,
+        });
+        serde_json::from_value(record).unwrap()
+    }
+
+    async fn create(&self, name: &str, more: Value) -> DynamicObject {
+        self.records.create(&PostParams::default(), &self.record(name, more)).await.unwrap()
+    }
+
+    async fn patch(&self, name: &str, spec: Value) -> Result<Value, String> {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        let answer = self.records.patch(name, &PatchParams::default(), &patch).await;
+        answer.map(|record| record.data["spec"].clone()).map_err(message)
+    }
+
+    async fn until(&self, what: &str, condition: impl AsyncFn(&Api<DynamicObject>) -> bool) {
+        let started = Instant::now();
+        while !condition(&self.records).await {
+            assert!(started.elapsed() < wait::DEADLINE, "not within {:?}: {what}", wait::DEADLINE);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn remove(self) {
+        self.definitions.delete(&self.definition.name_any(), &Default::default()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_record_of_an_older_version_can_be_changed_and_revoked() {
+    let installation = Installation::new("crd-ratchet").await;
+    let own = OwnRecords::old(&installation).await;
+    let fat = "x".repeat(250_000);
+    for name in ["live", "revoked-at-once", "revoked-first"] {
+        own.create(name, json!({"rotateRequest": fat, "owner": "ada"})).await;
+    }
+    own.create("without", json!({})).await;
+    own.upgrade().await;
+    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    let immutable = "rotateRequest is immutable";
+
+    let changed = own.patch("live", json!({"suspended": true, "allowedIPs": ["192.0.2.7/32"]})).await.unwrap();
+    assert_eq!(changed["rotateRequest"], fat);
+    for (value, expected) in [(json!("2"), "spec.rotateRequest in body should match"), (Value::Null, immutable)] {
+        let said = own.patch("live", json!({"rotateRequest": value})).await.unwrap_err();
+        assert!(said.contains(expected), "{said}");
+    }
+    own.patch("live", json!({"rotateRequest": digest("1")})).await.expect("its digest in its place");
+    for value in [json!(digest("2")), Value::Null] {
+        let said = own.patch("live", json!({"rotateRequest": value})).await.unwrap_err();
+        assert!(said.contains(immutable), "{said}");
+    }
+    let said = own.patch("without", json!({"rotateRequest": digest("1")})).await.unwrap_err();
+    assert!(said.contains(immutable), "{said}");
+
+    let revoked = json!({"revoked": {"at": "2027-01-01T00:00:00Z", "reason": "Deleted"}});
+    let mut at_once = revoked.clone();
+    at_once["rotateRequest"] = Value::Null;
+    at_once["owner"] = Value::Null;
+    let tombstone = own.patch("revoked-at-once", at_once).await.unwrap();
+    assert_eq!((tombstone.get("rotateRequest"), tombstone.get("owner")), (None, None));
+    own.patch("revoked-first", revoked).await.expect("an old value that stays is no obstacle");
+    own.patch("revoked-first", json!({"rotateRequest": null})).await.expect("nor is it one to go later");
+    let said = own.patch("revoked-first", json!({"rotateRequest": digest("1")})).await.unwrap_err();
+    assert!(said.contains(immutable), "{said}");
+    own.remove().await;
+}
+
+#[tokio::test]
+async fn a_tombstone_drops_the_rules_and_keeps_what_refuses() {
+    let installation = Installation::new("crd-tombstone").await;
+    let own = OwnRecords::old(&installation).await;
+    own.upgrade().await;
+    let rules = json!({
+        "owner": "ada", "scopes": ["a"], "allowedIPs": ["192.0.2.7/32"], "notAfter": "2027-01-01T00:00:00Z",
+        "suspended": true, "rotateRequest": format!("sha256:{}", "1".repeat(64)),
+    });
+    own.create("key", rules.clone()).await;
+    let mut revocation: Value = rules.as_object().unwrap().keys().map(|field| (field.clone(), Value::Null)).collect();
+    revocation["revoked"] = json!({"at": "2026-11-29T00:00:00Z", "reason": "Deleted"});
+    let tombstone = own.patch("key", revocation).await.unwrap();
+    let mut kept: Vec<_> = tombstone.as_object().unwrap().keys().cloned().collect();
+    kept.sort();
+    assert_eq!(kept, ["apiKey", "digest", "keyPrefix", "revoked", "serial"]);
+    for (change, expected) in [
+        (json!({"digest": format!("sha256:{}", "1".repeat(64))}), "digest, apiKey and serial are immutable"),
+        (json!({"apiKey": {"name": "other"}}), "digest, apiKey and serial are immutable"),
+        (json!({"serial": 2}), "digest, apiKey and serial are immutable"),
+        (json!({"keyPrefix": null}), "keyPrefix is immutable"),
+        (json!({"revoked": null}), "revoked cannot be unset or changed"),
+        (json!({"revoked": {"reason": "Replaced"}}), "revoked cannot be unset or changed"),
+    ] {
+        let said = own.patch("key", change.clone()).await.expect_err("a tombstone changed");
+        assert!(said.contains(expected), "{change}: {said}");
+    }
+    own.remove().await;
+}
+
+/// docs/limits.md has this figure.
+#[tokio::test]
+async fn the_largest_record_has_a_size_that_is_known() {
+    let installation = Installation::new("crd-largest").await;
+    let own = OwnRecords::old(&installation).await;
+    own.upgrade().await;
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let time = format!("2026-11-29T00:00:00.{}Z", "9".repeat(43));
+    let networks: Vec<_> =
+        (0..256).map(|index| format!("2001:1db8:1111:2222:3333:4444:5555:6{index:03x}/128")).collect();
+    let scopes: Vec<_> = (0..32).map(|index| format!("{index:0>64}")).collect();
+    assert_eq!((networks[255].len(), time.len()), (43, 64));
+    let mut largest = own.record(
+        &format!("{}-{}", "u".repeat(36), u32::MAX),
+        json!({
+            "digest": digest, "keyPrefix": "keyw1_abcdefgh", "serial": u32::MAX,
+            "apiKey": {"namespace": "n".repeat(63), "name": "a".repeat(253), "uid": "u".repeat(36)},
+            "owner": "o".repeat(128), "scopes": scopes, "allowedIPs": networks, "notAfter": time, "suspended": true,
+            "revoked": {"at": time, "reason": "r".repeat(64)}, "rotateRequest": digest,
+        }),
+    );
+    largest.metadata.labels = Some([("app.kubernetes.io/managed-by".into(), "keywright".into())].into());
+    largest.metadata.annotations = Some([("keywright.dev/cause".into(), "SecretMissing".into())].into());
+    let stored = own.records.create(&PostParams::default(), &largest).await.unwrap();
+    let octets = serde_json::to_string(&stored).unwrap().len();
+    println!("the largest record is stored in {octets} octets");
+    assert!((16_000..20_000).contains(&octets), "{octets}");
+
+    for (field, longer) in [
+        ("owner", json!("o".repeat(129))),
+        ("rotateRequest", json!("0".repeat(72))),
+        ("notAfter", json!(time.replace('Z', "9Z"))),
+        ("revoked", json!({"at": time.replace('Z', "9Z"), "reason": "Deleted"})),
+        ("revoked", json!({"at": time, "reason": "r".repeat(65)})),
+        ("keyPrefix", json!("keyw1_abcdefghi")),
+        ("serial", json!(u64::from(u32::MAX) + 1)),
+        ("apiKey", json!({"namespace": "n".repeat(64), "name": "a", "uid": "u"})),
+        ("apiKey", json!({"namespace": "n", "name": "a".repeat(254), "uid": "u"})),
+        ("apiKey", json!({"namespace": "n", "name": "a", "uid": "u".repeat(37)})),
+    ] {
+        let larger = own.record("larger", json!({ field: longer }));
+        let refused = own.records.create(&PostParams::default(), &larger).await.map_err(message);
+        let said = refused.expect_err("a larger record");
+        assert!(said.contains(&format!("spec.{field}")), "{field}: {said}");
+    }
+    own.remove().await;
+}
+
+#[tokio::test]
+async fn a_condition_of_a_later_version_is_stored() {
+    let installation = Installation::new("crd-conditions").await;
+    let api = installation.tenant::<ApiKey>();
+    api.create(&PostParams::default(), &api_key("ci", json!({"owner": "ada"}))).await.unwrap();
+    let good = json!({
+        "type": "example.org/InUse", "status": "Unknown", "reason": "Asked,Twice:once_", "message": "m".repeat(32_768),
+        "lastTransitionTime": "2026-11-29T00:00:00Z", "observedGeneration": 0,
+    });
+    let write = async |condition: &Value| {
+        let patch = Patch::Merge(json!({"status": {"serial": 7, "conditions": [condition]}}));
+        api.patch_status("ci", &PatchParams::default(), &patch).await.map_err(message)
+    };
+    let stored = write(&good).await.unwrap().status.unwrap();
+    assert_eq!(stored.serial, Some(7));
+    assert_eq!(serde_json::to_value(&stored.conditions[0]).unwrap(), good);
+    for (field, value) in [
+        ("type", json!("In Use")),
+        ("type", json!("a".repeat(317))),
+        ("type", json!("")),
+        ("status", json!("true")),
+        ("reason", json!("")),
+        ("reason", json!("not a word")),
+        ("reason", json!("1st")),
+        ("reason", json!("a".repeat(1025))),
+        ("message", json!("m".repeat(32_769))),
+        ("lastTransitionTime", json!("yesterday")),
+        ("observedGeneration", json!(-1)),
+        ("reason", Value::Null),
+    ] {
+        let mut bad = good.clone();
+        bad[field] = value.clone();
+        let said = write(&bad).await.expect_err("a condition that no client reads");
+        assert!(said.contains(&format!("status.conditions[0].{field}")), "{field} {value}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn api_keys_are_found_by_owner_and_by_digest() {
+    let installation = Installation::new("crd-selectable").await;
+    let api = installation.tenant::<ApiKey>();
+    let digest = format!("sha256:{}", "7".repeat(64));
+    for (name, spec) in [
+        ("one", json!({"owner": "ada@example.org", "keyHash": digest})),
+        ("two", json!({"owner": "ada@example.org"})),
+        ("three", json!({"owner": "bob"})),
+    ] {
+        api.create(&PostParams::default(), &api_key(name, spec)).await.unwrap();
+    }
+    for (selector, expected) in [
+        (format!("spec.keyHash={digest}"), &["one"][..]),
+        ("spec.owner=ada@example.org".to_owned(), &["one", "two"]),
+        ("spec.owner=eve".to_owned(), &[]),
+    ] {
+        let found = api.list(&ListParams::default().fields(&selector)).await.unwrap();
+        assert_eq!(found.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), expected, "{selector}");
+    }
 }
 
 #[tokio::test]

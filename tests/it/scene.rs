@@ -101,7 +101,7 @@ impl Scene {
 
     /// Waits until `Active` has this reason for the newest generation.
     pub async fn reason(&self, name: &str, reason: Reason) -> ApiKey {
-        wait::for_object(&self.api_keys(), name, move |api_key| is(api_key, reason)).await
+        wait::for_object(&self.api_keys(), name, move |api_key| is(api_key, reason.clone())).await
     }
 
     /// Waits for the key of this serial, and takes it out of the Secret.
