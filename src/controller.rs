@@ -7,43 +7,42 @@ mod apply;
 mod cluster;
 mod election;
 mod error;
+mod events;
+mod gauges;
 mod index;
+mod memory;
 mod observe;
+mod pass;
 mod secret;
 mod sweep;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt, future};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use kube::api::{DynamicObject, PartialObjectMeta};
-use kube::runtime::controller::{Action, Config as Scheduling, Controller};
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::controller::{Config as Scheduling, Controller};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::watcher::{self, Event as WatchEvent, watcher};
-use kube::runtime::{WatchStreamExt, reflector::Store};
-use kube::{Client, Config, Resource, ResourceExt};
+use kube::{Client, Config, ResourceExt};
 use prometheus_client::registry::Registry;
-use rand::RngExt;
 use tokio::sync::mpsc;
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{info, warn};
 
-use crate::api::{ApiKey, ApiKeyReference, ApiKeyStatus};
-use crate::lifecycle::{self, Announcement, Plan, Write};
+use crate::api::{ApiKey, ApiKeyReference};
+use crate::client;
 use crate::server::admin;
 use crate::server::connections::bind;
 use crate::telemetry::ControllerMetrics;
-use crate::{client, clock};
-use apply::{HeldKey, apply, write_status};
 use cluster::Cluster;
 use error::Error;
 use index::RecordIndex;
-use observe::{Sight, observe};
+use pass::{Context, SHORTEST_PAUSE, pass, pause_after_failure};
 
 /// What the controller is told at its start.
 #[derive(Clone, Debug)]
@@ -66,16 +65,6 @@ pub struct Options {
     pub resync: Duration,
 }
 
-/// Writes in one pass: issuing takes three, and each older key of an edited ApiKey one more.
-const WRITES_PER_PASS: u32 = 64;
-
-/// Writes that fail and are looked at again at once, in one pass.
-const SECOND_LOOKS: u32 = 3;
-
-/// The first pause after a failed pass; it doubles up to [`LONGEST_PAUSE`].
-const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
 /// How long passes that are under way may go on after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -83,22 +72,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// connection that died without a word is noticed within 25 s.
 const WATCH_SECONDS: u32 = 20;
 
-/// All resyncs together cost at most this many reads a second; above it, they take longer.
-const RESYNC_READS_PER_SECOND: u32 = 50;
-const READS_PER_PASS: u32 = 4;
-
 type Watched = PartialObjectMeta<ApiKey>;
-
-/// What a pass needs beside the name.
-struct Context {
-    cluster: Cluster,
-    index: Arc<RecordIndex>,
-    store: Store<Watched>,
-    recorder: Recorder,
-    metrics: ControllerMetrics,
-    attempts: Mutex<HashMap<ObjectRef<Watched>, u32>>,
-    resync: Duration,
-}
 
 /// Whether the controller does its work, for `/readyz`.
 #[derive(Clone, Default)]
@@ -189,12 +163,12 @@ async fn work(
     let records = observed_records(watcher(stored, configuration), index.clone());
 
     let context = Arc::new(Context {
-        recorder: cluster.recorder(&options.identity),
         cluster: cluster.clone(),
         index: index.clone(),
         store: store.clone(),
+        memory: Arc::default(),
         metrics,
-        attempts: Mutex::default(),
+        identity: options.identity.clone(),
         resync: options.resync,
     });
     let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -299,140 +273,7 @@ async fn tidy_up(
     }
 }
 
-/// One pass over one ApiKey.
-async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result<Action, Error> {
-    let (namespace, name) = (api_key.namespace().unwrap_or_default(), api_key.name_any());
-    let started = Instant::now();
-    let span = info_span!("pass", api_key = format!("{namespace}/{name}"));
-    let done = reconcile(&context, &namespace, &name).instrument(span).await;
-    context.metrics.observe_pass(started.elapsed(), done.as_ref().err().map(Error::kind));
-    let wake = done?;
-    context.attempts().remove(&ObjectRef::from_obj(&*api_key));
-    Ok(Action::requeue(context.until(wake)))
-}
-
-async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<Option<Timestamp>, Error> {
-    context.index.until_complete().await;
-    let mut held: Option<HeldKey> = None;
-    let mut places = None;
-    let mut second_looks = 0;
-    for _ in 0..WRITES_PER_PASS {
-        let facts = held.as_ref().map(HeldKey::facts);
-        let seen = observe(&context.cluster, &context.index, (namespace, name), facts, places.as_ref()).await?;
-        let Some(sight) = seen else { return Ok(None) };
-        places = Some(sight.places.clone());
-        let done = match lifecycle::plan(&sight.observed, clock::now()) {
-            Plan::Done => return Ok(None),
-            Plan::Settled { status, wake } => {
-                show(context, &sight, &status).await?;
-                return Ok(wake);
-            }
-            Plan::Write(write) => carry_out(context, &sight, write, &mut held).await,
-        };
-        match done {
-            Err(error) if second_looks < SECOND_LOOKS && error.is_worth_another_look() => {
-                debug!(%error, "looking again");
-                second_looks += 1;
-            }
-            done => done?,
-        }
-    }
-    Err(Error::NoRest(WRITES_PER_PASS))
-}
-
-async fn carry_out(context: &Context, sight: &Sight, write: Write, held: &mut Option<HeldKey>) -> Result<(), Error> {
-    let released = matches!(write, Write::RemoveFinalizer);
-    let issued = matches!(write, Write::CreateSecret { .. });
-    debug!(write = kind(&write), "writing");
-    apply(&context.cluster, sight, write, held).await?;
-    if issued {
-        context.metrics.observe_issue(clock::now().duration_since(sight.observed.created));
-    }
-    if released {
-        let note = "every key of this ApiKey is revoked for good".to_owned();
-        publish(context, &sight.object, Announcement { reason: "Revoked", warning: false, note }).await;
-    }
-    Ok(())
-}
-
-/// The word for a write in the log; the write itself holds a digest.
-fn kind(write: &Write) -> &'static str {
-    match write {
-        Write::AddFinalizer => "AddFinalizer",
-        Write::RemoveFinalizer => "RemoveFinalizer",
-        Write::CreateRecord { .. } => "CreateRecord",
-        Write::UpdateRecord { .. } => "UpdateRecord",
-        Write::CreateSecret { .. } => "CreateSecret",
-        Write::ReplaceSecret { .. } => "ReplaceSecret",
-        Write::MarkSecret { .. } => "MarkSecret",
-    }
-}
-
-/// Writes the status where it differs, and tells people what changed.
-async fn show(context: &Context, sight: &Sight, status: &ApiKeyStatus) -> Result<(), Error> {
-    if *status == sight.observed.status {
-        return Ok(());
-    }
-    write_status(&context.cluster, sight, status).await?;
-    let current = sight.observed.records.iter().find(|record| Some(record.spec.serial) == status.serial);
-    let cause = current.map(|record| record.cause);
-    for announcement in lifecycle::announcements(&sight.observed.status, status, cause) {
-        info!(
-            api_key = %record_of(&sight.observed.reference),
-            reason = announcement.reason,
-            note = announcement.note,
-            "changed"
-        );
-        publish(context, &sight.object, announcement).await;
-    }
-    Ok(())
-}
-
-/// Events are for people and best effort: they are refused in a namespace that is going, for one.
-async fn publish(context: &Context, object: &DynamicObject, announcement: Announcement) {
-    let event = Event {
-        type_: if announcement.warning { EventType::Warning } else { EventType::Normal },
-        reason: announcement.reason.to_owned(),
-        note: Some(announcement.note),
-        action: announcement.reason.to_owned(),
-        secondary: None,
-    };
-    let regarding = object.object_ref(&kube::api::ApiResource::erase::<ApiKey>(&()));
-    if let Err(error) = context.recorder.publish(&event, &regarding).await {
-        debug!(error = %Error::from(error), reason = announcement.reason, "the event was not taken");
-    }
-}
-
 /// `namespace/name`, for the log.
 fn record_of(reference: &ApiKeyReference) -> String {
     format!("{}/{}", reference.namespace, reference.name)
-}
-
-/// The pause doubles with every failure in a row, is spread so that many failures do not come back at once, and is never
-/// shorter than what the API server asked for.
-fn pause_after_failure(api_key: Arc<Watched>, error: &Error, context: Arc<Context>) -> Action {
-    let mut attempts = context.attempts();
-    let attempt = attempts.entry(ObjectRef::from_obj(&*api_key)).or_default();
-    let pause = SHORTEST_PAUSE.saturating_mul(1 << (*attempt).min(16)).min(LONGEST_PAUSE);
-    *attempt = attempt.saturating_add(1);
-    let pause = pause.mul_f64(rand::rng().random_range(0.75..1.25)).max(error.retry_after().unwrap_or_default());
-    warn!(namespace = api_key.namespace(), name = api_key.name_any(), %error, attempt, pause_ms = pause.as_millis(), "a pass failed");
-    Action::requeue(pause)
-}
-
-impl Context {
-    fn attempts(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectRef<Watched>, u32>> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How long until the next pass: at `wake`, or at the resync, whichever is first. Timers stand still while a machine
-    /// sleeps, so that a distant `wake` is reached in several steps, each of which reads the clock anew.
-    fn until(&self, wake: Option<Timestamp>) -> Duration {
-        let objects = u32::try_from(self.store.len()).unwrap_or(u32::MAX);
-        let longest = self.resync.max(Duration::from_secs((objects * READS_PER_PASS / RESYNC_READS_PER_SECOND).into()));
-        let spread = longest.mul_f64(rand::rng().random_range(0.5..1.0));
-        let awaited = wake.map(|wake| Duration::try_from(wake.duration_since(clock::now())).unwrap_or_default());
-        // A moment later, as a status in whole seconds must not be derived just before its second begins.
-        awaited.map_or(spread, |awaited| (awaited + Duration::from_millis(20)).min(spread))
-    }
 }

@@ -14,7 +14,7 @@ use std::str::FromStr;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::{ApiKeyRecordSpec, ApiKeyReference, ApiKeyStatus, Revocation};
+use crate::api::{ApiKeyRecordSpec, ApiKeyReference, ApiKeyStatus, Reason, Revocation};
 use crate::declaration::{Declaration, Delivery, Problem};
 use crate::key::{Digest, Prefix};
 
@@ -28,8 +28,14 @@ pub const DELIVERY_GRACE: SignedDuration = SignedDuration::from_secs(3);
 /// cannot make the operator mint in a loop.
 pub const MINT_PERIOD: SignedDuration = SignedDuration::from_mins(5);
 
-/// How soon a taken Secret name is tried again; there is no watch on Secrets.
-pub const NAME_RETRY: SignedDuration = SignedDuration::from_secs(30);
+/// How soon a Secret that cannot be written is tried again; there is no watch on Secrets.
+pub const SECRET_RETRY: SignedDuration = SignedDuration::from_secs(30);
+
+/// How long after an ApiKey's creation a Secret of its namesake may still be there: the garbage collector needs a moment.
+pub const LEFTOVER_GRACE: SignedDuration = SignedDuration::from_secs(30);
+
+/// Live keys of one ApiKey. Beyond it the oldest retired key ends before its overlap does.
+pub const MAX_LIVE_KEYS: usize = 16;
 
 /// Everything that a decision about one ApiKey needs to know.
 #[derive(Clone, Debug)]
@@ -44,16 +50,21 @@ pub struct Observed {
     pub deleting: bool,
     /// Whether our finalizer is among `metadata.finalizers`.
     pub finalizer: bool,
-    /// The digest of the annotation `keywright.dev/rotate`, as records keep it.
-    pub rotate_request: Option<String>,
+    /// The others among `metadata.finalizers`: what holds a deletion up beside us.
+    pub other_finalizers: Vec<String>,
+    /// The digest of the annotation `keywright.dev/rotate`, whose value may be as long as a tenant likes.
+    pub rotate_request: Option<Digest>,
     /// The spec, or all that is wrong with it.
     pub declared: Result<Declaration, Vec<Problem>>,
-    /// The status as stored: its serial tells which keys were handed out; nothing else in it decides anything.
+    /// The status as stored. Anybody with rights on the status can edit it, so nothing in it revokes a key: its serial
+    /// only keeps a serial from being used twice, and a delivered key from being taken for one that nobody holds.
     pub status: ApiKeyStatus,
     /// The Secret that the spec names.
     pub secret: Secret,
-    /// Why the Secret cannot be created, in the API server's words. Asked only after a key did not reach its Secret.
-    pub obstacle: Option<String>,
+    /// Whether the API server would take the Secret. Asked only after a key did not reach its Secret.
+    pub obstacle: Option<Obstacle>,
+    /// Who owns the digest that the spec submits.
+    pub ownership: Ownership,
     /// The records of this ApiKey, by ascending serial. Revoked ones may be left out below the newest.
     pub records: Vec<Record>,
     /// The key that this process has announced in a record and not yet handed out.
@@ -67,6 +78,8 @@ pub enum Secret {
     Absent,
     /// Something else owns that name. It is not touched.
     Foreign,
+    /// It belonged to another ApiKey of this name, and the garbage collector is about to remove it.
+    Leftover,
     /// The ApiKey controls it.
     Ours {
         /// The precondition of the next write.
@@ -78,6 +91,40 @@ pub enum Secret {
         /// Whether it refuses every change.
         immutable: bool,
     },
+}
+
+/// Why a Secret cannot be written, as the API server answers to a dry run of the very write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It refuses, in these words.
+    Refused(String),
+    /// It cannot say: an admission webhook does not support dry runs.
+    Unknown(String),
+}
+
+/// Who owns a digest: of all records that have it the oldest rules alone, live or revoked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Ownership {
+    /// No digest is submitted, or nothing says that its owner has changed since it was last asked.
+    #[default]
+    Unasked,
+    /// No record has it.
+    Free,
+    /// The oldest record that has it.
+    Owned(Claim),
+}
+
+/// A record's claim to its digest. The smallest one is the oldest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// `metadata.creationTimestamp` of the record.
+    pub created: Timestamp,
+    /// The uid of its ApiKey.
+    pub uid: String,
+    /// Its serial.
+    pub serial: u32,
+    /// Whether it is a tombstone.
+    pub is_revoked: bool,
 }
 
 /// What a Secret says of the key in it.
@@ -129,6 +176,8 @@ pub struct Held {
     pub digest: Digest,
     /// How people recognise it.
     pub prefix: Prefix,
+    /// Whether the API server refused the Secret with this key in it.
+    pub is_refused: bool,
 }
 
 /// Why a key was issued; kept in the annotation [`crate::api::CAUSE_ANNOTATION`].
@@ -188,6 +237,9 @@ pub enum Plan {
         status: Box<ApiKeyStatus>,
         /// When time alone will change the answer.
         wake: Option<Timestamp>,
+        /// What the Secret should say of its key where it says something else: written after the status and tried once
+        /// for each version of the Secret, so that nobody is fought over it.
+        marks: Option<Marks>,
     },
     /// The ApiKey is going and needs nothing more from us.
     Done,
@@ -198,7 +250,12 @@ pub enum Plan {
 pub enum Write {
     /// Put the finalizer on the ApiKey, before anything exists that it guards.
     AddFinalizer,
-    /// Take it off: every key is revoked.
+    /// Say that every key is revoked while others hold the deletion up.
+    UpdateStatus {
+        /// The status as it should be.
+        status: Box<ApiKeyStatus>,
+    },
+    /// Take the finalizer off: every key is revoked.
     RemoveFinalizer,
     /// Announce a key. For a key that is made here, minting it is part of this write.
     CreateRecord {
@@ -220,6 +277,13 @@ pub enum Write {
         /// What it is to say.
         spec: Box<ApiKeyRecordSpec>,
     },
+    /// Take back a claim to a digest that has another owner. It leaves no tombstone: it never counted.
+    RemoveRecord {
+        /// The record.
+        name: String,
+        /// Only this version of it.
+        resource_version: String,
+    },
     /// Hand the held key out in a new Secret.
     CreateSecret {
         /// What the Secret says of its key.
@@ -227,13 +291,6 @@ pub enum Write {
     },
     /// Hand the held key out in the Secret that is there.
     ReplaceSecret {
-        /// Only this version of it.
-        resource_version: String,
-        /// What the Secret says of its key.
-        marks: Marks,
-    },
-    /// Correct what the Secret says of its key, and leave the key.
-    MarkSecret {
         /// Only this version of it.
         resource_version: String,
         /// What the Secret says of its key.
@@ -287,6 +344,8 @@ pub enum RevocationReason {
     Orphaned,
     /// Its key never reached the Secret: nobody holds it.
     NotDelivered,
+    /// The same, as the API server refused the Secret.
+    DeliveryRefused,
     /// A newer key took its place, and the overlap is over.
     Replaced,
     /// It is not a record that the controller would have made.
@@ -294,12 +353,18 @@ pub enum RevocationReason {
 }
 
 impl RevocationReason {
+    /// Whether `revocation` says that nobody ever held the key.
+    fn is_undelivered(revocation: &Revocation) -> bool {
+        [Self::NotDelivered, Self::DeliveryRefused].iter().any(|reason| reason.as_str() == revocation.reason)
+    }
+
     /// The word in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Deleted => "Deleted",
             Self::Orphaned => "Orphaned",
             Self::NotDelivered => "NotDelivered",
+            Self::DeliveryRefused => "DeliveryRefused",
             Self::Replaced => "Replaced",
             Self::Tampered => "Tampered",
         }
@@ -315,6 +380,13 @@ pub fn revoked(spec: &ApiKeyRecordSpec, reason: RevocationReason, now: Timestamp
 /// Whether a tombstone has stood long enough to be removed.
 pub fn tombstone_is_over(spec: &ApiKeyRecordSpec, retention: SignedDuration, now: Timestamp) -> bool {
     spec.revoked.as_ref().is_some_and(|revocation| now.duration_since(revocation.at.0) >= retention)
+}
+
+impl Claim {
+    /// Whether this is the claim of the record with this name.
+    fn is_of(&self, record: &str) -> bool {
+        record_name(&self.uid, self.serial) == record
+    }
 }
 
 /// `<ApiKey uid>-<serial>`.
@@ -358,6 +430,12 @@ fn plan_deletion(observed: &Observed, now: Timestamp) -> Plan {
     if let Some(record) = observed.live_records().next() {
         return revoke(record, RevocationReason::Deleted, now);
     }
+    // The last chance to say so: without our finalizer, the object may be gone at any moment.
+    if !observed.other_finalizers.is_empty()
+        && let Some(status) = status::held_up(observed, now)
+    {
+        return Plan::Write(Write::UpdateStatus { status: Box::new(status) });
+    }
     if observed.finalizer { Plan::Write(Write::RemoveFinalizer) } else { Plan::Done }
 }
 
@@ -389,42 +467,61 @@ fn plan_submitted(observed: &Observed, declaration: &Declaration, digest: Digest
     if let Some(stray) = observed.live_records().find(|record| record.spec.digest != wanted) {
         return revoke(stray, RevocationReason::Tampered, now);
     }
-    if let Some(current) = observed.live_records().next() {
-        return status::in_force(observed, declaration, current, now);
+    let own = observed.live_records().next();
+    match (&observed.ownership, own) {
+        (Ownership::Owned(owner), Some(own)) if !owner.is_of(&own.name) => Plan::Write(Write::RemoveRecord {
+            name: own.name.clone(),
+            resource_version: own.resource_version.clone(),
+        }),
+        (_, Some(own)) => status::in_force(observed, declaration, own, now),
+        (Ownership::Owned(owner), None) if !owner.is_revoked => {
+            status::not_ours(observed, declaration, Reason::DigestTaken, now)
+        }
+        (Ownership::Owned(_), None) => status::not_ours(observed, declaration, Reason::DigestRevoked, now),
+        (_, None) if !observed.records.is_empty() => {
+            status::not_ours(observed, declaration, Reason::DigestRevoked, now)
+        }
+        (Ownership::Free, None) => Plan::Write(Write::CreateRecord {
+            serial: 1,
+            submitted: Some(digest),
+            cause: Cause::First,
+            rules: Rules::declared(declaration),
+        }),
+        (Ownership::Unasked, None) => status::issuing(observed, declaration, now + SignedDuration::from_secs(1), now),
     }
-    if !observed.records.is_empty() || observed.status.serial.is_some() {
-        let rule =
-            "this key was revoked, and a revoked key is never accepted again: create another ApiKey for another key";
-        return status::invalid(observed, &[Problem { path: "spec.keyHash".into(), rule: rule.into() }], now);
-    }
-    let rules = Rules::declared(declaration);
-    Plan::Write(Write::CreateRecord { serial: 1, submitted: Some(digest), cause: Cause::First, rules })
 }
 
 fn plan_delivered(observed: &Observed, declaration: &Declaration, now: Timestamp) -> Plan {
     if let Some(record) = observed.undelivered() {
         return plan_undelivered(observed, declaration, record, now);
     }
-    if observed.secret == Secret::Foreign {
-        return status::name_taken(observed, declaration, now);
+    match &observed.secret {
+        Secret::Foreign => return status::name_taken(observed, declaration, now),
+        Secret::Leftover => return status::leftover(observed, declaration, now),
+        Secret::Absent | Secret::Ours { .. } => {}
     }
     if let Some(current) = observed.current() {
         return plan_current(observed, declaration, current, now);
     }
     // Nothing is minted that has no place to go: every try would leave a tombstone.
-    if let Some(obstacle) = observed.obstacle() {
-        return status::obstructed(observed, declaration, obstacle, now);
+    if let Some(obstacle) = observed.obstacle_at(now) {
+        return status::obstructed(observed, declaration, &obstacle, now);
     }
     let cause = observed.cause_of_next();
-    match observed.budget_until(now).filter(|_| cause.unrequested()) {
-        Some(until) => status::over_budget(observed, declaration, until, now),
-        None => Plan::Write(Write::CreateRecord {
-            serial: observed.newest_serial().saturating_add(1),
-            submitted: None,
-            cause,
-            rules: Rules::declared(declaration),
-        }),
+    if let Some(until) = observed.budget_until(now).filter(|_| cause.unrequested()) {
+        return status::over_budget(observed, declaration, until, now);
     }
+    if observed.live_records().count() >= MAX_LIVE_KEYS
+        && let Some(oldest) = observed.live_records().next()
+    {
+        return revoke(oldest, RevocationReason::Replaced, now);
+    }
+    Plan::Write(Write::CreateRecord {
+        serial: observed.newest_serial().saturating_add(1),
+        submitted: None,
+        cause,
+        rules: Rules::declared(declaration),
+    })
 }
 
 /// A record whose key has not reached the Secret.
@@ -434,6 +531,7 @@ fn plan_undelivered(observed: &Observed, declaration: &Declaration, record: &Rec
         .as_ref()
         .filter(|held| held.serial == record.spec.serial && held.digest.to_string() == record.spec.digest);
     match (held, &observed.secret) {
+        (Some(Held { is_refused: true, .. }), _) => revoke(record, RevocationReason::DeliveryRefused, now),
         (Some(_), Secret::Absent) => Plan::Write(Write::CreateSecret { marks: marks(record) }),
         (Some(_), Secret::Ours { resource_version, .. }) => {
             Plan::Write(Write::ReplaceSecret { resource_version: resource_version.clone(), marks: marks(record) })
@@ -453,12 +551,7 @@ fn plan_current(observed: &Observed, declaration: &Declaration, current: &Record
     if let Some(record) = observed.live_records().find(over) {
         return revoke(record, RevocationReason::Replaced, now);
     }
-    match &observed.secret {
-        Secret::Ours { resource_version, marks: said, immutable: false, .. } if *said != marks(current) => {
-            Plan::Write(Write::MarkSecret { resource_version: resource_version.clone(), marks: marks(current) })
-        }
-        _ => status::in_force(observed, declaration, current, now),
-    }
+    status::in_force(observed, declaration, current, now)
 }
 
 impl Observed {
@@ -468,32 +561,48 @@ impl Observed {
 
     /// Whether the controller would have made this record for this ApiKey.
     fn made(&self, record: &Record) -> bool {
-        let replaced =
-            self.status.serial == Some(record.spec.serial) && self.status.key_prefix != record.spec.key_prefix;
-        record.spec.api_key == self.reference
-            && record.name == record_name(&self.reference.uid, record.spec.serial)
-            && !replaced
+        record.spec.api_key == self.reference && record.name == record_name(&self.reference.uid, record.spec.serial)
     }
 
     /// The live record of the key that is in the Secret. An older key that somebody put back is not it: that one ends
-    /// with its overlap.
+    /// with its overlap. A status that tells of a newer key than there are records is believed only where the record says
+    /// that it was replaced, too: a status alone does not have a key replaced.
     fn current(&self) -> Option<&Record> {
         let Secret::Ours { digest: Some(digest), .. } = &self.secret else {
             return None;
         };
-        let (digest, delivered) = (digest.to_string(), self.newest_delivered_serial());
-        self.live_records().find(|record| record.spec.digest == digest && record.spec.serial >= delivered)
+        let (delivered, recorded) = (self.newest_delivered_serial(), self.newest_delivered_record());
+        let digest = digest.to_string();
+        let record = self.live_records().find(|record| record.spec.digest == digest)?;
+        let is_newest =
+            record.spec.serial >= delivered || (record.spec.serial >= recorded && !self.was_replaced(record));
+        is_newest.then_some(record)
+    }
+
+    /// Whether the record has another end than the ApiKey: that of an overlap.
+    fn was_replaced(&self, record: &Record) -> bool {
+        self.declared.as_ref().is_ok_and(|declaration| declaration.expires_at != record.not_after())
+    }
+
+    /// The serial of the newest record whose key was handed out, as far as anything still tells.
+    fn newest_delivered_record(&self) -> u32 {
+        let delivered = self.newest_delivered_serial();
+        let was_delivered = |record: &&Record| {
+            record.spec.serial <= delivered
+                && !record.spec.revoked.as_ref().is_some_and(RevocationReason::is_undelivered)
+        };
+        self.records.iter().filter(was_delivered).map(|record| record.spec.serial).max().unwrap_or(0)
     }
 
     /// The highest serial that a key was ever given, as far as anything still tells.
-    fn newest_serial(&self) -> u32 {
+    pub fn newest_serial(&self) -> u32 {
         let newest_record = self.records.iter().map(|record| record.spec.serial).max();
         newest_record.unwrap_or(0).max(self.newest_delivered_serial())
     }
 
-    /// The highest serial of a key that is known to have been handed out. What the Secret says of its key counts, so
-    /// that a lost status does not make a delivered key look like one that nobody holds; and as anybody with rights on
-    /// Secrets can edit that, only where it names a record exactly.
+    /// The highest serial of a key that is known to have been handed out. What the Secret says of its key counts, and so
+    /// does every use, so that a lost status does not make a delivered key look like one that nobody holds; and as
+    /// anybody with rights on Secrets can edit what they say, only where it names a record exactly.
     fn newest_delivered_serial(&self) -> u32 {
         let marked = match &self.secret {
             Secret::Ours { marks, .. } => self
@@ -502,7 +611,8 @@ impl Observed {
                 .find(|record| marks.serial == Some(record.spec.serial) && marks.key_prefix == record.spec.key_prefix),
             _ => None,
         };
-        self.status.serial.max(marked.map(|record| record.spec.serial)).unwrap_or(0)
+        let used = self.records.iter().filter(|record| record.last_used_at.is_some()).map(|record| record.spec.serial);
+        self.status.serial.max(marked.map(|record| record.spec.serial)).max(used.max()).unwrap_or(0)
     }
 
     /// The newest live record of a key that did not reach the Secret.
@@ -512,16 +622,43 @@ impl Observed {
         self.live_records().filter(|record| record.spec.serial > delivered).last()
     }
 
-    /// Whether the newest key did not reach the Secret.
-    pub fn failed_to_deliver(records: &[Record]) -> bool {
-        let newest = records.last().and_then(|record| record.spec.revoked.as_ref());
-        newest.is_some_and(|revocation| revocation.reason == RevocationReason::NotDelivered.as_str())
+    /// Whether the newest key did not reach the Secret, and the next one would need it: then the API server is to be
+    /// asked for an [`Obstacle`] first.
+    pub fn needs_to_know_obstacle(&self) -> bool {
+        let newest = self.records.last().and_then(|record| record.spec.revoked.as_ref());
+        let is_wanted = matches!(&self.declared, Ok(Declaration { delivery: Delivery::Secret { .. }, .. }));
+        let has_place = matches!(self.secret, Secret::Absent | Secret::Ours { .. });
+        newest.is_some_and(RevocationReason::is_undelivered)
+            && !self.deleting
+            && is_wanted
+            && has_place
+            && self.current().is_none()
     }
 
-    fn obstacle(&self) -> Option<&str> {
-        match &self.secret {
-            Secret::Ours { immutable: true, .. } => Some("it is immutable; delete it, and a new one is made"),
-            _ => self.obstacle.as_deref(),
+    /// Why no key can be handed out at `now`.
+    fn obstacle_at(&self, now: Timestamp) -> Option<String> {
+        if let Secret::Ours { immutable: true, .. } = &self.secret {
+            return Some("it is immutable; delete it, and a new one is made".to_owned());
+        }
+        let refused = self.records.last().filter(|record| {
+            let revoked = record.spec.revoked.as_ref();
+            revoked.is_some_and(|revoked| revoked.reason == RevocationReason::DeliveryRefused.as_str())
+        });
+        // An API server that takes the dry run and refuses the write, again and again, costs a key every few minutes.
+        let pause = |record: &Record| {
+            let until = record.created.saturating_add(MINT_PERIOD).unwrap_or(now);
+            ((SignedDuration::ZERO..MINT_PERIOD).contains(&now.duration_since(record.created))).then_some(until)
+        };
+        let in_vain = self.newest_serial().saturating_sub(self.newest_delivered_serial());
+        match &self.obstacle {
+            Some(Obstacle::Refused(words)) => Some(words.clone()),
+            Some(Obstacle::Unknown(words)) => {
+                refused.and_then(pause).map(|until| format!("{words}; the next key is issued at {until}"))
+            }
+            None if in_vain >= 2 => refused.and_then(pause).map(|until| {
+                format!("it was refused twice, although dry runs are not; the next key is issued at {until}")
+            }),
+            None => None,
         }
     }
 
@@ -530,7 +667,7 @@ impl Observed {
             _ if self.newest_delivered_serial() == 0 => Cause::First,
             Secret::Ours { digest: Some(digest), .. } if self.is_of_a_lost_record(digest) => Cause::RecordLost,
             Secret::Ours { .. } => Cause::SecretChanged,
-            Secret::Absent | Secret::Foreign => Cause::SecretMissing,
+            Secret::Absent | Secret::Foreign | Secret::Leftover => Cause::SecretMissing,
         }
     }
 

@@ -1,8 +1,8 @@
 //! The objects that the controller may touch, and where they are.
 
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::events::v1::Event;
 use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
-use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 
 use crate::api::{ApiKey, ApiKeyRecord};
@@ -52,9 +52,8 @@ impl Cluster {
         stored_records(self.client.clone(), &self.system_namespace)
     }
 
-    pub(super) fn recorder(&self, instance: &str) -> Recorder {
-        let reporter = Reporter { controller: "keywright-controller".into(), instance: Some(instance.to_owned()) };
-        Recorder::new(self.client.clone(), reporter)
+    pub(super) fn events(&self, namespace: &str) -> Api<Event> {
+        Api::namespaced(self.client.clone(), namespace)
     }
 }
 

@@ -29,9 +29,6 @@ pub(super) enum Error {
     /// The status could not be written as JSON.
     #[error("cannot write the status as JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// As many writes as one pass may make.
-    #[error("no rest after {0} writes in one pass: something else writes the same objects")]
-    NoRest(u32),
 }
 
 impl Error {
@@ -51,7 +48,7 @@ impl Error {
             Self::Refused(_) => "refused",
             Self::Unanswered(_) | Self::Unreadable { .. } => "unanswered",
             Self::Random(_) => "random",
-            Self::NothingHeld | Self::Json(_) | Self::NoRest(_) => "internal",
+            Self::NothingHeld | Self::Json(_) => "internal",
         }
     }
 

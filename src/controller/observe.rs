@@ -1,124 +1,181 @@
 //! Reads everything that a decision about one ApiKey needs, each object by name and from the API server itself: a read
 //! by name without a resource version is answered from etcd, never from a cache that lags.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret as KubernetesSecret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
-use kube::api::DynamicObject;
+use kube::api::{DynamicObject, ListParams, ObjectMeta};
 use serde_json::Value;
 use zeroize::Zeroize;
 
 use super::Error;
 use super::cluster::Cluster;
 use super::index::RecordIndex;
-use super::secret::refusal_of_secret;
+use super::secret::obstacle;
 use crate::api::{
     ApiKeyRecord, ApiKeyReference, ApiKeyStatus, CAUSE_ANNOTATION, EXPIRES_AT_ANNOTATION, FINALIZER, GROUP,
     KEY_PREFIX_ANNOTATION, MANAGED_BY, ROTATE_ANNOTATION, SERIAL_ANNOTATION,
 };
-use crate::declaration::{self, Declaration, Delivery};
+use crate::declaration::{self, Declaration, Delivery, Problem};
 use crate::key::Digest;
-use crate::lifecycle::{Cause, Held, Marks, Observed, Record, Secret, record_name};
+use crate::lifecycle::{Cause, Claim, Held, Marks, Observed, Ownership, Record, Secret, record_name, serial_in};
 
-/// An ApiKey as stored, and what there is to know about it.
+/// An ApiKey as stored, and what there is to know about it. The API server's answer to a write is an observation too, so
+/// that a pass reads everything once.
 pub(super) struct Sight {
     pub(super) object: DynamicObject,
     pub(super) observed: Observed,
-    pub(super) places: Places,
+    /// The metadata of the records, by their names, for them to be written back.
+    pub(super) records: HashMap<String, ObjectMeta>,
+    /// The metadata of the Secret that the ApiKey controls, for it to be written back.
+    pub(super) secret: Option<ObjectMeta>,
 }
 
 /// Records are read this many at a time.
 const PARALLEL_READS: usize = 8;
 
-/// Where an ApiKey's Secret and records are: known once it was read, and then as a rule still true.
-#[derive(Clone, PartialEq)]
-pub(super) struct Places {
-    uid: String,
-    /// The Secret's name and data key, where a Secret matters.
-    secret: Option<(String, String)>,
-}
+/// Records with one digest are read this many at a time.
+const CLAIMS_PER_PAGE: u32 = 100;
 
-/// Observes the ApiKey of that name; `None`: there is no such ApiKey. With the places of an earlier look, everything is
-/// read at once instead of the ApiKey first; where they turn out to be others, the rest is read again.
+/// Observes the ApiKey of that name; `None`: there is no such ApiKey.
 pub(super) async fn observe(
     cluster: &Cluster,
     index: &RecordIndex,
     (namespace, name): (&str, &str),
     held: Option<Held>,
-    places: Option<&Places>,
 ) -> Result<Option<Sight>, Error> {
-    let api_keys = cluster.api_keys(namespace);
-    let api_key = async { api_keys.get_opt(name).await.map_err(Error::from) };
-    let serial = held.as_ref().map(|held| held.serial);
-    let (object, early) = match places {
-        Some(places) => {
-            let (object, rest) = futures::try_join!(api_key, surroundings(cluster, index, namespace, places, serial))?;
-            (object, Some((places, rest)))
-        }
-        None => (api_key.await?, None),
-    };
-    let Some(object) = object else { return Ok(None) };
-
+    let Some(object) = cluster.api_keys(namespace).get_opt(name).await? else { return Ok(None) };
     let reference = reference(&object, namespace, name);
-    let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default();
-    let status = status(&object);
-    let declared = declaration::read(object.data.get("spec").unwrap_or(&Value::Null), name, created);
+    let declared = declared(&object);
     let deleting = object.metadata.deletion_timestamp.is_some();
-    let secret = match &declared {
-        Ok(Declaration { delivery: Delivery::Secret { name, key }, .. }) if !deleting => {
-            Some((name.clone(), key.clone()))
-        }
-        _ => None,
-    };
-    let places = Places { uid: reference.uid.clone(), secret };
-    let known = |records: &[Record]| status.serial.is_none_or(|shown| records.iter().any(|r| r.spec.serial >= shown));
-    let (secret, records) = match early {
-        Some((guessed, (secret, records))) if *guessed == places && known(&records) => (secret, records),
-        _ => surroundings(cluster, index, namespace, &places, serial.into_iter().chain(status.serial)).await?,
-    };
-
-    let obstacle = match (&places.secret, &secret) {
-        (Some((name, key)), Secret::Absent) if Observed::failed_to_deliver(&records) => {
-            refusal_of_secret(cluster, &reference, name, key).await?
-        }
-        _ => None,
-    };
-
+    let status = status(&object);
+    let mut serials = index.serials(&reference.uid);
+    serials.extend(held.as_ref().map(|held| held.serial).into_iter().chain(status.serial));
+    let delivery = declared.as_ref().ok().map(|declaration| &declaration.delivery).filter(|_| !deleting);
+    let (secret, records) = futures::try_join!(
+        secret(cluster, &reference, delivery),
+        records(cluster, &reference.uid, serials),
+    )?;
+    let (secret, secret_metadata) = secret;
+    let (records, records_metadata) = records.into_iter().map(known).map(|(record, metadata)| {
+        let name = record.name.clone();
+        (record, (name, metadata))
+    }).unzip();
     let observed = Observed {
         generation: object.metadata.generation.unwrap_or_default(),
-        created,
+        created: created(&object.metadata),
         deleting,
-        finalizer: object.finalizers().iter().any(|finalizer| finalizer == FINALIZER),
-        rotate_request: object
-            .annotations()
-            .get(ROTATE_ANNOTATION)
-            .map(|value| Digest::of(value.as_bytes()).to_string()),
+        finalizer: false,
+        other_finalizers: Vec::new(),
+        rotate_request: object.annotations().get(ROTATE_ANNOTATION).map(|request| Digest::of(request.as_bytes())),
         declared,
         status,
         secret,
-        obstacle,
+        obstacle: None,
+        ownership: Ownership::Unasked,
         records,
         held,
         reference,
     };
-    Ok(Some(Sight { object, observed, places }))
+    let mut sight = Sight { object, observed, records: records_metadata, secret: secret_metadata };
+    sight.note_finalizers();
+    if let Some(digest) = sight.submitted_digest()
+        && !sight.is_settled_owner(index, digest)
+    {
+        sight.observed.ownership = ownership(cluster, digest).await?;
+    }
+    if sight.observed.needs_to_know_obstacle() {
+        sight.observed.obstacle = obstacle(cluster, &sight).await?;
+    }
+    Ok(Some(sight))
 }
 
-/// The Secret, and the records: those that the index mentions, those with these serials, and any that follow.
-async fn surroundings(
-    cluster: &Cluster,
-    index: &RecordIndex,
-    namespace: &str,
-    places: &Places,
-    more: impl IntoIterator<Item = u32>,
-) -> Result<(Secret, Vec<Record>), Error> {
-    let mut serials = index.serials(&places.uid);
-    serials.extend(more);
-    futures::try_join!(secret(cluster, namespace, places), records(cluster, &places.uid, serials))
+impl Sight {
+    /// Takes in the ApiKey that the API server answered with.
+    pub(super) fn note_api_key(&mut self, object: DynamicObject) {
+        self.object = object;
+        self.observed.generation = self.object.metadata.generation.unwrap_or_default();
+        self.observed.declared = declared(&self.object);
+        self.observed.status = status(&self.object);
+        self.note_finalizers();
+    }
+
+    fn note_finalizers(&mut self) {
+        let (own, others) = self.object.finalizers().iter().cloned().partition::<Vec<_>, _>(|name| name == FINALIZER);
+        (self.observed.finalizer, self.observed.other_finalizers) = (!own.is_empty(), others);
+    }
+
+    /// Takes in a record that the API server answered with.
+    pub(super) fn note_record(&mut self, stored: ApiKeyRecord) {
+        let (record, metadata) = known(stored);
+        self.records.insert(record.name.clone(), metadata);
+        let records = &mut self.observed.records;
+        match records.iter_mut().find(|present| present.name == record.name) {
+            Some(present) => *present = record,
+            None => records.push(record),
+        }
+        records.sort_by_key(|record| record.spec.serial);
+    }
+
+    /// Takes in that a record is gone.
+    pub(super) fn note_no_record(&mut self, name: &str) {
+        self.records.remove(name);
+        self.observed.records.retain(|record| record.name != name);
+    }
+
+    /// Takes in the Secret that the API server answered with.
+    pub(super) fn note_secret(&mut self, stored: KubernetesSecret, key: &str) {
+        (self.observed.secret, self.secret) = recognise(stored, &self.observed.reference, key);
+    }
+
+    fn submitted_digest(&self) -> Option<Digest> {
+        match &self.observed.declared {
+            Ok(Declaration { delivery: Delivery::Submitted(digest), .. }) if !self.observed.deleting => Some(*digest),
+            _ => None,
+        }
+    }
+
+    /// Whether this ApiKey is known to own its digest, and nothing hints at somebody else since then.
+    fn is_settled_owner(&self, index: &RecordIndex, digest: Digest) -> bool {
+        let own = self.observed.records.iter().find(|record| record.spec.revoked.is_none());
+        own.is_some_and(|own| self.observed.status.serial == Some(own.spec.serial))
+            && !index.is_claimed_by_others(&digest, &self.observed.reference.uid)
+    }
+}
+
+/// Who owns a digest, as the API server knows it now.
+pub(super) async fn ownership(cluster: &Cluster, digest: Digest) -> Result<Ownership, Error> {
+    let mut page = ListParams::default().fields(&format!("spec.digest={digest}")).limit(CLAIMS_PER_PAGE);
+    let mut oldest: Option<Claim> = None;
+    loop {
+        let list = cluster.stored_records().list(&page).await?;
+        oldest = list.items.iter().filter_map(claim).chain(oldest).min();
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(oldest.map_or(Ownership::Free, Ownership::Owned)),
+        }
+    }
+}
+
+/// A record's claim to its digest; `None` if it is not named as a record is, so that it counts for nothing.
+fn claim(record: &DynamicObject) -> Option<Claim> {
+    let uid = super::index::reference(record)?.uid;
+    let serial = serial_in(record.metadata.name.as_deref()?, &uid)?;
+    let is_revoked = record.data.pointer("/spec/revoked").is_some_and(|revoked| !revoked.is_null());
+    Some(Claim { created: created(&record.metadata), uid, serial, is_revoked })
+}
+
+fn declared(object: &DynamicObject) -> Result<Declaration, Vec<Problem>> {
+    declaration::read(object.data.get("spec").unwrap_or(&Value::Null), &object.name_any(), created(&object.metadata))
+}
+
+/// When an object was created; before everything else where it does not say.
+fn created(metadata: &ObjectMeta) -> Timestamp {
+    metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0)
 }
 
 fn reference(object: &DynamicObject, namespace: &str, name: &str) -> ApiKeyReference {
@@ -133,25 +190,35 @@ fn status(object: &DynamicObject) -> ApiKeyStatus {
     serde_json::from_value(stored).unwrap_or_else(|_| ApiKeyStatus { serial, ..ApiKeyStatus::default() })
 }
 
-async fn secret(cluster: &Cluster, namespace: &str, places: &Places) -> Result<Secret, Error> {
-    let Some((name, key)) = &places.secret else { return Ok(Secret::Absent) };
-    Ok(match cluster.secrets(namespace).get_opt(name).await? {
-        None => Secret::Absent,
-        Some(secret) => recognise(secret, &places.uid, key),
-    })
+async fn secret(
+    cluster: &Cluster,
+    reference: &ApiKeyReference,
+    delivery: Option<&Delivery>,
+) -> Result<(Secret, Option<ObjectMeta>), Error> {
+    let Some(Delivery::Secret { name, key }) = delivery else { return Ok((Secret::Absent, None)) };
+    let stored = cluster.secrets(&reference.namespace).get_opt(name).await?;
+    Ok(stored.map_or((Secret::Absent, None), |secret| recognise(secret, reference, key)))
 }
 
-/// What matters of a Secret. Its octets become a digest here and are wiped.
-fn recognise(mut secret: KubernetesSecret, uid: &str, key: &str) -> Secret {
+/// What matters of a Secret, and its metadata if the ApiKey controls it. Its octets become a digest here and are wiped.
+fn recognise(
+    mut secret: KubernetesSecret,
+    reference: &ApiKeyReference,
+    key: &str,
+) -> (Secret, Option<ObjectMeta>) {
     let mut data = secret.data.take().unwrap_or_default();
     let digest = data.get(key).map(|octets| Digest::of(&octets.0));
     data.values_mut().for_each(|octets| octets.0.zeroize());
-    let opaque = secret.type_.as_deref().is_none_or(|type_| type_ == "Opaque");
-    if !opaque || !secret.owner_references().iter().any(|owner| controls(owner, uid)) {
-        return Secret::Foreign;
+    let is_opaque = secret.type_.as_deref().is_none_or(|type_| type_ == "Opaque");
+    let owners = secret.owner_references();
+    if owners.iter().any(|owner| is_namesake(owner, reference)) {
+        return (Secret::Leftover, None);
+    }
+    if !is_opaque || !owners.iter().any(|owner| is_controller(owner) && owner.uid == reference.uid) {
+        return (Secret::Foreign, None);
     }
     let annotation = |name: &str| secret.annotations().get(name).cloned();
-    Secret::Ours {
+    let ours = Secret::Ours {
         resource_version: secret.resource_version().unwrap_or_default(),
         digest,
         marks: Marks {
@@ -161,25 +228,31 @@ fn recognise(mut secret: KubernetesSecret, uid: &str, key: &str) -> Secret {
             managed: secret.labels().get(MANAGED_BY.0).is_some_and(|value| value == MANAGED_BY.1),
         },
         immutable: secret.immutable == Some(true),
-    }
+    };
+    (ours, Some(secret.metadata))
 }
 
-fn controls(owner: &OwnerReference, uid: &str) -> bool {
-    owner.uid == uid
-        && owner.kind == "ApiKey"
+/// Whether an ApiKey of this name and another uid is the controller: one that is gone, so that the garbage collector
+/// will come for what it leaves behind.
+fn is_namesake(owner: &OwnerReference, reference: &ApiKeyReference) -> bool {
+    is_controller(owner) && owner.name == reference.name && owner.uid != reference.uid
+}
+
+fn is_controller(owner: &OwnerReference) -> bool {
+    owner.kind == "ApiKey"
         && owner.api_version.split('/').next() == Some(GROUP)
         && owner.controller == Some(true)
 }
 
 /// The records with these serials, and any that follow the newest of them, by ascending serial.
-async fn records(cluster: &Cluster, uid: &str, serials: BTreeSet<u32>) -> Result<Vec<Record>, Error> {
+async fn records(cluster: &Cluster, uid: &str, serials: BTreeSet<u32>) -> Result<Vec<ApiKeyRecord>, Error> {
     let mut next = serials.last().copied().unwrap_or(0);
     let mut wanted: Vec<u32> = serials.into_iter().collect();
     let mut records = Vec::new();
     loop {
         next = next.saturating_add(1);
         wanted.push(next);
-        let read: Vec<Option<Record>> = stream::iter(wanted.drain(..))
+        let read: Vec<Option<ApiKeyRecord>> = stream::iter(wanted.drain(..))
             .map(|serial| record(cluster, uid, serial))
             .buffered(PARALLEL_READS)
             .try_collect()
@@ -192,19 +265,20 @@ async fn records(cluster: &Cluster, uid: &str, serials: BTreeSet<u32>) -> Result
     }
 }
 
-async fn record(cluster: &Cluster, uid: &str, serial: u32) -> Result<Option<Record>, Error> {
-    Ok(cluster.records().get_opt(&record_name(uid, serial)).await?.map(known))
+async fn record(cluster: &Cluster, uid: &str, serial: u32) -> Result<Option<ApiKeyRecord>, Error> {
+    Ok(cluster.records().get_opt(&record_name(uid, serial)).await?)
 }
 
-/// A stored record as a decision sees it.
-pub(super) fn known(record: ApiKeyRecord) -> Record {
+/// A stored record as a decision sees it, and its metadata.
+pub(super) fn known(record: ApiKeyRecord) -> (Record, ObjectMeta) {
     let cause = record.annotations().get(CAUSE_ANNOTATION).and_then(|cause| cause.parse().ok());
-    Record {
+    let known = Record {
         name: record.name_any(),
         resource_version: record.resource_version().unwrap_or_default(),
-        created: record.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+        created: created(&record.metadata),
         cause: cause.unwrap_or(Cause::First),
         last_used_at: record.status.and_then(|status| status.last_used_at).map(|time| time.0),
         spec: record.spec,
-    }
+    };
+    (known, record.metadata)
 }

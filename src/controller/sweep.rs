@@ -57,14 +57,14 @@ async fn revoke_if_orphaned(cluster: &Cluster, record: &str, owner: &ApiKeyRefer
     if present.is_some_and(|present| present.metadata.uid.as_ref() == Some(&owner.uid)) {
         return Ok(());
     }
-    let Some(record) = cluster.records().get_opt(record).await?.map(known) else {
+    let Some((record, metadata)) = cluster.records().get_opt(record).await?.map(known) else {
         return Ok(());
     };
     if record.spec.revoked.is_some() || record.spec.api_key.uid != owner.uid {
         return Ok(());
     }
     let spec = revoked(&record.spec, RevocationReason::Orphaned, clock::now());
-    update_record(cluster, &record.name, &record.resource_version, spec).await?;
+    update_record(cluster, metadata, &record.resource_version, spec, Some(&record.spec)).await?;
     info!(record = record.name, api_key = %record_of(owner), "revoked the key of an ApiKey that is gone");
     Ok(())
 }
@@ -73,7 +73,10 @@ async fn remove_if_over(cluster: &Cluster, record: &DynamicObject, retention: Si
     let spec = record.data.get("spec").cloned().unwrap_or_default();
     let over = serde_json::from_value::<ApiKeyRecordSpec>(spec)
         .is_ok_and(|spec| tombstone_is_over(&spec, retention, clock::now()));
-    if over { delete_record(&cluster.stored_records(), record).await } else { Ok(()) }
+    if !over {
+        return Ok(());
+    }
+    delete_record(&cluster.stored_records(), &record.name_any(), record.uid(), record.resource_version()).await
 }
 
 async fn list_records(cluster: &Cluster) -> Result<Vec<DynamicObject>, Error> {

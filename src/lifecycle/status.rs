@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Cause, NAME_RETRY, Observed, Plan, Record, whole_seconds};
+use super::{Cause, LEFTOVER_GRACE, Observed, Plan, Record, SECRET_RETRY, Secret, marks, whole_seconds};
 use crate::api::{ApiKeyStatus, Condition, ConditionStatus, ConditionType, Reason, Retiring};
 use crate::declaration::{Declaration, Delivery, Problem};
 
@@ -51,7 +51,14 @@ pub(super) fn in_force(observed: &Observed, declaration: &Declaration, current: 
         retiring,
         ..observed.status.clone()
     };
-    settle(observed, Some(declaration), status, verdict, wakes, now)
+    let marks = match &observed.secret {
+        Secret::Ours { marks: said, .. } if *said != marks(current) => Some(marks(current)),
+        _ => None,
+    };
+    match settle(observed, Some(declaration), status, verdict, wakes, now) {
+        Plan::Settled { status, wake, .. } => Plan::Settled { status, wake, marks },
+        plan => plan,
+    }
 }
 
 fn judge(declaration: &Declaration, retiring: &[Retiring], now: Timestamp) -> Verdict {
@@ -78,6 +85,17 @@ pub(super) fn invalid(observed: &Observed, problems: &[Problem], now: Timestamp)
     settle(observed, observed.declared.as_ref().ok(), observed.status.clone(), verdict, None, now)
 }
 
+/// Another ApiKey owns the submitted key, or it was revoked. Whose it is, is nobody's business.
+pub(super) fn not_ours(observed: &Observed, declaration: &Declaration, reason: Reason, now: Timestamp) -> Plan {
+    let fact = match reason {
+        Reason::DigestTaken => "spec.keyHash is the digest of a key that another ApiKey owns",
+        _ => "spec.keyHash is the digest of a key that was revoked, and a revoked key is never accepted again",
+    };
+    let remedy = "generate another key, and declare its digest in another ApiKey";
+    let status = ApiKeyStatus { key_prefix: None, serial: None, issued_at: None, ..observed.status.clone() };
+    settle(observed, Some(declaration), status, Verdict { reason, message: format!("{fact}; {remedy}") }, None, now)
+}
+
 /// Something else owns the Secret of that name.
 pub(super) fn name_taken(observed: &Observed, declaration: &Declaration, now: Timestamp) -> Plan {
     let name = secret_name(declaration).unwrap_or_default();
@@ -85,7 +103,23 @@ pub(super) fn name_taken(observed: &Observed, declaration: &Declaration, now: Ti
         "Secret {name:?} exists and does not belong to this ApiKey; it is left alone. Remove or rename it, or choose another name in spec.secret.name of a new ApiKey"
     );
     let verdict = Verdict { reason: Reason::SecretNameTaken, message };
-    let wake = now.saturating_add(NAME_RETRY).ok();
+    let wake = now.saturating_add(SECRET_RETRY).ok();
+    settle(observed, Some(declaration), observed.status.clone(), verdict, wake, now)
+}
+
+/// The Secret of an earlier ApiKey of this name is still there. It is waited for, and is a person's business only once
+/// the garbage collector has had its time.
+pub(super) fn leftover(observed: &Observed, declaration: &Declaration, now: Timestamp) -> Plan {
+    let age = now.duration_since(observed.created);
+    if !(SignedDuration::ZERO..LEFTOVER_GRACE).contains(&age) {
+        return name_taken(observed, declaration, now);
+    }
+    let name = secret_name(declaration).unwrap_or_default();
+    let message = format!("waiting for the garbage collector to remove Secret {name:?} of an earlier ApiKey of this name");
+    let verdict = Verdict { reason: Reason::Issuing, message };
+    // 1, 3, 7, 15 and 30 s after the creation.
+    let looks = (1..5).map(|power| SignedDuration::from_secs((1 << power) - 1)).chain([LEFTOVER_GRACE]);
+    let wake = looks.filter(|look| *look > age).min().and_then(|look| observed.created.checked_add(look).ok());
     settle(observed, Some(declaration), observed.status.clone(), verdict, wake, now)
 }
 
@@ -95,12 +129,15 @@ pub(super) fn issuing(observed: &Observed, declaration: &Declaration, until: Tim
     settle(observed, Some(declaration), observed.status.clone(), verdict, Some(until), now)
 }
 
+/// What stands in a message between a Secret's name and why it cannot be written.
+const CANNOT_BE_WRITTEN: &str = " cannot be written: ";
+
 /// There is no place to hand a key out in.
 pub(super) fn obstructed(observed: &Observed, declaration: &Declaration, obstacle: &str, now: Timestamp) -> Plan {
     let name = secret_name(declaration).unwrap_or_default();
-    let message = cut(format!("Secret {name:?} cannot be written: {obstacle}"));
+    let message = cut(format!("Secret {name:?}{CANNOT_BE_WRITTEN}{obstacle}"));
     let verdict = Verdict { reason: Reason::Issuing, message };
-    let wake = now.saturating_add(NAME_RETRY).ok();
+    let wake = now.saturating_add(SECRET_RETRY).ok();
     settle(observed, Some(declaration), observed.status.clone(), verdict, wake, now)
 }
 
@@ -109,6 +146,18 @@ pub(super) fn over_budget(observed: &Observed, declaration: &Declaration, until:
     let message = format!("the Secret or the record was changed again; the next key is issued at {until}");
     let verdict = Verdict { reason: Reason::MintBudget, message };
     settle(observed, Some(declaration), observed.status.clone(), verdict, Some(until), now)
+}
+
+/// Every key is revoked, and somebody else holds the deletion up. `None` if the status says so already.
+pub(super) fn held_up(observed: &Observed, now: Timestamp) -> Option<ApiKeyStatus> {
+    let others = cut(observed.other_finalizers.join(", "));
+    let message = format!("every key is revoked; the object is held by finalizers of others: {others}");
+    let verdict = Verdict { reason: Reason::Revoking, message };
+    let status = ApiKeyStatus { retiring: Vec::new(), ..observed.status.clone() };
+    match settle(observed, observed.declared.as_ref().ok(), status, verdict, None, now) {
+        Plan::Settled { status, .. } if *status != observed.status => Some(*status),
+        _ => None,
+    }
 }
 
 /// Fills in what is the same for every verdict. `status` has the fields that are about the current key.
@@ -139,7 +188,7 @@ fn settle(
         }
     }
     status.conditions = conditions(observed, &verdict, &expiring, now);
-    Plan::Settled { status: Box::new(status), wake: wakes.into_iter().filter(|wake| *wake > now).min() }
+    Plan::Settled { status: Box::new(status), wake: wakes.into_iter().filter(|wake| *wake > now).min(), marks: None }
 }
 
 fn conditions(observed: &Observed, verdict: &Verdict, expiring: &Verdict, now: Timestamp) -> Vec<Condition> {
@@ -147,7 +196,11 @@ fn conditions(observed: &Observed, verdict: &Verdict, expiring: &Verdict, now: T
     let stalled_verdict = if stalled {
         Verdict { reason: verdict.reason.clone(), message: verdict.message.clone() }
     } else {
-        Verdict { reason: Reason::NotStalled, message: "nothing needs your attention".to_owned() }
+        let message = match obstacle(&verdict.message) {
+            Some(_) => "the controller tries again by itself; Ready says what is in its way",
+            None => "nothing needs your attention",
+        };
+        Verdict { reason: Reason::NotStalled, message: message.to_owned() }
     };
     let rows = [
         (ConditionType::Active, active, verdict),
@@ -191,6 +244,11 @@ fn secret_name(declaration: &Declaration) -> Option<String> {
         Delivery::Secret { name, .. } => Some(name.clone()),
         Delivery::Submitted(_) => None,
     }
+}
+
+/// Why a Secret cannot be written, where `message` says so.
+fn obstacle(message: &str) -> Option<&str> {
+    message.starts_with("Secret ").then(|| message.split_once(CANNOT_BE_WRITTEN))?.map(|(_, obstacle)| obstacle)
 }
 
 /// API conventions limit a condition's message to 32,768 octets.
@@ -241,6 +299,8 @@ pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<
         (ConditionType::Active, "Expired", true),
         (ConditionType::Active, "Suspended", false),
         (ConditionType::Active, "SecretNameTaken", true),
+        (ConditionType::Active, "DigestTaken", true),
+        (ConditionType::Active, "DigestRevoked", true),
         (ConditionType::ExpiringSoon, "ExpiringSoon", true),
     ] {
         let speaks = |status: &ApiKeyStatus| {
@@ -250,6 +310,13 @@ pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<
         if let (Some(condition), None) = (speaks(after), speaks(before)) {
             announce(word, warning, condition.message);
         }
+    }
+    let obstructed = |status: &ApiKeyStatus| {
+        let mut messages = status.conditions.iter().map(|condition| &condition.message);
+        messages.find(|message| obstacle(message).is_some()).cloned()
+    };
+    if let (Some(message), None) = (obstructed(after), obstructed(before)) {
+        announce("SecretRefused", true, message);
     }
     announcements
 }

@@ -21,8 +21,13 @@ struct World {
     generation: i64,
     deleting: bool,
     finalizer: bool,
+    other_finalizers: Vec<String>,
     status: ApiKeyStatus,
     secret: Secret,
+    /// What the API server says of a Secret with a key in it.
+    obstacle: Option<Obstacle>,
+    /// The oldest record of another ApiKey that has the submitted digest.
+    rival: Option<Claim>,
     records: BTreeMap<u32, Record>,
     held: Option<Held>,
     version: u64,
@@ -50,8 +55,11 @@ impl World {
             generation: 1,
             deleting: false,
             finalizer: false,
+            other_finalizers: Vec::new(),
             status: ApiKeyStatus::default(),
             secret: Secret::Absent,
+            obstacle: None,
+            rival: None,
             records: BTreeMap::new(),
             held: None,
             version: 0,
@@ -62,20 +70,37 @@ impl World {
     }
 
     fn observed(&self) -> Observed {
-        Observed {
+        let observed = Observed {
             reference: ApiKeyReference { namespace: "team-a".into(), name: "ci".into(), uid: UID.into() },
             generation: self.generation,
             created: self.created,
             deleting: self.deleting,
             finalizer: self.finalizer,
             rotate_request: None,
+            other_finalizers: self.other_finalizers.clone(),
             declared: declaration::read(&self.spec, "ci", self.created),
             status: self.status.clone(),
             secret: self.secret.clone(),
             obstacle: None,
+            ownership: self.ownership(),
             records: self.records.values().cloned().collect(),
             held: self.held.clone(),
+        };
+        let obstacle = self.obstacle.clone().filter(|_| observed.needs_to_know_obstacle());
+        Observed { obstacle, ..observed }
+    }
+
+    fn ownership(&self) -> Ownership {
+        if self.spec.get("keyHash").is_none() {
+            return Ownership::Unasked;
         }
+        let own = self.records.values().map(|record| Claim {
+            created: record.created,
+            uid: UID.into(),
+            serial: record.spec.serial,
+            is_revoked: !record.live(),
+        });
+        own.chain(self.rival.clone()).min().map_or(Ownership::Free, Ownership::Owned)
     }
 
     fn next_version(&mut self) -> String {
@@ -95,9 +120,12 @@ impl World {
                     self.held = None;
                     return Rest::Done;
                 }
-                Plan::Settled { status, .. } => {
+                Plan::Settled { status, marks, .. } => {
                     self.status = *status;
                     self.held = None;
+                    if let Some(marks) = marks {
+                        self.correct_marks(marks);
+                    }
                     return Rest::Settled;
                 }
                 Plan::Write(write) => self.carry_out(write),
@@ -126,13 +154,20 @@ impl World {
                 self.assert_secret_version(&resource_version);
                 self.hand_out(marks);
             }
-            Write::MarkSecret { resource_version, marks } => {
-                self.assert_secret_version(&resource_version);
-                let version = self.next_version();
-                let Secret::Ours { resource_version, marks: said, .. } = &mut self.secret else { panic!("not ours") };
-                (*resource_version, *said) = (version, marks);
+            Write::UpdateStatus { status } => self.status = *status,
+            Write::RemoveRecord { name, resource_version } => {
+                let serial = serial_in(&name, UID).unwrap();
+                assert_eq!(self.records[&serial].resource_version, resource_version);
+                self.records.remove(&serial);
             }
         }
+    }
+
+    fn correct_marks(&mut self, marks: Marks) {
+        self.writes += 1;
+        let version = self.next_version();
+        let Secret::Ours { resource_version, marks: said, .. } = &mut self.secret else { panic!("not ours") };
+        (*resource_version, *said) = (version, marks);
     }
 
     fn create_record(&mut self, serial: u32, submitted: Option<Digest>, cause: Cause, rules: Rules) {
@@ -142,7 +177,7 @@ impl World {
         let digest = submitted.unwrap_or_else(|| Digest::of(&self.minted.to_be_bytes()));
         let prefix: Prefix = format!("keyw1_{:08}", self.minted).parse().unwrap();
         if submitted.is_none() {
-            self.held = Some(Held { serial, digest, prefix });
+            self.held = Some(Held { serial, digest, prefix, is_refused: false });
         }
         let spec = ApiKeyRecordSpec {
             digest: digest.to_string(),
@@ -188,6 +223,10 @@ impl World {
     }
 
     fn hand_out(&mut self, marks: Marks) {
+        if self.obstacle.is_some() {
+            self.held.as_mut().unwrap().is_refused = true;
+            return;
+        }
         let held = self.held.clone().unwrap();
         assert_eq!(marks.serial, Some(held.serial));
         let record = &self.records[&held.serial];
@@ -537,14 +576,12 @@ fn a_record_revoked_by_hand_is_never_restored() {
 
 #[test]
 fn a_submitted_key_that_was_revoked_is_never_accepted_again() {
-    for meddling in [Meddling::RevokeNewestByHand, Meddling::DeleteNewestRecord] {
-        let mut world = issued(specs()[2].clone());
-        assert_eq!((world.reason(), world.status.key_prefix.as_ref()), (Reason::Active, None));
-        world.meddle(meddling);
-        world.run(None);
-        assert_eq!(world.reason(), Reason::Invalid);
-        assert!(world.records.values().all(|record| !record.live()));
-    }
+    let mut world = issued(specs()[2].clone());
+    assert_eq!((world.reason(), world.status.key_prefix.as_ref()), (Reason::Active, None));
+    world.meddle(Meddling::RevokeNewestByHand);
+    world.run(None);
+    assert_eq!(world.reason(), Reason::DigestRevoked);
+    assert!(world.records.values().all(|record| !record.live()));
 }
 
 #[test]
@@ -554,30 +591,232 @@ fn a_foreign_secret_is_never_touched_and_nothing_is_minted() {
     world.run(None);
     assert_eq!((world.reason(), world.minted, &world.secret), (Reason::SecretNameTaken, 0, &Secret::Foreign));
     let Plan::Settled { wake, .. } = plan(&world.observed(), world.now) else { panic!("not settled") };
-    assert_eq!(wake, Some(world.now + NAME_RETRY));
+    assert_eq!(wake, Some(world.now + SECRET_RETRY));
     world.meddle(Meddling::FreeSecretName);
     world.run(None);
     assert_eq!((world.reason(), world.minted), (Reason::Active, 1));
 }
 
 #[test]
-fn nothing_is_minted_that_has_no_place_to_go() {
-    let mut world = issued(json!({}));
-    world.secret = Secret::Absent;
-    let observed = Observed { obstacle: Some("exceeded quota".into()), ..world.observed() };
-    let Plan::Settled { status, wake } = plan(&observed, world.now) else { panic!("not settled") };
-    assert_eq!(status.conditions[0].reason, Reason::Issuing);
-    assert_eq!(status.conditions[0].message, "Secret \"ci\" cannot be written: exceeded quota");
-    assert_eq!(wake, Some(world.now + NAME_RETRY));
+fn one_key_is_made_in_vain_and_none_while_the_api_server_refuses() {
+    for spoil in [Meddling::DeleteSecret, Meddling::ChangeSecret, Meddling::RevokeNewestByHand] {
+        let mut world = issued(json!({}));
+        world.obstacle = Some(Obstacle::Refused("exceeded quota".into()));
+        world.meddle(spoil);
+        for _ in 0..100 {
+            world.run(None);
+            world.wait(SignedDuration::from_mins(10));
+            assert_eq!((world.reason(), world.minted), (Reason::Issuing, 2), "{spoil:?}");
+        }
+        assert_eq!(world.records[&2].spec.revoked.as_ref().unwrap().reason, "DeliveryRefused");
+        let ready = &world.status.conditions[1];
+        assert_eq!(ready.message, "Secret \"ci\" cannot be written: exceeded quota");
+        let Plan::Settled { wake, .. } = plan(&world.observed(), world.now) else { panic!("not settled") };
+        assert_eq!(wake, Some(world.now + SECRET_RETRY));
+        let stalled = &world.status.conditions[2];
+        assert_eq!((stalled.status, &stalled.reason), (ConditionStatus::False, &Reason::NotStalled));
+        assert!(stalled.message.contains("Ready"), "{}", stalled.message);
+        let before = issued(json!({})).status;
+        let said = announcements(&before, &world.status, None);
+        assert!(said.iter().any(|event| event.reason == "SecretRefused" && event.warning), "{said:?}");
+        assert!(announcements(&world.status, &world.status, None).is_empty());
+        world.obstacle = None;
+        world.run(None);
+        assert!(matches!(world.reason(), Reason::Active | Reason::Rotating), "{world:#?}");
+        assert_eq!(world.minted, 3);
+    }
+}
 
-    let mut world = issued(json!({}));
+#[test]
+fn a_webhook_without_dry_runs_costs_a_key_in_five_minutes() {
+    let mut world = World::new(json!({}));
+    world.obstacle = Some(Obstacle::Unknown("webhook x does not support dry run".into()));
+    for minutes in 0..50 {
+        world.run(None);
+        assert_eq!(world.reason(), Reason::Issuing);
+        assert!(world.minted <= 1 + minutes / 5, "{} keys in {minutes} minutes", world.minted);
+        world.wait(SignedDuration::from_mins(1));
+    }
+    assert!(world.minted > 5, "it is tried again, as the webhook may take it by now");
+}
+
+#[test]
+fn an_api_server_that_takes_dry_runs_and_refuses_the_write_costs_a_key_in_five_minutes() {
+    let mut world = World::new(json!({}));
+    for minutes in 0..50 {
+        for _ in 0..10 {
+            // The dry run passes; the write does not.
+            world.obstacle = None;
+            while let Plan::Write(write) = plan(&world.observed(), world.now) {
+                world.obstacle = matches!(write, Write::CreateSecret { .. }).then(|| Obstacle::Refused("no".into()));
+                world.carry_out(write);
+                world.obstacle = None;
+            }
+            world.held = None;
+        }
+        assert!(world.minted <= 3 + minutes / 5, "{} keys in {minutes} minutes", world.minted);
+        world.wait(SignedDuration::from_mins(1));
+    }
+}
+
+#[test]
+fn nothing_is_minted_for_an_immutable_secret_and_what_it_says_is_kept_right() {
+    let mut world = issued(json!({"expiresIn": "1d"}));
     let Secret::Ours { immutable, .. } = &mut world.secret else { panic!("not ours") };
     *immutable = true;
     world.run(None);
     assert_eq!(world.reason(), Reason::Active);
+    world.meddle(Meddling::ExpireLate);
+    world.spec["expiresIn"] = Value::Null;
+    world.run(None);
+    let Secret::Ours { marks, .. } = &world.secret else { panic!("not ours") };
+    assert_eq!(marks.expires_at.as_deref(), Some("2036-01-01T00:00:00Z"), "metadata of immutable Secrets may change");
     world.meddle(Meddling::ChangeSecret);
     world.run(None);
     assert_eq!((world.reason(), world.minted), (Reason::Issuing, 1));
+}
+
+#[test]
+fn what_the_secret_says_never_comes_before_the_status() {
+    let mut world = issued(json!({}));
+    world.meddle(Meddling::SpoilMarks);
+    world.meddle(Meddling::Suspend);
+    let Plan::Write(write) = plan(&world.observed(), world.now) else { panic!("nothing to write") };
+    world.carry_out(write);
+    let Plan::Settled { status, marks, .. } = plan(&world.observed(), world.now) else { panic!("not settled") };
+    assert_eq!(status.conditions[0].reason, Reason::Suspended);
+    assert_eq!(marks.unwrap().serial, Some(1));
+}
+
+#[test]
+fn the_secret_of_an_earlier_namesake_is_waited_for() {
+    let mut world = World::new(json!({}));
+    world.secret = Secret::Leftover;
+    let mut looks = Vec::new();
+    loop {
+        world.run(None);
+        if world.reason() != Reason::Issuing {
+            break;
+        }
+        assert_eq!(world.status.conditions[2].status, ConditionStatus::False, "no person is asked for");
+        let Plan::Settled { wake, .. } = plan(&world.observed(), world.now) else { panic!("not settled") };
+        world.now = wake.unwrap();
+        looks.push(world.now.duration_since(world.created).as_secs());
+    }
+    assert_eq!(looks, [1, 3, 7, 15, 30]);
+    assert_eq!((world.reason(), world.minted), (Reason::SecretNameTaken, 0));
+    world.secret = Secret::Absent;
+    world.run(None);
+    assert_eq!((world.reason(), world.minted), (Reason::Active, 1));
+}
+
+#[test]
+fn nothing_that_stands_in_a_status_revokes_or_replaces_a_key() {
+    let world = issued(json!({"expiresIn": "1d"}));
+    let expires: Timestamp = "2026-11-01T00:00:01Z".parse().unwrap();
+    let edits: [fn(&mut ApiKeyStatus); 8] = [
+        |status| status.key_prefix = Some("keyw1_00000000".into()),
+        |status| status.key_prefix = None,
+        |status| status.serial = Some(99),
+        |status| status.serial = Some(0),
+        |status| status.serial = None,
+        |status| status.issued_at = None,
+        |status| status.conditions.clear(),
+        |status| *status = ApiKeyStatus::default(),
+    ];
+    for (number, edit) in edits.into_iter().enumerate() {
+        let mut edited = world.clone();
+        edit(&mut edited.status);
+        edited.status.expires_at = Some(Time(expires));
+        edited.wait(SignedDuration::from_hours(1));
+        edited.run(None);
+        assert_eq!((edited.minted, edited.records[&1].live()), (1, true), "edit {number}");
+        assert_eq!(edited.records[&1].spec, world.records[&1].spec, "edit {number}");
+        assert_eq!(edited.reason(), Reason::Active, "edit {number}");
+        assert_eq!((edited.status.serial, &edited.status.key_prefix), (Some(1), &world.status.key_prefix));
+    }
+}
+
+#[test]
+fn a_key_that_was_used_is_no_undelivered_one_even_without_status_and_secret() {
+    let mut world = issued(json!({"rotation": {"overlap": "1h"}}));
+    world.records.get_mut(&1).unwrap().last_used_at = Some(world.now);
+    world.meddle(Meddling::LoseStatus);
+    world.meddle(Meddling::DeleteSecret);
+    world.wait(DELIVERY_GRACE);
+    world.run(None);
+    assert_eq!((world.reason(), world.status.serial), (Reason::Rotating, Some(2)));
+    assert!(world.records[&1].live(), "it lives on for the overlap");
+}
+
+#[test]
+fn an_apikey_has_sixteen_live_keys_and_the_oldest_go_first() {
+    let mut world = issued(json!({"rotation": {"overlap": "3650d"}}));
+    for keys in 2..40 {
+        world.meddle(Meddling::ChangeSecret);
+        world.wait(MINT_PERIOD);
+        world.run(None);
+        let live: Vec<_> = world.records.values().filter(|record| record.live()).map(|record| record.spec.serial).collect();
+        assert_eq!(live, (1..=keys).skip((keys as usize).saturating_sub(MAX_LIVE_KEYS)).collect::<Vec<_>>());
+        assert_eq!(world.status.serial, Some(keys));
+    }
+    world.meddle(Meddling::Delete);
+    assert_eq!(world.run(None), Rest::Done);
+}
+
+#[test]
+fn a_deletion_that_others_hold_up_says_that_the_keys_are_revoked() {
+    for others in [vec![], vec!["example.org/hold".to_owned(), "foregroundDeletion".to_owned()]] {
+        let mut world = issued(json!({}));
+        let before = world.status.clone();
+        world.other_finalizers.clone_from(&others);
+        world.meddle(Meddling::Delete);
+        assert_eq!(world.run(None), Rest::Done);
+        assert!(!world.finalizer && !world.records[&1].live());
+        if others.is_empty() {
+            assert_eq!(world.status, before, "nobody is there to read it");
+            continue;
+        }
+        assert_eq!(world.reason(), Reason::Revoking);
+        assert_eq!(world.status.conditions[0].status, ConditionStatus::False);
+        let message = &world.status.conditions[0].message;
+        assert!(message.contains("example.org/hold") && message.contains("foregroundDeletion"), "{message}");
+    }
+}
+
+#[test]
+fn a_submitted_digest_has_one_owner() {
+    let spec = specs()[2].clone();
+    let claim = |seconds, is_revoked| Claim {
+        created: "2026-11-01T00:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds),
+        uid: "5a0a1c9e-0000-4000-8000-000000000001".into(),
+        serial: 3,
+        is_revoked,
+    };
+    for (is_revoked, reason) in [(false, Reason::DigestTaken), (true, Reason::DigestRevoked)] {
+        let mut world = World::new(spec.clone());
+        world.rival = Some(claim(-60, is_revoked));
+        world.run(None);
+        assert_eq!((world.reason(), world.records.len()), (reason.clone(), 0), "no record");
+        let answers: Vec<_> = world.status.conditions[..3].iter().map(|condition| condition.status).collect();
+        assert_eq!(answers, [ConditionStatus::False, ConditionStatus::False, ConditionStatus::True]);
+        let said = announcements(&ApiKeyStatus::default(), &world.status, None);
+        assert_eq!(said.iter().map(|event| (event.reason, event.warning)).collect::<Vec<_>>(), [(reason.as_str(), true)]);
+        assert!(!format!("{:?}", world.status).contains("5a0a1c9e"), "whose it is, is nobody's business");
+
+        // Both found the digest free; the one of the same second with the smaller uid is the owner.
+        let mut world = issued(spec.clone());
+        assert_eq!(world.reason(), Reason::Active);
+        world.rival = Some(claim(0, is_revoked));
+        world.run(None);
+        assert_eq!((world.reason(), world.records.len()), (reason.clone(), 0), "the loser leaves no tombstone");
+        assert_eq!(world.status.serial, None);
+
+        let mut world = issued(spec.clone());
+        world.rival = Some(claim(1, is_revoked));
+        world.run(None);
+        assert_eq!((world.reason(), world.records.len()), (Reason::Active, 1), "a younger claim counts for nothing");
+    }
 }
 
 #[test]

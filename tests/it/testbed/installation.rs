@@ -137,6 +137,16 @@ impl Installation {
         output(self.control_plane.kubectl(arguments).arg("--filename").arg(file)).map(drop)
     }
 
+    /// Applies cluster-wide objects of somebody else, as an administrator.
+    pub fn apply(&self, objects: &[Value]) -> Result<()> {
+        self.kubectl_with_objects(&["apply"], objects)
+    }
+
+    /// Removes what [`Self::apply`] has brought.
+    pub fn remove(&self, objects: &[Value]) -> Result<()> {
+        self.kubectl_with_objects(&["delete", "--ignore-not-found"], objects)
+    }
+
     /// Objects of the system namespace, as an administrator.
     pub fn system<K>(&self) -> Api<K>
     where

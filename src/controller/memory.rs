@@ -1,0 +1,166 @@
+//! What is remembered of each ApiKey from one pass to the next, by its uid. Losing it costs requests and nothing else: a
+//! pass that has nothing to go by observes everything anew.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::api::Reason;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Memory(Mutex<HashMap<String, Remembered>>);
+
+/// What is remembered of one ApiKey.
+#[derive(Clone, Debug, Default)]
+struct Remembered {
+    /// Failed passes in a row.
+    failures: u32,
+    rest: Option<Rest>,
+    /// The version of the Secret that was last tried to be made to say the right things of its key.
+    marked: Option<String>,
+}
+
+/// An ApiKey for which there was nothing left to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Rest {
+    /// What was observed.
+    pub(super) versions: Versions,
+    /// When it is to be observed again, whatever the watches say.
+    pub(super) until: Instant,
+    /// The reason of `Active`.
+    pub(super) reason: Option<Reason>,
+    /// When it expires.
+    pub(super) expires_at: Option<Timestamp>,
+    /// Its namespace.
+    pub(super) namespace: String,
+}
+
+/// The resource versions of an ApiKey and of the newest of its records; 0 where there is no record. The versions of one
+/// kind are integers that rise (KEP-5504).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Versions {
+    pub(super) api_key: u64,
+    pub(super) records: u64,
+}
+
+impl Versions {
+    /// Whether a watch that has come to `self` tells nothing that `observed` did not know.
+    fn are_known_to(self, observed: Self) -> bool {
+        self.api_key <= observed.api_key && self.records <= observed.records
+    }
+}
+
+impl Memory {
+    /// How long an ApiKey can still be left alone at `now`, if the watches have come to `told`.
+    pub(super) fn rest(&self, uid: &str, told: Versions, now: Instant) -> Option<Duration> {
+        let memory = self.lock();
+        let rest = memory.get(uid)?.rest.as_ref()?;
+        let left = rest.until.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        told.are_known_to(rest.versions).then_some(left)
+    }
+
+    /// Remembers that there is nothing left to do.
+    pub(super) fn settle(&self, uid: &str, rest: Rest) {
+        let mut memory = self.lock();
+        let remembered = memory.entry(uid.to_owned()).or_default();
+        (remembered.rest, remembered.failures) = (Some(rest), 0);
+    }
+
+    /// Remembers that a pass did not come to its end: the next one observes everything.
+    pub(super) fn unsettle(&self, uid: &str) {
+        if let Some(remembered) = self.lock().get_mut(uid) {
+            (remembered.rest, remembered.failures) = (None, 0);
+        }
+    }
+
+    /// Remembers that a pass has failed, and answers how many had failed before it, in a row.
+    pub(super) fn fail(&self, uid: &str) -> u32 {
+        let mut memory = self.lock();
+        let remembered = memory.entry(uid.to_owned()).or_default();
+        remembered.rest = None;
+        let before = remembered.failures;
+        remembered.failures = before.saturating_add(1);
+        before
+    }
+
+    /// Whether this version of the Secret was already tried to be made to say the right things of its key.
+    pub(super) fn is_marked(&self, uid: &str, version: &str) -> bool {
+        self.lock().get(uid).is_some_and(|remembered| remembered.marked.as_deref() == Some(version))
+    }
+
+    /// Remembers the version of the Secret that was tried, or that came of it.
+    pub(super) fn mark(&self, uid: &str, version: &str) {
+        self.lock().entry(uid.to_owned()).or_default().marked = Some(version.to_owned());
+    }
+
+    /// Forgets an ApiKey that is gone.
+    pub(super) fn forget(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+
+    /// Goes through all ApiKeys for which there was nothing left to do.
+    pub(super) fn visit(&self, visit: impl FnMut(&Rest)) {
+        self.lock().values().filter_map(|remembered| remembered.rest.as_ref()).for_each(visit);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Remembered>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn rest(until: Instant) -> Rest {
+        let versions = Versions { api_key: 7, records: 5 };
+        Rest { versions, until, reason: Some(Reason::Active), expires_at: None, namespace: "team-a".into() }
+    }
+
+    #[test]
+    fn an_apikey_is_left_alone_until_its_time_or_a_change() {
+        let (memory, now) = (Memory::default(), Instant::now());
+        let minute = Duration::from_secs(60);
+        let left = |api_key, records, at| memory.rest("a", Versions { api_key, records }, at);
+        assert_eq!(left(1, 1, now), None, "nothing is known of it");
+        memory.settle("a", rest(now + minute));
+        assert_eq!(left(7, 5, now), Some(minute));
+        assert_eq!(left(6, 0, now + minute / 2), Some(minute / 2), "a watch that is late");
+        assert_eq!(left(8, 5, now), None, "the ApiKey has changed");
+        assert_eq!(left(7, 6, now), None, "a record has changed");
+        assert_eq!(left(7, 5, now + minute), None, "its time has come");
+        assert_eq!(memory.rest("b", Versions::default(), now), None);
+        memory.unsettle("a");
+        assert_eq!(left(7, 5, now), None);
+        memory.settle("a", rest(now + minute));
+        memory.fail("a");
+        assert_eq!(left(7, 5, now), None, "after a failure everything is observed");
+        memory.settle("a", rest(now + minute));
+        memory.forget("a");
+        assert_eq!(left(7, 5, now), None);
+    }
+
+    #[test]
+    fn failures_in_a_row_are_counted() {
+        let memory = Memory::default();
+        assert_eq!([memory.fail("a"), memory.fail("a"), memory.fail("b"), memory.fail("a")], [0, 1, 0, 2]);
+        memory.settle("a", rest(Instant::now()));
+        assert_eq!(memory.fail("a"), 0);
+        memory.unsettle("a");
+        assert_eq!(memory.fail("a"), 0, "progress is no failure");
+    }
+
+    #[test]
+    fn a_version_of_a_secret_is_tried_once() {
+        let memory = Memory::default();
+        assert!(!memory.is_marked("a", "1"));
+        memory.mark("a", "1");
+        assert!(memory.is_marked("a", "1") && !memory.is_marked("a", "2") && !memory.is_marked("b", "1"));
+        memory.mark("a", "2");
+        assert!(!memory.is_marked("a", "1") && memory.is_marked("a", "2"));
+    }
+}

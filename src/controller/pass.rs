@@ -1,0 +1,283 @@
+//! One pass over one ApiKey: observe, plan, write, until nothing is left to write; the status comes last, and only if it
+//! changed. An ApiKey at rest that neither it nor its records have changed since costs no request until its time comes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use kube::{Resource, ResourceExt};
+use kube::api::{ApiResource, DynamicObject};
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::Store;
+use rand::RngExt;
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use super::apply::{HeldKey, apply, mark_secret, write_status};
+use super::cluster::Cluster;
+use super::events;
+use super::index::RecordIndex;
+use super::memory::{Memory, Rest, Versions};
+use super::observe::{Sight, observe};
+use super::{Error, Watched};
+use crate::api::{ApiKey, ApiKeyStatus, ConditionType};
+use crate::clock;
+use crate::lifecycle::{self, Announcement, Cause, Marks, Plan, Write};
+use crate::telemetry::ControllerMetrics;
+
+/// Writes after which other ApiKeys get their turn. Nothing is wrong with one that takes more.
+const WRITES_PER_PASS: u32 = 64;
+
+/// Writes that fail and are looked at again at once, in one pass.
+const SECOND_LOOKS: u32 = 3;
+
+/// The first pause after a failed pass; it doubles up to [`LONGEST_PAUSE`].
+pub(super) const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// All resyncs together cost at most this many reads a second; above it, they take longer.
+const RESYNC_READS_PER_SECOND: u32 = 50;
+const READS_PER_PASS: u32 = 4;
+
+/// What a pass needs beside the name.
+pub(super) struct Context {
+    pub(super) cluster: Cluster,
+    pub(super) index: Arc<RecordIndex>,
+    pub(super) store: Store<Watched>,
+    pub(super) memory: Arc<Memory>,
+    pub(super) metrics: ControllerMetrics,
+    /// Which controller this is, for Events.
+    pub(super) identity: String,
+    /// At the latest after this time every ApiKey is observed again.
+    pub(super) resync: Duration,
+}
+
+/// How a pass ends.
+enum End {
+    /// There is no such ApiKey, or it needs nothing more from us.
+    Gone,
+    /// Nothing is left to write.
+    Rest {
+        sight: Box<Sight>,
+        status: Box<ApiKeyStatus>,
+        wake: Option<Timestamp>,
+    },
+    /// It is to go on, after others had their turn.
+    Unfinished,
+}
+
+/// One pass over one ApiKey, if there is anything that a pass could find.
+pub(super) async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result<Action, Error> {
+    let (namespace, name) = (api_key.namespace().unwrap_or_default(), api_key.name_any());
+    let uid = api_key.uid().unwrap_or_default();
+    context.index.until_complete().await;
+    let told = Versions {
+        // One that is no number counts as a change.
+        api_key: version(api_key.resource_version().as_deref()).unwrap_or(u64::MAX),
+        records: context.index.newest_version(&uid),
+    };
+    if let Some(left) = context.memory.rest(&uid, told, Instant::now()) {
+        return Ok(Action::requeue(left));
+    }
+    let started = Instant::now();
+    let span = info_span!("pass", api_key = format!("{namespace}/{name}"));
+    let done = reconcile(&context, &namespace, &name).instrument(span).await;
+    context.metrics.observe_pass(started.elapsed(), done.as_ref().err().map(Error::kind));
+    Ok(match done? {
+        End::Gone => {
+            context.memory.forget(&uid);
+            Action::await_change()
+        }
+        End::Unfinished => {
+            context.memory.unsettle(&uid);
+            Action::requeue(Duration::ZERO)
+        }
+        End::Rest { sight, status, wake } => {
+            let left = context.until(wake);
+            context.memory.settle(&sight.observed.reference.uid, rest(&sight, &status, told.records, left));
+            Action::requeue(left)
+        }
+    })
+}
+
+/// The pause doubles with every failure in a row, is spread so that many failures do not come back at once, and is never
+/// shorter than what the API server asked for.
+pub(super) fn pause_after_failure(api_key: Arc<Watched>, error: &Error, context: Arc<Context>) -> Action {
+    let attempt = context.memory.fail(&api_key.uid().unwrap_or_default());
+    let pause = SHORTEST_PAUSE.saturating_mul(1 << attempt.min(16)).min(LONGEST_PAUSE);
+    let pause = pause.mul_f64(rand::rng().random_range(0.75..1.25)).max(error.retry_after().unwrap_or_default());
+    let (namespace, name) = (api_key.namespace(), api_key.name_any());
+    warn!(namespace, name, %error, attempt = attempt + 1, pause_ms = pause.as_millis(), "a pass failed");
+    Action::requeue(pause)
+}
+
+async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<End, Error> {
+    let started = clock::now();
+    let mut held: Option<HeldKey> = None;
+    let mut sight: Option<Sight> = None;
+    let mut second_looks = 0;
+    for _ in 0..WRITES_PER_PASS {
+        let mut seen = match sight.take() {
+            Some(seen) => seen,
+            None => {
+                let facts = held.as_ref().map(HeldKey::facts);
+                match observe(&context.cluster, &context.index, (namespace, name), facts).await? {
+                    Some(seen) => seen,
+                    None => return Ok(End::Gone),
+                }
+            }
+        };
+        let done = match lifecycle::plan(&seen.observed, clock::now()) {
+            Plan::Done => return Ok(End::Gone),
+            Plan::Settled { status, wake, marks } => {
+                update_status(context, &mut seen, &status).await?;
+                if let Some(marks) = marks {
+                    correct_marks(context, &seen, &marks).await;
+                }
+                return Ok(End::Rest { sight: Box::new(seen), status, wake });
+            }
+            Plan::Write(write) => carry_out(context, &mut seen, write, &mut held, started).await,
+        };
+        match done {
+            Ok(()) => sight = Some(seen),
+            Err(error) if second_looks < SECOND_LOOKS && error.is_worth_another_look() => {
+                debug!(%error, "looking again");
+                second_looks += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(End::Unfinished)
+}
+
+async fn carry_out(
+    context: &Context,
+    sight: &mut Sight,
+    write: Write,
+    held: &mut Option<HeldKey>,
+    started: Timestamp,
+) -> Result<(), Error> {
+    debug!(write = kind(&write), "writing");
+    let issues = matches!(write, Write::CreateSecret { .. } | Write::ReplaceSecret { .. });
+    let releases = matches!(write, Write::RemoveFinalizer);
+    let told = match &write {
+        Write::UpdateStatus { status } => Some((sight.observed.status.clone(), status.clone())),
+        _ => None,
+    };
+    apply(&context.cluster, sight, write, held).await?;
+    if issues && sight.observed.held.as_ref().is_some_and(|held| !held.is_refused) {
+        context.metrics.observe_issue(issue_took(sight, started, clock::now()));
+    }
+    if let Some((before, after)) = told {
+        tell(context, sight, &before, &after).await;
+    }
+    if releases {
+        let note = "every key of this ApiKey is revoked for good".to_owned();
+        publish(context, &sight.object, Announcement { reason: "Revoked", warning: false, note }).await;
+    }
+    Ok(())
+}
+
+/// PURE. How long a key took to reach its Secret, from what it was made for: its ApiKey's creation where that is told of
+/// for the first time, and else the pass that found a key missing.
+fn issue_took(sight: &Sight, started: Timestamp, now: Timestamp) -> SignedDuration {
+    let is_first = sight.observed.status.observed_generation.is_none()
+        && sight.observed.records.iter().all(|record| record.cause == Cause::First);
+    now.duration_since(if is_first { sight.observed.created } else { started })
+}
+
+/// The word for a write in the log; the write itself holds a digest.
+fn kind(write: &Write) -> &'static str {
+    match write {
+        Write::AddFinalizer => "AddFinalizer",
+        Write::UpdateStatus { .. } => "UpdateStatus",
+        Write::RemoveFinalizer => "RemoveFinalizer",
+        Write::CreateRecord { .. } => "CreateRecord",
+        Write::UpdateRecord { .. } => "UpdateRecord",
+        Write::RemoveRecord { .. } => "RemoveRecord",
+        Write::CreateSecret { .. } => "CreateSecret",
+        Write::ReplaceSecret { .. } => "ReplaceSecret",
+    }
+}
+
+/// Writes the status where it differs, and tells people what changed.
+async fn update_status(context: &Context, sight: &mut Sight, status: &ApiKeyStatus) -> Result<(), Error> {
+    if *status == sight.observed.status {
+        return Ok(());
+    }
+    let before = sight.observed.status.clone();
+    write_status(&context.cluster, sight, status).await?;
+    tell(context, sight, &before, status).await;
+    Ok(())
+}
+
+async fn tell(context: &Context, sight: &Sight, before: &ApiKeyStatus, after: &ApiKeyStatus) {
+    let current = sight.observed.records.iter().find(|record| Some(record.spec.serial) == after.serial);
+    for announcement in lifecycle::announcements(before, after, current.map(|record| record.cause)) {
+        let api_key = format!("{}/{}", sight.observed.reference.namespace, sight.observed.reference.name);
+        info!(api_key, reason = announcement.reason, note = announcement.note, "changed");
+        publish(context, &sight.object, announcement).await;
+    }
+}
+
+/// Has the Secret say the right things of its key, once for each version of the Secret. Whoever wants it otherwise is not
+/// fought, and whatever refuses it holds nothing up.
+async fn correct_marks(context: &Context, sight: &Sight, marks: &Marks) {
+    let uid = &sight.observed.reference.uid;
+    let Some(seen) = sight.secret.as_ref().and_then(|metadata| metadata.resource_version.as_deref()) else { return };
+    if context.memory.is_marked(uid, seen) {
+        return;
+    }
+    context.memory.mark(uid, seen);
+    match mark_secret(&context.cluster, sight, marks).await {
+        Ok(version) => context.memory.mark(uid, version.as_deref().unwrap_or(seen)),
+        Err(error) => {
+            warn!(%error, "the Secret's labels and annotations are not as they should be; its key is not touched by that")
+        }
+    }
+}
+
+/// Events are for people and best effort: they are refused in a namespace that is going, for one.
+async fn publish(context: &Context, object: &DynamicObject, announcement: Announcement) {
+    let regarding = object.object_ref(&ApiResource::erase::<ApiKey>(&()));
+    let reason = announcement.reason;
+    let published = events::publish(&context.cluster, &context.identity, regarding, announcement, clock::now()).await;
+    if let Err(error) = published {
+        debug!(%error, reason, "the event was not taken");
+    }
+}
+
+/// What to remember of an ApiKey for which there was nothing left to do. `told` is how far the watch of records had come
+/// when the pass began: what it told of is known.
+fn rest(sight: &Sight, status: &ApiKeyStatus, told: u64, left: Duration) -> Rest {
+    let records = sight.observed.records.iter().filter_map(|record| version(Some(&record.resource_version)));
+    let active = status.conditions.iter().find(|condition| condition.type_ == ConditionType::Active);
+    Rest {
+        versions: Versions {
+            api_key: version(sight.object.resource_version().as_deref()).unwrap_or_default(),
+            records: records.max().unwrap_or_default().max(told),
+        },
+        until: Instant::now() + left,
+        reason: active.map(|active| active.reason.clone()),
+        expires_at: status.expires_at.as_ref().map(|time| time.0),
+        namespace: sight.observed.reference.namespace.clone(),
+    }
+}
+
+/// A resource version as a number.
+fn version(text: Option<&str>) -> Option<u64> {
+    text?.parse().ok()
+}
+
+impl Context {
+    /// How long until the next pass: at `wake`, or at the resync, whichever is first. Timers stand still while a machine
+    /// sleeps, so that a distant `wake` is reached in several steps, each of which reads the clock anew.
+    fn until(&self, wake: Option<Timestamp>) -> Duration {
+        let objects = u32::try_from(self.store.len()).unwrap_or(u32::MAX);
+        let reads = objects.saturating_mul(READS_PER_PASS);
+        let longest = self.resync.max(Duration::from_secs((reads / RESYNC_READS_PER_SECOND).into()));
+        let spread = longest.mul_f64(rand::rng().random_range(0.5..1.0));
+        let awaited = wake.map(|wake| Duration::try_from(wake.duration_since(clock::now())).unwrap_or_default());
+        // A moment later, as a status in whole seconds must not be derived just before its second begins.
+        awaited.map_or(spread, |awaited| (awaited + Duration::from_millis(20)).min(spread))
+    }
+}
