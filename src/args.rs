@@ -90,6 +90,11 @@ pub struct ControllerArguments {
     #[arg(long, env = "KEYWRIGHT_TOMBSTONE_RETENTION", default_value = "90d", value_name = "DURATION", value_parser = any_duration)]
     pub tombstone_retention: SignedDuration,
 
+    /// How many such records of generated keys each namespace's ApiKeys leave behind: beyond that the oldest go early, once
+    /// they are an hour old. Those of submitted digests stay.
+    #[arg(long, env = "KEYWRIGHT_TOMBSTONES_PER_NAMESPACE", default_value_t = 2000, value_name = "RECORDS")]
+    pub tombstones_per_namespace: u32,
+
     /// How many ApiKeys are worked on at a time.
     #[arg(long, env = "KEYWRIGHT_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: u16,
@@ -232,6 +237,7 @@ impl ControllerArguments {
             identity: format!("{hostname}_{life:016x}"),
             leader_elect: self.leader_elect,
             tombstone_retention: self.tombstone_retention,
+            tombstones_per_namespace: self.tombstones_per_namespace,
             concurrency: self.concurrency,
             resync: self.resync,
         }

@@ -7,6 +7,7 @@
 //! When that memory is lost, the record is of a key that nobody holds; it is revoked and the next serial is issued.
 
 mod status;
+pub mod tombstones;
 
 use std::fmt;
 use std::str::FromStr;
@@ -374,12 +375,8 @@ impl RevocationReason {
 /// The record's spec as a tombstone.
 pub fn revoked(spec: &ApiKeyRecordSpec, reason: RevocationReason, now: Timestamp) -> ApiKeyRecordSpec {
     let revoked = Some(Revocation { at: Time(whole_seconds(now)), reason: reason.as_str().to_owned() });
-    ApiKeyRecordSpec { revoked, ..spec.clone() }
-}
-
-/// Whether a tombstone has stood long enough to be removed.
-pub fn tombstone_is_over(spec: &ApiKeyRecordSpec, retention: SignedDuration, now: Timestamp) -> bool {
-    spec.revoked.as_ref().is_some_and(|revocation| now.duration_since(revocation.at.0) >= retention)
+    let revoked = ApiKeyRecordSpec { revoked, ..spec.clone() };
+    tombstones::slim(&revoked).unwrap_or(revoked)
 }
 
 impl Claim {
@@ -469,10 +466,9 @@ fn plan_submitted(observed: &Observed, declaration: &Declaration, digest: Digest
     }
     let own = observed.live_records().next();
     match (&observed.ownership, own) {
-        (Ownership::Owned(owner), Some(own)) if !owner.is_of(&own.name) => Plan::Write(Write::RemoveRecord {
-            name: own.name.clone(),
-            resource_version: own.resource_version.clone(),
-        }),
+        (Ownership::Owned(owner), Some(own)) if !owner.is_of(&own.name) => {
+            Plan::Write(Write::RemoveRecord { name: own.name.clone(), resource_version: own.resource_version.clone() })
+        }
         (_, Some(own)) => status::in_force(observed, declaration, own, now),
         (Ownership::Owned(owner), None) if !owner.is_revoked => {
             status::not_ours(observed, declaration, Reason::DigestTaken, now)

@@ -11,6 +11,7 @@ use kube::core::Status;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tracing::{error, warn};
@@ -50,6 +51,12 @@ pub struct ControllerMetrics {
     passes: Histogram,
     errors: Family<ErrorKind, Counter>,
     issues: Histogram,
+    /// Lists and watches that failed.
+    pub watch_errors: WatchErrors,
+    /// Records of revoked keys, as far as the watch tells.
+    pub tombstones: Gauge,
+    /// Those of them that were removed before their retention was over.
+    pub tombstones_removed_early: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -65,6 +72,9 @@ impl ControllerMetrics {
             passes: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             errors: Family::default(),
             issues: Histogram::new(exponential_buckets(0.01, 2.0, 14)),
+            watch_errors: WatchErrors::new(registry),
+            tombstones: Gauge::default(),
+            tombstones_removed_early: Counter::default(),
         };
         registry.register_with_unit(
             "reconcile_duration",
@@ -78,6 +88,12 @@ impl ControllerMetrics {
             "From an ApiKey's creation to its key in the Secret",
             Unit::Seconds,
             metrics.issues.clone(),
+        );
+        registry.register("tombstones", "Records of revoked keys", metrics.tombstones.clone());
+        registry.register(
+            "tombstones_removed_early",
+            "Records of revoked keys that were removed before --tombstone-retention, as their namespace had too many",
+            metrics.tombstones_removed_early.clone(),
         );
         for kind in error_kinds {
             drop(metrics.errors.get_or_create(&ErrorKind { kind }));

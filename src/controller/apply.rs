@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use rand::rngs::SysRng;
 use serde_json::json;
 use tracing::warn;
 
 use super::Error;
 use super::cluster::Cluster;
-use super::observe::{Sight, ownership};
+use super::observe::Sight;
 use super::secret::{is_refusal, mark, secret_with, target};
 use crate::api::{ApiKeyRecord, ApiKeyRecordSpec, ApiKeyStatus, CAUSE_ANNOTATION, FINALIZER, MANAGED_BY};
 use crate::key::{Digest, Key};
@@ -27,12 +27,7 @@ pub(super) struct HeldKey {
 
 impl HeldKey {
     pub(super) fn facts(&self) -> Held {
-        Held {
-            serial: self.serial,
-            digest: self.key.digest(),
-            prefix: self.key.prefix(),
-            is_refused: self.is_refused,
-        }
+        Held { serial: self.serial, digest: self.key.digest(), prefix: self.key.prefix(), is_refused: self.is_refused }
     }
 }
 
@@ -63,7 +58,7 @@ pub(super) async fn apply(
             if submitted.is_some() {
                 // Two ApiKeys that both found the digest free have both made a record by now, or the later one will see
                 // the earlier one's.
-                sight.observed.ownership = ownership(cluster, digest).await?;
+                sight.ask_ownership(cluster, digest).await?;
             }
             Ok(())
         }
@@ -76,7 +71,8 @@ pub(super) async fn apply(
         }
         Write::RemoveRecord { name, resource_version } => {
             let uid = sight.records.get(&name).and_then(|metadata| metadata.uid.clone());
-            delete_record(&cluster.stored_records(), &name, uid, Some(resource_version)).await?;
+            let preconditions = Preconditions { uid, resource_version: Some(resource_version) };
+            cluster.records().delete(&name, &DeleteParams::default().preconditions(preconditions)).await?;
             sight.note_no_record(&name);
             Ok(())
         }
@@ -140,18 +136,6 @@ pub(super) async fn write_status(cluster: &Cluster, sight: &mut Sight, status: &
     }
     let api = cluster.api_keys(&sight.observed.reference.namespace);
     sight.note_api_key(api.replace_status(&object.name_any(), &PostParams::default(), &object).await?);
-    Ok(())
-}
-
-/// Removes a record, if it is still the one that was seen.
-pub(super) async fn delete_record(
-    records: &Api<DynamicObject>,
-    name: &str,
-    uid: Option<String>,
-    resource_version: Option<String>,
-) -> Result<(), Error> {
-    let preconditions = Preconditions { uid, resource_version };
-    records.delete(name, &DeleteParams::default().preconditions(preconditions)).await?;
     Ok(())
 }
 

@@ -2,9 +2,10 @@
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
-use kube::{Api, Client};
+use kube::api::{ApiResource, DynamicObject};
+use kube::{Api, Client, Resource};
 
+use super::pages::Pages;
 use crate::api::{ApiKey, ApiKeyRecord};
 
 /// Typed access for requests that are answered within [`crate::client::REQUEST_TIMEOUT`].
@@ -29,9 +30,10 @@ impl Cluster {
         Api::namespaced_with(self.client.clone(), namespace, &ApiResource::erase::<ApiKey>(&()))
     }
 
-    /// Every ApiKey that this controller looks after, its metadata alone.
-    pub(super) fn watched_api_keys(&self) -> Api<PartialObjectMeta<ApiKey>> {
-        api_keys_in(self.client.clone(), self.watched_namespace.as_deref())
+    /// Every ApiKey that this controller looks after and that matches the field selector, page by page.
+    pub(super) fn api_key_pages(&self, fields: Option<&str>) -> Pages {
+        let url_path = ApiKey::url_path(&(), self.watched_namespace.as_deref());
+        Pages::new(self.client.clone(), url_path, fields)
     }
 
     /// Whether ApiKeys of this namespace are looked after.
@@ -47,25 +49,12 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.system_namespace)
     }
 
-    /// Records as they are stored: one that cannot be read must not hide the others from a list.
-    pub(super) fn stored_records(&self) -> Api<DynamicObject> {
-        stored_records(self.client.clone(), &self.system_namespace)
+    /// The records that match the field selector, page by page.
+    pub(super) fn record_pages(&self, fields: Option<&str>) -> Pages {
+        Pages::new(self.client.clone(), ApiKeyRecord::url_path(&(), Some(&self.system_namespace)), fields)
     }
 
     pub(super) fn events(&self, namespace: &str) -> Api<Event> {
         Api::namespaced(self.client.clone(), namespace)
     }
-}
-
-/// The metadata of the ApiKeys of one namespace or of all.
-pub(super) fn api_keys_in(client: Client, namespace: Option<&str>) -> Api<PartialObjectMeta<ApiKey>> {
-    match namespace {
-        Some(namespace) => Api::namespaced(client, namespace),
-        None => Api::all(client),
-    }
-}
-
-/// See [`Cluster::stored_records`].
-pub(super) fn stored_records(client: Client, namespace: &str) -> Api<DynamicObject> {
-    Api::namespaced_with(client, namespace, &ApiResource::erase::<ApiKeyRecord>(&()))
 }

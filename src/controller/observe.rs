@@ -8,12 +8,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret as KubernetesSecret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
-use kube::api::{DynamicObject, ListParams, ObjectMeta};
+use kube::api::{DynamicObject, ObjectMeta};
 use serde_json::Value;
 use zeroize::Zeroize;
 
 use super::Error;
 use super::cluster::Cluster;
+use super::heads::RecordHead;
 use super::index::RecordIndex;
 use super::secret::obstacle;
 use crate::api::{
@@ -33,13 +34,15 @@ pub(super) struct Sight {
     pub(super) records: HashMap<String, ObjectMeta>,
     /// The metadata of the Secret that the ApiKey controls, for it to be written back.
     pub(super) secret: Option<ObjectMeta>,
+    /// Other ApiKeys that have a record with the digest that is this one's, as was last asked.
+    pub(super) losers: Vec<ApiKeyReference>,
 }
 
 /// Records are read this many at a time.
 const PARALLEL_READS: usize = 8;
 
-/// Records with one digest are read this many at a time.
-const CLAIMS_PER_PAGE: u32 = 100;
+/// Others with a claim to one digest that are woken at a time.
+const LOSERS_AT_A_TIME: usize = 100;
 
 /// Observes the ApiKey of that name; `None`: there is no such ApiKey.
 pub(super) async fn observe(
@@ -56,15 +59,17 @@ pub(super) async fn observe(
     let mut serials = index.serials(&reference.uid);
     serials.extend(held.as_ref().map(|held| held.serial).into_iter().chain(status.serial));
     let delivery = declared.as_ref().ok().map(|declaration| &declaration.delivery).filter(|_| !deleting);
-    let (secret, records) = futures::try_join!(
-        secret(cluster, &reference, delivery),
-        records(cluster, &reference.uid, serials),
-    )?;
+    let (secret, records) =
+        futures::try_join!(secret(cluster, &reference, delivery), records(cluster, &reference.uid, serials),)?;
     let (secret, secret_metadata) = secret;
-    let (records, records_metadata) = records.into_iter().map(known).map(|(record, metadata)| {
-        let name = record.name.clone();
-        (record, (name, metadata))
-    }).unzip();
+    let (records, records_metadata) = records
+        .into_iter()
+        .map(known)
+        .map(|(record, metadata)| {
+            let name = record.name.clone();
+            (record, (name, metadata))
+        })
+        .unzip();
     let observed = Observed {
         generation: object.metadata.generation.unwrap_or_default(),
         created: created(&object.metadata),
@@ -81,12 +86,12 @@ pub(super) async fn observe(
         held,
         reference,
     };
-    let mut sight = Sight { object, observed, records: records_metadata, secret: secret_metadata };
+    let mut sight = Sight { object, observed, records: records_metadata, secret: secret_metadata, losers: Vec::new() };
     sight.note_finalizers();
     if let Some(digest) = sight.submitted_digest()
         && !sight.is_settled_owner(index, digest)
     {
-        sight.observed.ownership = ownership(cluster, digest).await?;
+        sight.ask_ownership(cluster, digest).await?;
     }
     if sight.observed.needs_to_know_obstacle() {
         sight.observed.obstacle = obstacle(cluster, &sight).await?;
@@ -139,6 +144,25 @@ impl Sight {
         }
     }
 
+    /// Asks who owns a digest.
+    pub(super) async fn ask_ownership(&mut self, cluster: &Cluster, digest: Digest) -> Result<(), Error> {
+        let own = &self.observed.reference.uid;
+        let (mut oldest, mut others) = (None::<Claim>, Vec::new());
+        let mut pages = cluster.record_pages(Some(&format!("spec.digest={digest}")));
+        while let Some(page) = pages.next::<RecordHead>().await? {
+            for record in page.items {
+                let Some(claim) = claim(&record) else { continue };
+                if claim.uid != *own && !claim.is_revoked && others.len() < LOSERS_AT_A_TIME {
+                    others.push(record.spec.api_key);
+                }
+                oldest = oldest.into_iter().chain([claim]).min();
+            }
+        }
+        self.losers = if oldest.as_ref().is_some_and(|oldest| oldest.uid == *own) { others } else { Vec::new() };
+        self.observed.ownership = oldest.map_or(Ownership::Free, Ownership::Owned);
+        Ok(())
+    }
+
     /// Whether this ApiKey is known to own its digest, and nothing hints at somebody else since then.
     fn is_settled_owner(&self, index: &RecordIndex, digest: Digest) -> bool {
         let own = self.observed.records.iter().find(|record| record.spec.revoked.is_none());
@@ -147,26 +171,14 @@ impl Sight {
     }
 }
 
-/// Who owns a digest, as the API server knows it now.
-pub(super) async fn ownership(cluster: &Cluster, digest: Digest) -> Result<Ownership, Error> {
-    let mut page = ListParams::default().fields(&format!("spec.digest={digest}")).limit(CLAIMS_PER_PAGE);
-    let mut oldest: Option<Claim> = None;
-    loop {
-        let list = cluster.stored_records().list(&page).await?;
-        oldest = list.items.iter().filter_map(claim).chain(oldest).min();
-        match list.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => page = page.continue_token(&token),
-            None => return Ok(oldest.map_or(Ownership::Free, Ownership::Owned)),
-        }
-    }
-}
-
 /// A record's claim to its digest; `None` if it is not named as a record is, so that it counts for nothing.
-fn claim(record: &DynamicObject) -> Option<Claim> {
-    let uid = super::index::reference(record)?.uid;
-    let serial = serial_in(record.metadata.name.as_deref()?, &uid)?;
-    let is_revoked = record.data.pointer("/spec/revoked").is_some_and(|revoked| !revoked.is_null());
-    Some(Claim { created: created(&record.metadata), uid, serial, is_revoked })
+fn claim(record: &RecordHead) -> Option<Claim> {
+    Some(Claim {
+        created: record.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+        serial: serial_in(&record.metadata.name, &record.spec.api_key.uid)?,
+        uid: record.spec.api_key.uid.clone(),
+        is_revoked: record.spec.revoked.is_some(),
+    })
 }
 
 fn declared(object: &DynamicObject) -> Result<Declaration, Vec<Problem>> {
@@ -201,11 +213,7 @@ async fn secret(
 }
 
 /// What matters of a Secret, and its metadata if the ApiKey controls it. Its octets become a digest here and are wiped.
-fn recognise(
-    mut secret: KubernetesSecret,
-    reference: &ApiKeyReference,
-    key: &str,
-) -> (Secret, Option<ObjectMeta>) {
+fn recognise(mut secret: KubernetesSecret, reference: &ApiKeyReference, key: &str) -> (Secret, Option<ObjectMeta>) {
     let mut data = secret.data.take().unwrap_or_default();
     let digest = data.get(key).map(|octets| Digest::of(&octets.0));
     data.values_mut().for_each(|octets| octets.0.zeroize());
@@ -239,9 +247,7 @@ fn is_namesake(owner: &OwnerReference, reference: &ApiKeyReference) -> bool {
 }
 
 fn is_controller(owner: &OwnerReference) -> bool {
-    owner.kind == "ApiKey"
-        && owner.api_version.split('/').next() == Some(GROUP)
-        && owner.controller == Some(true)
+    owner.kind == "ApiKey" && owner.api_version.split('/').next() == Some(GROUP) && owner.controller == Some(true)
 }
 
 /// The records with these serials, and any that follow the newest of them, by ascending serial.

@@ -4,21 +4,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::channel::mpsc::UnboundedSender;
 use jiff::{SignedDuration, Timestamp};
-use kube::{Resource, ResourceExt};
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::controller::Action;
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Resource, ResourceExt};
 use rand::RngExt;
 use tracing::{Instrument, debug, info, info_span, warn};
 
+use super::Error;
 use super::apply::{HeldKey, apply, mark_secret, write_status};
 use super::cluster::Cluster;
 use super::events;
+use super::heads::Watched;
 use super::index::RecordIndex;
 use super::memory::{Memory, Rest, Versions};
 use super::observe::{Sight, observe};
-use super::{Error, Watched};
 use crate::api::{ApiKey, ApiKeyStatus, ConditionType};
 use crate::clock;
 use crate::lifecycle::{self, Announcement, Cause, Marks, Plan, Write};
@@ -32,7 +34,7 @@ const SECOND_LOOKS: u32 = 3;
 
 /// The first pause after a failed pass; it doubles up to [`LONGEST_PAUSE`].
 pub(super) const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// All resyncs together cost at most this many reads a second; above it, they take longer.
 const RESYNC_READS_PER_SECOND: u32 = 50;
@@ -44,6 +46,8 @@ pub(super) struct Context {
     pub(super) index: Arc<RecordIndex>,
     pub(super) store: Store<Watched>,
     pub(super) memory: Arc<Memory>,
+    /// Where other ApiKeys are woken that a pass has found something about.
+    pub(super) waking: UnboundedSender<ObjectRef<Watched>>,
     pub(super) metrics: ControllerMetrics,
     /// Which controller this is, for Events.
     pub(super) identity: String,
@@ -56,11 +60,7 @@ enum End {
     /// There is no such ApiKey, or it needs nothing more from us.
     Gone,
     /// Nothing is left to write.
-    Rest {
-        sight: Box<Sight>,
-        status: Box<ApiKeyStatus>,
-        wake: Option<Timestamp>,
-    },
+    Rest { sight: Box<Sight>, status: Box<ApiKeyStatus>, wake: Option<Timestamp> },
     /// It is to go on, after others had their turn.
     Unfinished,
 }
@@ -70,12 +70,10 @@ pub(super) async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result
     let (namespace, name) = (api_key.namespace().unwrap_or_default(), api_key.name_any());
     let uid = api_key.uid().unwrap_or_default();
     context.index.until_complete().await;
-    let told = Versions {
-        // One that is no number counts as a change.
-        api_key: version(api_key.resource_version().as_deref()).unwrap_or(u64::MAX),
-        records: context.index.newest_version(&uid),
-    };
-    if let Some(left) = context.memory.rest(&uid, told, Instant::now()) {
+    let (known, records) = (version(api_key.resource_version().as_deref()), context.index.newest_version(&uid));
+    if let Some((api_key, records)) = known.zip(records)
+        && let Some(left) = context.memory.rest(&uid, Versions { api_key, records }, Instant::now())
+    {
         return Ok(Action::requeue(left));
     }
     let started = Instant::now();
@@ -93,7 +91,7 @@ pub(super) async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result
         }
         End::Rest { sight, status, wake } => {
             let left = context.until(wake);
-            context.memory.settle(&sight.observed.reference.uid, rest(&sight, &status, told.records, left));
+            context.memory.settle(&sight.observed.reference.uid, rest(&sight, &status, records, left));
             Action::requeue(left)
         }
     })
@@ -126,6 +124,7 @@ async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<End
                 }
             }
         };
+        context.wake_losers(&mut seen);
         let done = match lifecycle::plan(&seen.observed, clock::now()) {
             Plan::Done => return Ok(End::Gone),
             Plan::Settled { status, wake, marks } => {
@@ -248,13 +247,13 @@ async fn publish(context: &Context, object: &DynamicObject, announcement: Announ
 
 /// What to remember of an ApiKey for which there was nothing left to do. `told` is how far the watch of records had come
 /// when the pass began: what it told of is known.
-fn rest(sight: &Sight, status: &ApiKeyStatus, told: u64, left: Duration) -> Rest {
+fn rest(sight: &Sight, status: &ApiKeyStatus, told: Option<u64>, left: Duration) -> Rest {
     let records = sight.observed.records.iter().filter_map(|record| version(Some(&record.resource_version)));
     let active = status.conditions.iter().find(|condition| condition.type_ == ConditionType::Active);
     Rest {
         versions: Versions {
             api_key: version(sight.object.resource_version().as_deref()).unwrap_or_default(),
-            records: records.max().unwrap_or_default().max(told),
+            records: records.chain(told).max().unwrap_or_default(),
         },
         until: Instant::now() + left,
         reason: active.map(|active| active.reason.clone()),
@@ -269,6 +268,15 @@ fn version(text: Option<&str>) -> Option<u64> {
 }
 
 impl Context {
+    /// Has those look again who have a younger claim to this ApiKey's digest: they may have been told that it is theirs.
+    fn wake_losers(&self, sight: &mut Sight) {
+        for loser in sight.losers.drain(..) {
+            self.memory.unsettle(&loser.uid);
+            // The receiver is gone only while the controller stops.
+            let _ = self.waking.unbounded_send(ObjectRef::new(&loser.name).within(&loser.namespace));
+        }
+    }
+
     /// How long until the next pass: at `wake`, or at the resync, whichever is first. Timers stand still while a machine
     /// sleeps, so that a distant `wake` is reached in several steps, each of which reads the clock anew.
     fn until(&self, wake: Option<Timestamp>) -> Duration {

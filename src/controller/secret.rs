@@ -12,9 +12,7 @@ use rand::rngs::SysRng;
 use super::Error;
 use super::cluster::Cluster;
 use super::observe::Sight;
-use crate::api::{
-    ApiKeyReference, EXPIRES_AT_ANNOTATION, GROUP, KEY_PREFIX_ANNOTATION, MANAGED_BY, SERIAL_ANNOTATION,
-};
+use crate::api::{ApiKeyReference, EXPIRES_AT_ANNOTATION, GROUP, KEY_PREFIX_ANNOTATION, MANAGED_BY, SERIAL_ANNOTATION};
 use crate::declaration::Delivery;
 use crate::key::Key;
 use crate::lifecycle::{Marks, Obstacle};
@@ -76,7 +74,9 @@ pub(super) async fn obstacle(cluster: &Cluster, sight: &Sight) -> Result<Option<
         Some(_) => secrets.replace(target(sight)?.0, &dry_run, &secret).await,
     };
     match answer.map_err(Error::from) {
-        Err(Error::Refused(status)) if is_about_dry_runs(&status) => Ok(Some(Obstacle::Unknown(status.message.clone()))),
+        Err(Error::Refused(status)) if is_about_dry_runs(&status) => {
+            Ok(Some(Obstacle::Unknown(status.message.clone())))
+        }
         Err(Error::Refused(status)) if is_refusal(&status) => Ok(Some(Obstacle::Refused(status.message.clone()))),
         // Somebody else was faster: the next look shows it.
         Err(Error::Refused(status)) if status.code == 409 => Ok(None),

@@ -115,7 +115,8 @@ pub(super) fn leftover(observed: &Observed, declaration: &Declaration, now: Time
         return name_taken(observed, declaration, now);
     }
     let name = secret_name(declaration).unwrap_or_default();
-    let message = format!("waiting for the garbage collector to remove Secret {name:?} of an earlier ApiKey of this name");
+    let message =
+        format!("waiting for the garbage collector to remove Secret {name:?} of an earlier ApiKey of this name");
     let verdict = Verdict { reason: Reason::Issuing, message };
     // 1, 3, 7, 15 and 30 s after the creation.
     let looks = (1..5).map(|power| SignedDuration::from_secs((1 << power) - 1)).chain([LEFTOVER_GRACE]);

@@ -756,7 +756,8 @@ fn an_apikey_has_sixteen_live_keys_and_the_oldest_go_first() {
         world.meddle(Meddling::ChangeSecret);
         world.wait(MINT_PERIOD);
         world.run(None);
-        let live: Vec<_> = world.records.values().filter(|record| record.live()).map(|record| record.spec.serial).collect();
+        let live: Vec<_> =
+            world.records.values().filter(|record| record.live()).map(|record| record.spec.serial).collect();
         assert_eq!(live, (1..=keys).skip((keys as usize).saturating_sub(MAX_LIVE_KEYS)).collect::<Vec<_>>());
         assert_eq!(world.status.serial, Some(keys));
     }
@@ -801,7 +802,10 @@ fn a_submitted_digest_has_one_owner() {
         let answers: Vec<_> = world.status.conditions[..3].iter().map(|condition| condition.status).collect();
         assert_eq!(answers, [ConditionStatus::False, ConditionStatus::False, ConditionStatus::True]);
         let said = announcements(&ApiKeyStatus::default(), &world.status, None);
-        assert_eq!(said.iter().map(|event| (event.reason, event.warning)).collect::<Vec<_>>(), [(reason.as_str(), true)]);
+        assert_eq!(
+            said.iter().map(|event| (event.reason, event.warning)).collect::<Vec<_>>(),
+            [(reason.as_str(), true)]
+        );
         assert!(!format!("{:?}", world.status).contains("5a0a1c9e"), "whose it is, is nobody's business");
 
         // Both found the digest free; the one of the same second with the smaller uid is the owner.
@@ -924,17 +928,6 @@ fn names_of_records_are_read_back_exactly() {
     for name in [format!("{UID}-07"), format!("{UID}-+7"), format!("{UID}-"), format!("{UID}7"), "other-7".into()] {
         assert_eq!(serial_in(&name, UID), None, "{name}");
     }
-}
-
-#[test]
-fn tombstones_stand_for_their_retention() {
-    let world = issued(json!({}));
-    let day = SignedDuration::from_hours(24);
-    let live = &world.records[&1].spec;
-    assert!(!tombstone_is_over(live, SignedDuration::ZERO, Timestamp::MAX), "a live record is no tombstone");
-    let tombstone = revoked(live, RevocationReason::Deleted, world.now);
-    assert!(!tombstone_is_over(&tombstone, day, world.now + day - SignedDuration::from_secs(1)));
-    assert!(tombstone_is_over(&tombstone, day, world.now + day));
 }
 
 proptest! {

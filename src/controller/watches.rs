@@ -1,0 +1,223 @@
+//! What sets the controller to work: the watches of ApiKeys and records, which wake passes by name, and the sweeps, which
+//! look for what no watch tells.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::channel::mpsc as channel;
+use futures::{Stream, StreamExt, TryStreamExt, future, stream};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::controller::{Config as Scheduling, Controller};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::watcher::{self, Event};
+use kube::{Client, Resource, ResourceExt};
+use tokio::sync::{Notify, mpsc};
+use tracing::warn;
+
+use super::cluster::Cluster;
+use super::follow::{Source, follow};
+use super::heads::{ApiKeyHead, RecordHead, Watched};
+use super::index::RecordIndex;
+use super::memory::Memory;
+use super::pass::{Context, LONGEST_PAUSE, SHORTEST_PAUSE, pass, pause_after_failure};
+use super::sweep::Sweeper;
+use super::{Options, Readiness};
+use crate::api::{ApiKey, ApiKeyRecord, ApiKeyReference};
+use crate::telemetry::{ControllerMetrics, WatchErrorKind, WatchErrors};
+
+/// How long passes that are under way may go on after the end was asked for.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// ApiKeys that went without our finalizer and are looked after at a time.
+const PARALLEL_DEPARTURES: usize = 8;
+
+/// Works until `shutdown`.
+pub(super) async fn work(
+    requests: Client,
+    watches: Client,
+    options: &Options,
+    metrics: ControllerMetrics,
+    memory: Arc<Memory>,
+    readiness: Readiness,
+    shutdown: impl Future<Output = ()>,
+) {
+    let cluster = Cluster::new(requests.clone(), &options.system_namespace, options.watched_namespace.as_deref());
+    let index = Arc::new(RecordIndex::new(metrics.tombstones.clone()));
+    let (store, writer) = reflector::store::<Watched>();
+    let (gone, departures) = mpsc::unbounded_channel();
+
+    let source = |url_path, metadata_only| Source {
+        requests: requests.clone(),
+        watches: watches.clone(),
+        url_path,
+        metadata_only,
+    };
+    let api_keys = source(ApiKey::url_path(&(), options.watched_namespace.as_deref()), true);
+    let api_keys = observed_api_keys(api_keys, metrics.watch_errors.clone())
+        .inspect_ok(tell_departures(gone, index.clone(), memory.clone()))
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        // They were told, and waited after.
+        .filter_map(|api_key| future::ready(api_key.ok().map(Ok)));
+    let records = source(ApiKeyRecord::url_path(&(), Some(&options.system_namespace)), false);
+    let records = woken_by_records(records, index.clone(), metrics.watch_errors.clone());
+
+    let sweeper = Sweeper {
+        cluster: cluster.clone(),
+        store: store.clone(),
+        metrics: metrics.clone(),
+        retention: options.tombstone_retention,
+        most_per_namespace: options.tombstones_per_namespace.try_into().unwrap_or(usize::MAX),
+        complained: Mutex::default(),
+    };
+    let (waking, woken) = channel::unbounded();
+    let context = Arc::new(Context {
+        cluster,
+        index: index.clone(),
+        store: store.clone(),
+        memory,
+        waking,
+        metrics,
+        identity: options.identity.clone(),
+        resync: options.resync,
+    });
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    let mut stopped_too = stopped.clone();
+    let controller = Controller::for_stream(api_keys, store.clone())
+        .with_config(Scheduling::default().concurrency(options.concurrency))
+        .reconcile_on(stream::select(records, woken))
+        .graceful_shutdown_on(async move {
+            let _ = stopped_too.wait_for(|stopped| *stopped).await;
+        })
+        .run(pass, pause_after_failure, context)
+        .for_each(|_| future::ready(()));
+
+    let tidying = async {
+        // What is not yet listed would look as if it were gone.
+        if store.wait_until_ready().await.is_ok() {
+            index.until_complete().await;
+            readiness.set(true);
+            tidy_up(&sweeper, departures, options.resync).await;
+        }
+    };
+    let tidying = async {
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+            () = tidying => {}
+        }
+    };
+    let mut working = pin!(future::join(controller, tidying));
+    tokio::select! {
+        _ = &mut working => {}
+        () = shutdown => {
+            let _ = stop.send(true);
+            if tokio::time::timeout(DRAIN, working).await.is_err() {
+                warn!("some passes were still at work: whoever takes over goes on from what is stored");
+            }
+        }
+    }
+}
+
+fn observed_api_keys(
+    source: Source,
+    errors: WatchErrors,
+) -> impl Stream<Item = watcher::Result<Event<Watched>>> + Send + 'static {
+    follow::<ApiKeyHead>(source).inspect_err(told(errors, "apikeys")).map_err(watcher::Error::WatchFailed).map_ok(
+        |event| match event {
+            Event::Init => Event::Init,
+            Event::InitApply(api_key) => Event::InitApply(api_key.into()),
+            Event::InitDone => Event::InitDone,
+            Event::Apply(api_key) => Event::Apply(api_key.into()),
+            Event::Delete(api_key) => Event::Delete(api_key.into()),
+        },
+    )
+}
+
+/// Sends the ApiKeys that vanish while one of their keys may still be let in.
+fn tell_departures(
+    gone: mpsc::UnboundedSender<ApiKeyReference>,
+    index: Arc<RecordIndex>,
+    memory: Arc<Memory>,
+) -> impl Fn(&Event<Watched>) {
+    move |event| {
+        let Event::Delete(api_key) = event else { return };
+        let reference = ApiKeyReference {
+            namespace: api_key.namespace().unwrap_or_default(),
+            name: api_key.name_any(),
+            uid: api_key.uid().unwrap_or_default(),
+        };
+        memory.forget(&reference.uid);
+        if index.may_be_live(&reference.uid) {
+            // The receiver is gone only while the controller stops.
+            let _ = gone.send(reference);
+        }
+    }
+}
+
+/// The ApiKeys whose records changed, once the index knows of them.
+fn woken_by_records(
+    source: Source,
+    index: Arc<RecordIndex>,
+    errors: WatchErrors,
+) -> impl Stream<Item = ObjectRef<Watched>> + Send + 'static {
+    follow::<RecordHead>(source)
+        .inspect_err(told(errors, "apikeyrecords"))
+        .inspect_ok(move |event| index.observe(event))
+        .default_backoff()
+        .filter_map(|event| {
+            future::ready(match event {
+                Ok(Event::Apply(record) | Event::Delete(record)) => {
+                    let api_key = record.spec.api_key;
+                    Some(ObjectRef::new(&api_key.name).within(&api_key.namespace))
+                }
+                // The first list tells nothing that the list of ApiKeys does not, and both wake the same passes.
+                _ => None,
+            })
+        })
+}
+
+fn told(errors: WatchErrors, watched: &'static str) -> impl Fn(&kube::Error) {
+    move |error| errors.note(watched, WatchErrorKind::of(error), error, Instant::now())
+}
+
+/// Sweeps at the start and every `resync`, and looks after single departures meanwhile.
+async fn tidy_up(
+    sweeper: &Sweeper,
+    departures: mpsc::UnboundedReceiver<ApiKeyReference>,
+    resync: Duration,
+) -> (Infallible, ()) {
+    let missed = Notify::new();
+    let departing = stream::unfold(departures, async |mut departures| Some((departures.recv().await?, departures)));
+    let departing = departing.for_each_concurrent(PARALLEL_DEPARTURES, async |api_key: ApiKeyReference| {
+        if let Err(error) = sweeper.revoke_orphans_of(&api_key).await {
+            warn!(%error, "cannot look for the records of an ApiKey that is gone; the next sweep, which is due, does");
+            missed.notify_one();
+        }
+    });
+    future::join(sweep_for_ever(sweeper, &missed, resync), departing).await
+}
+
+async fn sweep_for_ever(sweeper: &Sweeper, missed: &Notify, resync: Duration) -> Infallible {
+    let shortest = SHORTEST_PAUSE * 10;
+    let mut after_failure = shortest;
+    loop {
+        match sweeper.sweep().await {
+            Ok(()) => {
+                after_failure = shortest;
+                let due = tokio::time::sleep(resync.max(Duration::from_secs(1)));
+                tokio::select! {
+                    () = due => {}
+                    () = missed.notified() => tokio::time::sleep(shortest).await,
+                }
+            }
+            Err(error) => {
+                warn!(%error, "cannot look through the records; trying again");
+                tokio::time::sleep(after_failure.min(resync)).await;
+                after_failure = (after_failure * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
