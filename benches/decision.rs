@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use keywright::key::credential;
-use keywright::keyring::Keyring;
+use keywright::keyring::{Keyring, StoredRecord};
 use keywright::verify::{Request, Route, check};
 use mimalloc::MiMalloc;
 use sha2::{Digest, Sha256};
@@ -67,7 +67,7 @@ fn main() -> Result<()> {
 fn keyring(records: usize) -> Result<Keyring> {
     let mut keyring = Keyring::default();
     for number in 0..records {
-        keyring.upsert(&record_name(number), &spec(number))?;
+        keyring.upsert(StoredRecord { name: &record_name(number), created: None, spec: &spec(number) })?;
     }
     Ok(keyring)
 }
@@ -102,7 +102,7 @@ fn change(keyring: &mut Keyring, count: usize, random: &mut Random) -> Result<Du
         let number = random.below(count);
         let (name, spec) = (record_name(number), spec(number));
         let started = Instant::now();
-        keyring.replace(&name, &spec)?;
+        keyring.replace(StoredRecord { name: &name, created: None, spec: &spec })?;
         published = keyring.clone();
         times.push(started.elapsed());
     }

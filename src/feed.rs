@@ -33,7 +33,7 @@ use tokio::time::{error::Elapsed, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::api::ApiKeyRecord;
-use crate::keyring::{Distrust, Keyring};
+use crate::keyring::{Contest, Distrust, Keyring, StoredRecord};
 use crate::usage::{self, Marks, Told};
 
 /// The newest keyring, shared by whoever follows the API server and all who decide.
@@ -258,13 +258,21 @@ struct RecordMetadata {
     name: String,
     #[serde(default)]
     resource_version: String,
+    /// In RFC 3339. What is no time counts as none, and does not spoil a whole page either.
+    #[serde(default)]
+    creation_timestamp: Value,
 }
 
 impl Record {
+    fn stored(&self) -> StoredRecord<'_> {
+        let created = self.metadata.creation_timestamp.as_str().and_then(|text| text.parse().ok());
+        StoredRecord { name: &self.metadata.name, created, spec: &self.spec }
+    }
+
     /// Its slot, and the second of its key's last use.
     fn last_use_in(&self, keyring: &Keyring) -> Option<(u32, u32)> {
         let last_used_at = self.status.get("lastUsedAt")?.as_str()?.parse().ok()?;
-        Some((keyring.slot_of(&self.metadata.name, &self.spec)?, usage::second(last_used_at)))
+        Some((keyring.slot_of(self.stored())?, usage::second(last_used_at)))
     }
 }
 
@@ -323,7 +331,8 @@ impl Follower<'_> {
         let version = loop {
             let list = self.list(&page).await?;
             for record in &list.items {
-                tell(record, keyring.carry_over(&self.keyring, &record.metadata.name, &record.spec));
+                let is_new = || self.keyring.slot_of(record.stored()).is_none();
+                tell(record, keyring.carry_over(&self.keyring, record.stored()), is_new);
             }
             self.note_list_of_uses(&keyring, &list.items);
             match list.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -425,19 +434,19 @@ impl Follower<'_> {
     fn apply(&mut self, event: WatchEvent<Record>) -> Result<(), Interruption> {
         let version = match event {
             WatchEvent::Added(record) => {
-                tell(&record, self.keyring.upsert(&record.metadata.name, &record.spec));
+                tell(&record, self.keyring.upsert(record.stored()), || true);
                 self.feed.publish(&self.keyring);
                 self.note_last_use(&record);
                 record.metadata.resource_version
             }
             WatchEvent::Modified(record) => {
-                tell(&record, self.keyring.replace(&record.metadata.name, &record.spec));
+                tell(&record, self.keyring.replace(record.stored()), || false);
                 self.feed.publish(&self.keyring);
                 self.note_last_use(&record);
                 record.metadata.resource_version
             }
             WatchEvent::Deleted(record) => {
-                self.keyring.remove(&record.metadata.name, &record.spec);
+                self.keyring.remove(record.stored());
                 self.feed.publish(&self.keyring);
                 record.metadata.resource_version
             }
@@ -452,9 +461,15 @@ impl Follower<'_> {
     }
 }
 
-fn tell(record: &Record, taken_in: Result<(), Distrust>) {
-    if let Err(distrust) = taken_in {
-        warn!(record = record.metadata.name, %distrust, "a key is refused because of its record");
+/// Logs what is odd about a record. That it contests another one's digest is told once, when it comes.
+fn tell(record: &Record, taken_in: Result<Option<Contest>, Distrust>, is_new: impl FnOnce() -> bool) {
+    match taken_in {
+        Ok(Some(Contest { older, younger })) if is_new() => warn!(
+            record = %younger, %older,
+            "the record claims a key that an older record has: it counts for nothing, and should be deleted"
+        ),
+        Ok(_) => {}
+        Err(distrust) => warn!(record = record.metadata.name, %distrust, "a key is refused because of its record"),
     }
 }
 
@@ -805,7 +820,8 @@ pub(crate) mod tests {
         let feed = feed();
         follow_until(&script, &feed, |feed| names(feed, &["key-2", "key-3"])).await;
         let usage = |number: u8| {
-            let slot = feed.newest().slot_of(&record_name(number.into()), &spec(number));
+            let (name, spec) = (record_name(number.into()), spec(number));
+            let slot = feed.newest().slot_of(StoredRecord { name: &name, created: None, spec: &spec });
             slot.map(|slot| feed.marks().usage(slot).written)
         };
         assert_eq!([usage(1), usage(2), usage(3)], [None, Some(180), Some(240)]);

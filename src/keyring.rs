@@ -1,15 +1,18 @@
 //! PURE. The records trusted now: from a key's digest to what a decision needs to know of the key.
 //!
 //! ```text
-//! digest ── seeded hash ──> root ──> branch ──> twig ──> bucket ──> claims whose digests are equal
+//! digest ── seeded hash ──> root ──> branch ──> twig ──> bucket ──> the claim that rules the digest
 //!                           32       32         16       16 384 in all
 //! ```
 //!
 //! A [`Keyring`] is a persistent value: a clone shares everything with its original, and a change copies the way from the
 //! root to one bucket. So the feed keeps a working copy, publishes clones of it, and no reader ever waits.
 //!
-//! Every doubt about a record closes that record's key, and no other: a record that cannot be read, and two records
-//! that claim the same digest, refuse.
+//! Of all records that claim a digest the oldest rules alone, whatever it says: a digest is no secret, and to claim one
+//! is not to own it. The others change nothing, and stand aside, where no lookup comes by: the next oldest rules once
+//! the oldest is gone. So the keyring depends on which records there are, and not on the order in which they came.
+//!
+//! Every doubt about a record closes the key that it rules, and no other.
 
 mod bucket;
 mod entry;
@@ -21,16 +24,18 @@ mod tails;
 mod terms;
 
 use std::array;
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use jiff::Timestamp;
 use serde_json::Value;
 use smallvec::SmallVec;
 
-use self::bucket::{Bucket, Claim, NewClaim, RUN_BITS};
+use self::bucket::{Bucket, Claim, Detached, RUN_BITS, Rank, second};
 use self::interner::Interner;
 use self::profile::Profile;
 use self::terms::Terms;
@@ -45,11 +50,38 @@ pub(crate) use self::terms::is_word;
 #[derive(Clone)]
 pub struct Keyring {
     root: Arc<Root>,
+    /// Claims in no bucket, each in one of its own: those that do not rule, and those for which their bucket has no room.
+    /// Copied when one of them changes; there are hardly any.
+    aside: Arc<BTreeMap<Standing, Arc<Bucket>>>,
     /// Seeded, because the digest of a key made elsewhere is its maker's choice; and over the whole of it, for the same
     /// reason.
     hasher: RandomState,
     len: usize,
     common: Arc<Common>,
+}
+
+/// A digest and the rank of a claim to it: of the claims to one digest, the one that rules comes first.
+type Standing = (Digest, Rank);
+
+/// A record as the API server has it.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredRecord<'r> {
+    /// `metadata.name`.
+    pub name: &'r str,
+    /// `metadata.creationTimestamp`. Without one, a record counts as older than all that have one: whoever may rule can only
+    /// close a key by it.
+    pub created: Option<Timestamp>,
+    /// `spec`.
+    pub spec: &'r Value,
+}
+
+/// Two records that claim one digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contest {
+    /// The older one. It rules, or an even older one does.
+    pub older: RecordName,
+    /// The one that counts for nothing.
+    pub younger: RecordName,
 }
 
 /// What a keyring and all its clones have in common. A lookup does not touch it.
@@ -85,11 +117,8 @@ struct Place {
 pub enum Untrusted {
     /// No record claims it.
     Absent,
-    /// The record that claims it cannot be read.
+    /// The record that rules it cannot be read.
     Unreadable,
-    /// Several records claim it and none of them is revoked. Picking one would let whoever writes a second record
-    /// widen what the first one allows.
-    Ambiguous,
 }
 
 /// Why a record's key is refused, whatever else the record says. Repeats no value, as it may be a key in the wrong
@@ -105,25 +134,16 @@ pub enum Distrust {
     /// A field holds what it cannot hold.
     #[error("spec.{0} cannot be read: the key is refused until the record is corrected")]
     Unreadable(&'static str),
-    /// Another record claims the same key.
-    #[error("spec.digest is claimed by record {0} too: the key is refused until one of the two is gone")]
-    Ambiguous(RecordName),
-    /// Too many records have a digest with such a hash. It takes a hundred million of them.
-    #[error(
-        "there are too many records: its key is refused, and those of others; spread them over several installations"
-    )]
-    NoRoom,
 }
 
 impl Keyring {
-    /// Takes in a record that is new, or has changed in anything but its digest: `record` is its object name, `spec`
-    /// what the API server sent.
+    /// Takes in a record that is new, or has changed in anything but its digest and when it was made. Answers with whom it
+    /// contests its digest, if with anyone.
     ///
     /// # Errors
     /// Why the record's key is refused for now. The keyring has taken that in.
-    pub fn upsert(&mut self, record: &str, spec: &Value) -> Result<(), Distrust> {
-        let record: RecordName = record.parse().map_err(|_| Distrust::Name)?;
-        self.enter(record, terms::digest(spec)?, spec, None)
+    pub fn upsert(&mut self, record: StoredRecord<'_>) -> Result<Option<Contest>, Distrust> {
+        self.enter(record, None)
     }
 
     /// An empty keyring that can take the place of this one, for all records to be read anew.
@@ -136,9 +156,8 @@ impl Keyring {
     ///
     /// # Errors
     /// Why the record's key is refused for now. The keyring has taken that in.
-    pub fn carry_over(&mut self, before: &Self, record: &str, spec: &Value) -> Result<(), Distrust> {
-        let record_name: RecordName = record.parse().map_err(|_| Distrust::Name)?;
-        self.enter(record_name, terms::digest(spec)?, spec, before.slot_of(record, spec))
+    pub fn carry_over(&mut self, before: &Self, record: StoredRecord<'_>) -> Result<Option<Contest>, Distrust> {
+        self.enter(record, before.slot_of(record))
     }
 
     /// Takes in a record that was there before, whatever has changed in it.
@@ -148,41 +167,31 @@ impl Keyring {
     ///
     /// # Errors
     /// Why the record's key is refused for now. The keyring has taken that in.
-    pub fn replace(&mut self, record: &str, spec: &Value) -> Result<(), Distrust> {
-        let name: RecordName = record.parse().map_err(|_| Distrust::Name)?;
-        if !self.stands_under(name, terms::digest(spec)) {
-            self.search_and_remove(name);
+    pub fn replace(&mut self, record: StoredRecord<'_>) -> Result<Option<Contest>, Distrust> {
+        let rank = record.rank().ok_or(Distrust::Name)?;
+        if terms::digest(record.spec).ok().and_then(|digest| self.claim_of(&digest, rank)).is_none() {
+            self.search_and_remove(rank.1);
         }
-        self.upsert(record, spec)
+        self.upsert(record)
     }
 
-    /// Forgets a record that is gone; `spec` is the last that was known of it. Where that does not lead to the record,
+    /// Forgets a record that is gone; `record` is the last that was known of it. Where that does not lead to the record,
     /// this looks through all of them, as [`Keyring::replace`] does.
-    pub fn remove(&mut self, record: &str, spec: &Value) {
-        let Ok(name) = record.parse() else {
-            return;
-        };
-        match terms::digest(spec) {
-            Ok(digest) if self.stands_under(name, Ok(digest)) => drop(self.withdraw(name, &digest)),
-            _ => self.search_and_remove(name),
+    pub fn remove(&mut self, record: StoredRecord<'_>) {
+        let Some(rank) = record.rank() else { return };
+        let withdrawn = terms::digest(record.spec).ok().and_then(|digest| self.withdraw(&digest, rank));
+        if withdrawn.is_none() {
+            self.search_and_remove(rank.1);
         }
     }
 
-    /// What there is to know of the key with this digest. Of several claims, one that is revoked wins: a revoked key
-    /// stays revoked.
+    /// What there is to know of the key with this digest, as the oldest record that claims it has it.
     ///
     /// # Errors
     /// If no entry can be relied on; the key is then to be refused.
     pub fn get(&self, digest: &Digest) -> Result<Entry<'_>, Untrusted> {
-        let mut result = Err(Untrusted::Absent);
-        for claim in self.claims(digest) {
-            result = match (result, Entry::of(claim)) {
-                (_, Some(entry)) if entry.is_revoked() => return Ok(entry),
-                (Err(Untrusted::Absent), entry) => entry.ok_or(Untrusted::Unreadable),
-                _ => Err(Untrusted::Ambiguous),
-            };
-        }
-        result
+        let claim = self.ruling_claim(digest).ok_or(Untrusted::Absent)?;
+        Entry::of(claim).ok_or(Untrusted::Unreadable)
     }
 
     /// Looks at all that [`Keyring::get`] and its entries will look at for these keys, so that it is in the processor's
@@ -197,14 +206,14 @@ impl Keyring {
         buckets.iter().for_each(|(bucket, ..)| bucket.look());
         let rows: SmallVec<[_; 96]> = buckets.iter().flat_map(|(bucket, run, _)| bucket.rows_in(*run)).collect();
         rows.iter().for_each(|row| row.look());
-        let claims = buckets.iter().filter_map(|(bucket, run, digest)| bucket.claims(*run, digest).next());
+        let claims = buckets.iter().filter_map(|(bucket, run, digest)| bucket.claim_to(*run, digest));
         let claims: SmallVec<[_; 32]> = claims.collect();
         claims.iter().for_each(|claim| look(claim.slot()));
         claims.iter().for_each(|claim| claim.look());
         claims.iter().for_each(|claim| claim.profile().look());
     }
 
-    /// Number of records with a name and a digest that can be read.
+    /// Number of records with a name and a digest that can be read, whether they rule or not.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -221,9 +230,8 @@ impl Keyring {
     }
 
     /// The slot of a record, with the last that was known of it; `None` if it is not there.
-    pub fn slot_of(&self, record: &str, spec: &Value) -> Option<u32> {
-        let claim = self.claim_of(record.parse().ok()?, &terms::digest(spec).ok()?)?;
-        Some(claim.slot())
+    pub fn slot_of(&self, record: StoredRecord<'_>) -> Option<u32> {
+        Some(self.claim_of(&terms::digest(record.spec).ok()?, record.rank()?)?.slot())
     }
 
     /// Slot and name of the records with such slots, in no particular order.
@@ -237,88 +245,127 @@ impl Keyring {
         self.all_claims().map(|claim| (claim.slot(), claim.record_name(), Entry::of(claim)))
     }
 
-    /// Puts a record's claim to `digest` in the place of the one it had, or adds it.
-    fn enter(
-        &mut self,
-        record_name: RecordName,
-        digest: Digest,
-        spec: &Value,
-        slot_before: Option<u32>,
-    ) -> Result<(), Distrust> {
-        let slot = self.withdraw(record_name, &digest).or(slot_before).unwrap_or_else(|| self.next_slot());
-        let (mut terms, readable) = match Terms::try_from(spec) {
+    /// Puts a record's claim in the place of the one it had, or adds it.
+    fn enter(&mut self, record: StoredRecord<'_>, slot_before: Option<u32>) -> Result<Option<Contest>, Distrust> {
+        let rank = record.rank().ok_or(Distrust::Name)?;
+        let digest = terms::digest(record.spec)?;
+        let slot = self.withdraw(&digest, rank).or(slot_before).unwrap_or_else(|| self.next_slot());
+        let (mut terms, readable) = match Terms::try_from(record.spec) {
             Ok(terms) => (Some(terms), Ok(())),
             Err(distrust) => (None, Err(distrust)),
         };
         let profile = terms.as_mut().map(|terms| mem::take(&mut terms.profile)).unwrap_or_default();
         let list = terms.as_mut().and_then(|terms| terms.allowed_addresses.take());
-        let place = self.place(&digest);
-        let claim = NewClaim {
-            run: place.run,
-            digest,
-            record_name,
-            slot,
-            profile: self.common.profile(profile, list),
-            terms: terms.as_ref(),
-        };
-        if !self.bucket_mut(place).is_some_and(|bucket| bucket.push(&claim)) {
-            return Err(Distrust::NoRoom);
-        }
+        let profile = self.common.profile(profile, list);
+        let claim = Detached::new(&digest, rank, slot, profile, terms.as_ref());
         self.len += 1;
-        readable?;
-        self.check_rivals(record_name, &digest)
-    }
-
-    fn check_rivals(&self, record_name: RecordName, digest: &Digest) -> Result<(), Distrust> {
-        let rival = self.claims(digest).map(Claim::record_name).find(|rival| *rival != record_name);
-        match (self.get(digest), rival) {
-            (Err(Untrusted::Ambiguous), Some(rival)) => Err(Distrust::Ambiguous(rival)),
-            _ => Ok(()),
+        match self.ruling_claim(&digest).map(Claim::rank) {
+            Some(ruling) if ruling < rank => {
+                self.put_aside(&digest, rank, claim);
+                Ok(Some(Contest { older: ruling.1, younger: rank.1 }))
+            }
+            displaced => {
+                if let Some(displaced) = displaced
+                    && let Some(claim) = self.take_from_bucket(&digest)
+                {
+                    self.put_aside(&digest, displaced, claim);
+                }
+                self.put_into_bucket(&digest, rank, claim);
+                readable?;
+                Ok(displaced.map(|displaced| Contest { older: rank.1, younger: displaced.1 }))
+            }
         }
     }
 
-    fn stands_under(&self, record_name: RecordName, digest: Result<Digest, Distrust>) -> bool {
-        digest.is_ok_and(|digest| self.claim_of(record_name, &digest).is_some())
-    }
-
-    fn claims(&self, digest: &Digest) -> impl Iterator<Item = Claim<'_>> {
+    fn ruling_claim(&self, digest: &Digest) -> Option<Claim<'_>> {
         let place = self.place(digest);
-        self.bucket(place).into_iter().flat_map(move |bucket| bucket.claims(place.run, digest))
+        let claim = self.bucket(place).and_then(|bucket| bucket.claim_to(place.run, digest));
+        claim.or_else(|| self.aside.get(&self.first_aside(digest)?)?.claim(0))
     }
 
-    fn claim_of(&self, record_name: RecordName, digest: &Digest) -> Option<Claim<'_>> {
-        self.claims(digest).find(|claim| claim.record_name() == record_name)
+    /// Of the claims to this digest that stand aside, the oldest.
+    fn first_aside(&self, digest: &Digest) -> Option<Standing> {
+        let (standing, _) = self.aside.range((*digest, (0, RecordName::FIRST))..).next()?;
+        Some(*standing).filter(|(claimed, _)| claimed == digest)
+    }
+
+    fn claim_of(&self, digest: &Digest, rank: Rank) -> Option<Claim<'_>> {
+        let aside = || self.aside.get(&(*digest, rank))?.claim(0);
+        self.ruling_claim(digest).filter(|claim| claim.rank() == rank).or_else(aside)
     }
 
     fn all_claims(&self) -> impl Iterator<Item = Claim<'_>> {
         let twigs = self.root.iter().flat_map(|branch| branch.iter());
-        twigs.flat_map(|twig| twig.iter()).flat_map(|bucket| bucket.all_claims())
+        let buckets = twigs.flat_map(|twig| twig.iter()).chain(self.aside.values());
+        buckets.flat_map(|bucket| bucket.all_claims())
     }
 
     /// Takes out a record's claim to `digest`, if there is one, and answers its slot.
-    fn withdraw(&mut self, record_name: RecordName, digest: &Digest) -> Option<u32> {
-        let claim = self.claim_of(record_name, digest)?;
-        let (slot, position) = (claim.slot(), claim.position);
-        self.remove_at(self.place(digest), position);
+    fn withdraw(&mut self, digest: &Digest, rank: Rank) -> Option<u32> {
+        let slot = self.claim_of(digest, rank)?.slot();
+        let standing = (*digest, rank);
+        if self.aside.contains_key(&standing) {
+            self.take_from_aside(&standing);
+            self.len -= 1;
+        } else {
+            self.remove_from_bucket(digest);
+        }
         Some(slot)
     }
 
     fn search_and_remove(&mut self, record_name: RecordName) {
+        if let Some(standing) = self.aside.keys().find(|(_, (_, name))| *name == record_name).copied() {
+            self.take_from_aside(&standing);
+            self.len -= 1;
+            return;
+        }
         let mut places = (0..1 << (BRANCH_BITS + TWIG_BITS + BUCKET_BITS)).map(Place::of);
         let found = places.find_map(|place| {
             let mut claims = self.bucket(place)?.all_claims();
-            Some((place, claims.find(|claim| claim.record_name() == record_name)?.position))
+            Some(claims.find(|claim| claim.record_name() == record_name)?.digest())
         });
-        if let Some((place, position)) = found {
-            self.remove_at(place, position);
+        if let Some(digest) = found {
+            self.remove_from_bucket(&digest);
         }
     }
 
-    fn remove_at(&mut self, place: Place, position: usize) {
-        if let Some(bucket) = self.bucket_mut(place) {
-            bucket.remove(position);
+    /// Takes out the claim that rules `digest`, which is in a bucket, and has the next oldest rule from there.
+    fn remove_from_bucket(&mut self, digest: &Digest) {
+        if self.take_from_bucket(digest).is_some() {
             self.len -= 1;
         }
+        if let Some(next) = self.first_aside(digest)
+            && let Some(claim) = self.take_from_aside(&next)
+        {
+            self.put_into_bucket(digest, next.1, claim);
+        }
+    }
+
+    fn take_from_bucket(&mut self, digest: &Digest) -> Option<Detached> {
+        let place = self.place(digest);
+        let position = self.bucket(place)?.claim_to(place.run, digest)?.position;
+        self.bucket_mut(place)?.remove(position)
+    }
+
+    /// Puts the claim that rules `digest` there, or aside if there is no room.
+    fn put_into_bucket(&mut self, digest: &Digest, rank: Rank, claim: Detached) {
+        let place = self.place(digest);
+        let left = match self.bucket_mut(place) {
+            Some(bucket) => bucket.push(place.run, claim).err(),
+            None => Some(claim),
+        };
+        if let Some(claim) = left {
+            self.put_aside(digest, rank, claim);
+        }
+    }
+
+    fn put_aside(&mut self, digest: &Digest, rank: Rank, claim: Detached) {
+        Arc::make_mut(&mut self.aside).insert((*digest, rank), Arc::new(Bucket::of(claim)));
+    }
+
+    fn take_from_aside(&mut self, standing: &Standing) -> Option<Detached> {
+        let mut bucket = Arc::make_mut(&mut self.aside).remove(standing)?;
+        Arc::make_mut(&mut bucket).remove(0)
     }
 
     fn next_slot(&self) -> u32 {
@@ -340,6 +387,13 @@ impl Keyring {
         let branch = Arc::make_mut(&mut self.root).get_mut(place.branch)?;
         let twig = Arc::make_mut(branch).get_mut(place.twig)?;
         Arc::make_mut(twig).get_mut(place.bucket).map(Arc::make_mut)
+    }
+}
+
+impl StoredRecord<'_> {
+    /// `None` if the record is not named like one.
+    fn rank(&self) -> Option<Rank> {
+        Some((self.created.map_or(0, second), self.name.parse().ok()?))
     }
 }
 
@@ -373,7 +427,7 @@ impl Default for Keyring {
         let twig: Arc<Twig> = Arc::new(array::from_fn(|_| Arc::clone(&bucket)));
         let branch: Arc<Branch> = Arc::new(array::from_fn(|_| Arc::clone(&twig)));
         let root = Arc::new(array::from_fn(|_| Arc::clone(&branch)));
-        Self { root, hasher: RandomState::new(), len: 0, common: Arc::default() }
+        Self { root, aside: Arc::default(), hasher: RandomState::new(), len: 0, common: Arc::default() }
     }
 }
 
@@ -383,7 +437,6 @@ impl Untrusted {
         match self {
             Self::Absent => "absent",
             Self::Unreadable => "unreadable",
-            Self::Ambiguous => "ambiguous",
         }
     }
 }
@@ -402,6 +455,15 @@ pub(crate) mod tests {
     /// The name of a record of one ApiKey with this serial.
     pub(crate) fn record_name(serial: u32) -> String {
         format!("0b0e7a4c-93d1-4f5e-8a6b-7c8d9e0f1a2b-{serial}")
+    }
+
+    /// A record that is as old as all others of this kind.
+    pub(crate) fn stored<'r>(name: &'r str, spec: &'r Value) -> StoredRecord<'r> {
+        StoredRecord { name, created: Some("2026-01-01T00:00:00Z".parse().unwrap()), spec }
+    }
+
+    fn made_at<'r>(second: i64, name: &'r str, spec: &'r Value) -> StoredRecord<'r> {
+        StoredRecord { name, created: Some(Timestamp::from_second(second).unwrap()), spec }
     }
 
     fn digest(number: u32) -> Digest {
@@ -429,7 +491,7 @@ pub(crate) mod tests {
         let (mut keyring, mut spec) = (Keyring::default(), record());
         for number in 0..100 {
             spec["digest"] = json!(digest(number).to_string());
-            keyring.upsert(&record_name(number), &spec).unwrap();
+            keyring.upsert(stored(&record_name(number), &spec)).unwrap();
         }
         let (digests, mut slots): (Vec<Digest>, _) = ((50..150).map(digest).collect(), Vec::new());
         keyring.prefetch(&digests, |slot| slots.push(slot));
@@ -440,7 +502,7 @@ pub(crate) mod tests {
     #[test]
     fn a_record_is_read_whole() {
         let mut keyring = Keyring::default();
-        keyring.upsert(&record_name(7), &record()).unwrap();
+        keyring.upsert(stored(&record_name(7), &record())).unwrap();
         let entry = keyring.get(&digest(1)).unwrap();
         assert_eq!((entry.namespace(), entry.name()), ("team-a", "billing.v2"));
         assert_eq!((entry.owner(), entry.scopes()), ("jane@example.com", "orders:read orders:write"));
@@ -460,7 +522,7 @@ pub(crate) mod tests {
         for (number, serial) in (0..).zip([0, 1, 255, 256, u32::MAX]) {
             for api_key in [json!({ "namespace": "a", "name": "b", "uid": "c" }), json!(7)] {
                 let spec = json!({ "digest": digest(number).to_string(), "apiKey": api_key });
-                drop(keyring.upsert(&record_name(serial), &spec));
+                drop(keyring.upsert(stored(&record_name(serial), &spec)));
                 let names: Vec<_> = keyring.names_of(|slot| slot == number).collect();
                 assert_eq!(names.iter().map(|(_, name)| name.to_string()).collect::<Vec<_>>(), [record_name(serial)]);
             }
@@ -472,17 +534,20 @@ pub(crate) mod tests {
         let spec = |number| json!({ "digest": digest(number).to_string(), "apiKey": 7 });
         let mut before = Keyring::default();
         for number in 0..100 {
-            drop(before.upsert(&record_name(number), &spec(number)));
+            drop(before.upsert(stored(&record_name(number), &spec(number))));
         }
         let mut after = before.successor();
         assert!(after.is_empty() && after.slots() == 100);
         for number in (50..150).rev() {
-            drop(after.carry_over(&before, &record_name(number), &spec(number)));
+            drop(after.carry_over(&before, stored(&record_name(number), &spec(number))));
         }
-        let slot = |keyring: &Keyring, number| keyring.slot_of(&record_name(number), &spec(number));
+        let slot = |keyring: &Keyring, number| keyring.slot_of(stored(&record_name(number), &spec(number)));
         assert!((50..100).all(|number| slot(&after, number) == Some(number) && slot(&before, number) == Some(number)));
         assert!((100..150).all(|number| slot(&after, number).unwrap() >= 100 && slot(&before, number).is_none()));
-        assert_eq!((slot(&after, 7), after.slot_of(&record_name(60), &spec(61)), after.slots()), (None, None, 150));
+        assert_eq!(
+            (slot(&after, 7), after.slot_of(stored(&record_name(60), &spec(61))), after.slots()),
+            (None, None, 150)
+        );
         let mut named: Vec<_> = after.names_of(|slot| slot % 40 == 0).collect();
         named.sort_by_key(|(slot, _)| *slot);
         assert_eq!(named.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [80, 120]);
@@ -506,7 +571,7 @@ pub(crate) mod tests {
             let mut spec = record();
             spec["notAfter"] = json!(said);
             let mut keyring = Keyring::default();
-            keyring.upsert(&record_name(1), &spec).unwrap();
+            keyring.upsert(stored(&record_name(1), &spec)).unwrap();
             assert_eq!(keyring.get(&digest(1)).unwrap().not_after(), Some(kept.parse().unwrap()), "{said}");
         }
     }
@@ -519,7 +584,7 @@ pub(crate) mod tests {
             "apiKey": { "namespace": "a", "name": "b", "uid": "c" },
             "fieldOfALaterVersion": { "any": "thing" },
         });
-        keyring.upsert(&record_name(1), &spec).unwrap();
+        keyring.upsert(stored(&record_name(1), &spec)).unwrap();
         let entry = keyring.get(&digest(1)).unwrap();
         assert_eq!((entry.owner(), entry.scopes()), ("", ""));
         assert_eq!((entry.not_after(), entry.is_suspended(), entry.is_revoked()), (None, false, false));
@@ -572,9 +637,9 @@ pub(crate) mod tests {
             let mut spec = record();
             spec[field] = value.clone();
             let mut keyring = Keyring::default();
-            keyring.upsert(&record_name(2), &neighbour).unwrap();
-            keyring.upsert(&record_name(1), &record()).unwrap();
-            let distrust = keyring.replace(&record_name(1), &spec).unwrap_err();
+            keyring.upsert(stored(&record_name(2), &neighbour)).unwrap();
+            keyring.upsert(stored(&record_name(1), &record())).unwrap();
+            let distrust = keyring.replace(stored(&record_name(1), &spec)).unwrap_err();
             assert_eq!(distrust, Distrust::Unreadable(field), "{field}: {value}");
             assert_eq!(keyring.get(&digest(1)), Err(expected), "{field}: {value}");
             assert!(keyring.get(&digest(2)).is_ok(), "{field}: {value}");
@@ -582,31 +647,140 @@ pub(crate) mod tests {
         for field in ["digest", "apiKey"] {
             let mut spec = record();
             spec.as_object_mut().unwrap().remove(field);
-            assert_eq!(Keyring::default().upsert(&record_name(1), &spec), Err(Distrust::Missing(field)));
+            assert_eq!(Keyring::default().upsert(stored(&record_name(1), &spec)), Err(Distrust::Missing(field)));
         }
-        assert_eq!(Keyring::default().upsert(&record_name(1), &Value::Null), Err(Distrust::Missing("digest")));
+        assert_eq!(Keyring::default().upsert(stored(&record_name(1), &Value::Null)), Err(Distrust::Missing("digest")));
     }
 
+    /// The name of a record of another ApiKey.
+    fn name_of(uid: u32, serial: u32) -> String {
+        format!("{uid:08x}-93d1-4f5e-8a6b-7c8d9e0f1a2b-{serial}")
+    }
+
+    /// Of two records that claim one key the one that is older rules, whatever either says and whichever came first; and
+    /// where it is gone, the other one does.
     #[test]
-    fn the_second_claim_to_a_digest_is_told_with_the_first() {
+    fn the_oldest_claim_to_a_digest_rules_alone() {
+        let spec = |owner: &str, field: &str, value: Value| {
+            let api_key = json!({ "namespace": "a", "name": owner, "uid": "c" });
+            let mut spec = json!({ "digest": digest(1).to_string(), "apiKey": api_key });
+            spec[field] = value;
+            spec
+        };
+        let kinds = [
+            ("owner", json!("jane@example.com")),
+            ("revoked", json!({ "at": "2026-01-01T00:00:00Z", "reason": "Deleted" })),
+            ("suspended", json!(true)),
+            ("allowedIPs", json!(["192.0.2.0/24"])),
+            ("suspended", json!("?")),
+        ];
+        let ages = [
+            ("seconds", Some(7), name_of(9, 9), Some(8), name_of(1, 1)),
+            ("uids", Some(7), name_of(1, 9), Some(7), name_of(2, 1)),
+            ("serials", Some(7), name_of(1, 9), Some(7), name_of(1, 10)),
+            ("no time of creation", None, name_of(9, 9), Some(1), name_of(1, 1)),
+        ];
+        for (case, old_second, old_name, young_second, young_name) in &ages {
+            for (old_field, old_value) in &kinds {
+                for (young_field, young_value) in &kinds {
+                    let (old_spec, young_spec) =
+                        (spec("old", old_field, old_value.clone()), spec("young", young_field, young_value.clone()));
+                    let created = |second: &Option<i64>| second.map(|second| Timestamp::from_second(second).unwrap());
+                    let old = StoredRecord { name: old_name, created: created(old_second), spec: &old_spec };
+                    let young = StoredRecord { name: young_name, created: created(young_second), spec: &young_spec };
+                    let case = format!("{case}: {old_spec} and {young_spec}");
+                    let alone = |record| {
+                        let mut keyring = Keyring::default();
+                        keyring.upsert(record).ok();
+                        keyring.get(&digest(1)).map(|entry| (entry.name().to_owned(), entry.is_revoked()))
+                    };
+                    let contest = Contest { older: old.rank().unwrap().1, younger: young.rank().unwrap().1 };
+                    for records in [[old, young], [young, old]] {
+                        let mut keyring = Keyring::default();
+                        drop(keyring.upsert(records[0]));
+                        let taken_in = keyring.upsert(records[1]);
+                        assert!(taken_in.is_err() || taken_in == Ok(Some(contest)), "{case}: {taken_in:?}");
+                        let found = |keyring: &Keyring| {
+                            let entry = keyring.get(&digest(1));
+                            entry.map(|entry| (entry.name().to_owned(), entry.is_revoked()))
+                        };
+                        assert_eq!((found(&keyring), keyring.len()), (alone(old), 2), "{case}");
+                        let mut without_young = keyring.clone();
+                        without_young.remove(young);
+                        assert_eq!((found(&without_young), without_young.len()), (alone(old), 1), "{case}");
+                        keyring.remove(old);
+                        assert_eq!((found(&keyring), keyring.len()), (alone(young), 1), "{case}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// A digest that differs from another one in its last octet alone is another digest.
+    #[test]
+    fn a_digest_is_told_apart_by_all_of_its_octets() {
         let mut keyring = Keyring::default();
         let mut spec = record();
-        spec.as_object_mut().unwrap().remove("revoked");
-        keyring.upsert(&record_name(1), &spec).unwrap();
-        assert_eq!(keyring.upsert(&record_name(2), &spec), Err(Distrust::Ambiguous(record_name(1).parse().unwrap())));
-        assert_eq!(keyring.get(&digest(1)), Err(Untrusted::Ambiguous));
-        assert_eq!(keyring.upsert(&record_name(2), &record()), Ok(()));
-        assert!(keyring.get(&digest(1)).is_ok_and(|entry| entry.is_revoked()));
+        keyring.upsert(stored(&record_name(1), &spec)).unwrap();
+        let text = digest(1).to_string();
+        let other = format!("{}{}", &text[..text.len() - 1], if text.ends_with('0') { '1' } else { '0' });
+        spec["digest"] = json!(other);
+        // In the bucket of the first, whatever its hash: as the worst of hashes would have it.
+        let place = keyring.place(&digest(1));
+        let rank = stored(&record_name(2), &spec).rank().unwrap();
+        let claim = Detached::new(&other.parse().unwrap(), rank, 9, Arc::default(), None);
+        assert!(keyring.bucket_mut(place).unwrap().push(place.run, claim).is_ok());
+        assert_eq!(keyring.get(&digest(1)).unwrap().record_name().to_string(), record_name(1));
+    }
+
+    /// Whoever may write specs may claim a digest any number of times, before and after its owner.
+    #[test]
+    fn any_number_of_claims_to_one_digest_touches_no_other_key() {
+        let (empty, digests) = &*COLLIDING;
+        let mut keyring = empty.clone();
+        let spec = |number: usize| {
+            let api_key = json!({ "namespace": "a", "name": format!("key-{number}"), "uid": "c" });
+            json!({ "digest": digests[number].to_string(), "apiKey": api_key })
+        };
+        for number in 0..4 {
+            keyring.upsert(made_at(1000, &name_of(500 + number as u32, 1), &spec(number))).unwrap();
+        }
+        let strangers = |keyring: &Keyring| {
+            (1..4)
+                .all(|number| keyring.get(&digests[number]).is_ok_and(|entry| entry.name() == format!("key-{number}")))
+        };
+        let before = keyring.clone();
+        let mut last = None;
+        for claim in 0..600_u32 {
+            let second = if claim < 300 { 2000 + i64::from(claim) } else { 2000 - 2 * i64::from(claim) };
+            keyring.upsert(made_at(second, &name_of(claim % 400, claim), &spec(0))).unwrap();
+            last = Some(keyring.clone());
+            let owner = keyring.get(&digests[0]).unwrap().record_name().to_string();
+            let oldest = if claim < 500 { name_of(500, 1) } else { name_of(claim % 400, claim) };
+            assert_eq!(owner, oldest, "{claim}");
+            assert!(strangers(&keyring), "{claim}");
+        }
+        let place = keyring.place(&digests[0]);
+        assert_eq!((keyring.bucket(place).unwrap().all_claims().count(), keyring.len()), (4, 604));
+        for claim in (0..600_u32).rev() {
+            let second = if claim < 300 { 2000 + i64::from(claim) } else { 2000 - 2 * i64::from(claim) };
+            keyring.remove(made_at(second, &name_of(claim % 400, claim), &spec(0)));
+            assert!(strangers(&keyring), "{claim}");
+        }
+        assert_eq!((keyring.len(), keyring.aside.len()), (4, 0), "nothing is left of them");
+        let state = |keyring: &Keyring| keyring.records().map(|(slot, name, _)| (slot, name)).collect::<BTreeSet<_>>();
+        assert_eq!(state(&keyring), state(&before));
+        assert_eq!(last.map(|keyring| keyring.len()), Some(604), "a clone stays as it was");
     }
 
     #[test]
     fn a_record_that_is_not_named_like_one_counts_for_nothing() {
         let mut keyring = Keyring::default();
-        keyring.upsert(&record_name(1), &record()).unwrap();
+        keyring.upsert(stored(&record_name(1), &record())).unwrap();
         for name in ["r-1", "", &record_name(1).to_uppercase()] {
-            assert_eq!(keyring.upsert(name, &record()), Err(Distrust::Name));
-            assert_eq!(keyring.replace(name, &record()), Err(Distrust::Name));
-            keyring.remove(name, &record());
+            assert_eq!(keyring.upsert(stored(name, &record())), Err(Distrust::Name));
+            assert_eq!(keyring.replace(stored(name, &record())), Err(Distrust::Name));
+            keyring.remove(stored(name, &record()));
         }
         assert!(keyring.get(&digest(1)).is_ok());
         assert_eq!((keyring.len(), keyring.slots()), (1, 1));
@@ -621,16 +795,16 @@ pub(crate) mod tests {
             spec
         };
         for number in 0..100 {
-            keyring.upsert(&record_name(number), &spec(number)).unwrap();
+            keyring.upsert(stored(&record_name(number), &spec(number))).unwrap();
         }
         let mut changed = spec(7);
         changed["suspended"] = json!("?");
-        keyring.replace(&record_name(7), &changed).unwrap_err();
-        keyring.replace(&record_name(7), &spec(7)).unwrap();
-        keyring.remove(&record_name(3), &spec(3));
+        keyring.replace(stored(&record_name(7), &changed)).unwrap_err();
+        keyring.replace(stored(&record_name(7), &spec(7))).unwrap();
+        keyring.remove(stored(&record_name(3), &spec(3)));
         let mut clone = keyring.clone();
-        keyring.upsert(&record_name(3), &spec(3)).unwrap();
-        clone.upsert(&record_name(200), &spec(200)).unwrap();
+        keyring.upsert(stored(&record_name(3), &spec(3))).unwrap();
+        clone.upsert(stored(&record_name(200), &spec(200))).unwrap();
         assert_eq!(keyring.get(&digest(7)).unwrap().slot(), 7);
         assert_eq!(keyring.get(&digest(3)).unwrap().slot(), 100);
         assert_eq!(clone.get(&digest(200)).unwrap().slot(), 101);
@@ -649,36 +823,63 @@ pub(crate) mod tests {
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Kind {
         Good,
+        Suspended,
         Revoked,
         Unreadable,
         WithoutDigest,
     }
 
-    /// A record's name, and its new digest and kind, or `None` if it is removed.
-    type Change = (u32, Option<(usize, Kind)>);
-
-    type Model = BTreeMap<u32, (usize, Kind)>;
-
-    fn changes() -> impl Strategy<Value = Vec<Change>> {
-        let kinds = [Kind::Good, Kind::Good, Kind::Revoked, Kind::Unreadable, Kind::WithoutDigest];
-        let version = (0..4_usize, proptest::sample::select(kinds.to_vec()));
-        proptest::collection::vec((0..6_u32, proptest::option::weighted(0.7, version)), 0..60)
+    /// A record of the model: when it was made, what it claims, and what it says.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Version {
+        created: Option<i64>,
+        digest: usize,
+        kind: Kind,
     }
 
-    /// A record with some of the fields that vary in length, other ones for each name and digest.
-    fn version(digest: &Digest, name: u32, kind: Kind) -> Value {
+    #[derive(Clone, Debug)]
+    enum Change {
+        /// The record with this number has a new version, or is gone.
+        Record(u32, Option<Version>),
+        /// All records are read anew, from this one on.
+        List(usize),
+    }
+
+    /// Each record that there is, and its slot if it has one.
+    type Model = BTreeMap<u32, (Version, Option<u32>)>;
+
+    fn changes() -> impl Strategy<Value = Vec<Change>> {
+        use Kind::*;
+        let kinds = [Good, Good, Good, Suspended, Revoked, Unreadable, WithoutDigest];
+        let created = proptest::option::weighted(0.9, 0..4_i64);
+        let version = (created, 0..4_usize, proptest::sample::select(kinds.to_vec()));
+        let version = version.prop_map(|(created, digest, kind)| Version { created, digest, kind });
+        let record = (0..9_u32, proptest::option::weighted(0.7, version));
+        let record = record.prop_map(|(number, version)| Change::Record(number, version));
+        let change = prop_oneof![12 => record, 1 => (0..9_usize).prop_map(Change::List)];
+        proptest::collection::vec(change, 0..60)
+    }
+
+    /// Three records of each of three ApiKeys, in the order of their numbers.
+    fn name(number: u32) -> String {
+        name_of(number / 3, number % 3)
+    }
+
+    /// A record with some of the fields that vary in length, other ones for each number and digest.
+    fn spec_of(digest: &Digest, number: u32, kind: Kind) -> Value {
         let mut spec = json!({
             "digest": digest.to_string(),
-            "apiKey": { "namespace": "a", "name": "n".repeat(name as usize + 1), "uid": "c" },
+            "apiKey": { "namespace": "a", "name": "n".repeat(number as usize + 1), "uid": "c" },
         });
-        if name.is_multiple_of(2) {
-            spec["notAfter"] = json!(format!("203{name}-01-02T03:04:05Z"));
+        if number.is_multiple_of(2) {
+            spec["notAfter"] = json!(format!("203{number}-01-02T03:04:05Z"));
         }
-        if name.is_multiple_of(3) {
-            spec["allowedIPs"] = json!([format!("10.0.0.{name}")]);
+        if number.is_multiple_of(3) {
+            spec["allowedIPs"] = json!([format!("10.0.0.{number}")]);
         }
         match kind {
             Kind::Good => {}
+            Kind::Suspended => spec["suspended"] = json!(true),
             Kind::Revoked => spec["revoked"] = json!({ "at": "2026-01-01T00:00:00Z", "reason": "Deleted" }),
             Kind::Unreadable => spec["suspended"] = json!("?"),
             Kind::WithoutDigest => spec["digest"] = json!("?"),
@@ -686,64 +887,109 @@ pub(crate) mod tests {
         spec
     }
 
-    /// Makes a change as the API server tells it: ADDED, MODIFIED, or DELETED with the record's last version.
-    fn make(keyring: &mut Keyring, model: &mut Model, digests: &[Digest], (name, new): Change) {
-        let old = model.remove(&name).map(|(number, kind)| version(&digests[number], name, kind));
-        let Some((number, kind)) = new else {
-            return keyring.remove(&record_name(name), &old.unwrap_or(json!({})));
-        };
-        model.insert(name, (number, kind));
-        let spec = version(&digests[number], name, kind);
-        match old {
-            None => keyring.upsert(&record_name(name), &spec).ok(),
-            Some(_) => keyring.replace(&record_name(name), &spec).ok(),
-        };
+    /// Hands over a record as the API server tells it.
+    fn told<T>(number: u32, version: Version, digests: &[Digest], f: impl FnOnce(StoredRecord<'_>) -> T) -> T {
+        let (name, spec) = (name(number), spec_of(&digests[version.digest], number, version.kind));
+        let created = version.created.map(|second| Timestamp::from_second(second + 1).unwrap());
+        f(StoredRecord { name: &name, created, spec: &spec })
     }
 
-    /// What is to be said of a digest, from all records at once. `Ok` names the record, which for several that are
-    /// revoked may be any.
-    fn expected(model: &Model, number: usize) -> Result<Vec<u32>, Untrusted> {
-        let is_claim = |kind: Kind, claimed| kind != Kind::WithoutDigest && claimed == number;
-        let claims: Vec<_> = model.iter().filter(|(_, (claimed, kind))| is_claim(*kind, *claimed)).collect();
-        let named = |kind| claims.iter().filter(move |(_, (_, own))| *own == kind).map(|(name, _)| **name);
-        let revoked: Vec<u32> = named(Kind::Revoked).collect();
-        match claims.len() {
-            0 => Err(Untrusted::Absent),
-            _ if !revoked.is_empty() => Ok(revoked),
-            1 => named(Kind::Good).next().map(|name| vec![name]).ok_or(Untrusted::Unreadable),
-            _ => Err(Untrusted::Ambiguous),
+    /// Makes a change as the API server tells it: a list, or ADDED, MODIFIED, or DELETED with the record's last version.
+    fn make(keyring: &mut Keyring, model: &mut Model, digests: &[Digest], change: Change) {
+        match change {
+            Change::List(from) => {
+                let mut fresh = keyring.successor();
+                let mut records: Vec<_> = model.iter().map(|(number, (version, _))| (*number, *version)).collect();
+                let length = records.len().max(1);
+                records.rotate_left(from % length);
+                for (number, version) in records {
+                    told(number, version, digests, |record| fresh.carry_over(keyring, record).ok());
+                }
+                *keyring = fresh;
+            }
+            Change::Record(number, None) => {
+                let version = model.remove(&number).map(|(version, _)| version);
+                let version = version.unwrap_or(Version { created: None, digest: 0, kind: Kind::WithoutDigest });
+                told(number, version, digests, |record| keyring.remove(record));
+            }
+            Change::Record(number, Some(version)) => {
+                let before = model.get(&number).copied();
+                told(number, version, digests, |record| match before {
+                    None => keyring.upsert(record).ok(),
+                    Some(_) => keyring.replace(record).ok(),
+                });
+                let slot = told(number, version, digests, |record| keyring.slot_of(record));
+                // As long as a record can be found by what it says, it keeps its slot.
+                let is_same = |before: Version| (before.created, before.digest) == (version.created, version.digest);
+                if let Some((before, Some(slot_before))) = before
+                    && is_same(before)
+                    && version.kind != Kind::WithoutDigest
+                {
+                    assert_eq!(slot, Some(slot_before));
+                }
+                model.insert(number, (version, slot));
+            }
         }
+    }
+
+    /// The number of the record that rules a digest: the oldest, by a plain look at all of them.
+    fn ruling(model: &Model, digest: usize) -> Option<(u32, Kind)> {
+        let claims = model.iter().map(|(number, (version, _))| (number, version));
+        let claims = claims.filter(|(_, version)| version.kind != Kind::WithoutDigest && version.digest == digest);
+        let oldest = claims.min_by_key(|(number, version)| (version.created.map_or(0, |second| second + 1), **number));
+        oldest.map(|(number, version)| (*number, version.kind))
+    }
+
+    /// Whether the keyring has all records of the model, with the slots that they had from the start.
+    fn compare_records(keyring: &Keyring, model: &Model) -> Result<(), TestCaseError> {
+        let claims = model.iter().filter(|(_, (version, _))| version.kind != Kind::WithoutDigest);
+        let expected: BTreeMap<_, _> = claims
+            .map(|(number, (version, slot))| (name(*number), (*slot, version.kind != Kind::Unreadable)))
+            .collect();
+        let records = keyring.records().filter(|(_, name, _)| !is_filler(*name));
+        let records: BTreeMap<_, _> =
+            records.map(|(slot, name, entry)| (name.to_string(), (Some(slot), entry.is_some()))).collect();
+        prop_assert_eq!(records, expected);
+        Ok(())
     }
 
     /// Whether the keyring says of each digest what the model says, in every detail.
     fn compare(keyring: &Keyring, model: &Model, digests: &[Digest]) -> Result<(), TestCaseError> {
-        let with_digest: BTreeMap<String, Kind> = model
-            .iter()
-            .filter(|(_, (_, kind))| *kind != Kind::WithoutDigest)
-            .map(|(name, (_, kind))| (record_name(*name), *kind))
-            .collect();
-        prop_assert_eq!(keyring.len(), with_digest.len());
-        let records: BTreeMap<String, bool> =
-            keyring.records().map(|(_, name, entry)| (name.to_string(), entry.is_some())).collect();
-        let readable = with_digest.into_iter().map(|(name, kind)| (name, kind != Kind::Unreadable));
-        prop_assert_eq!(records, readable.collect());
+        let records = model.values().filter(|(version, _)| version.kind != Kind::WithoutDigest).count();
+        prop_assert_eq!(keyring.len(), records);
         for (number, digest) in digests.iter().enumerate() {
-            match (keyring.get(digest), expected(model, number)) {
-                (Ok(entry), Ok(names)) => {
-                    let name = u32::try_from(entry.name().len()).unwrap() - 1;
-                    prop_assert!(names.contains(&name));
-                    prop_assert_eq!(entry.record_name().to_string(), record_name(name));
-                    let not_after = format!("203{name}-01-02T03:04:05Z").parse().ok();
-                    prop_assert_eq!(entry.not_after(), not_after.filter(|_| name.is_multiple_of(2)));
-                    let list =
-                        AllowedAddresses::parse(&[format!("10.0.0.{name}")]).ok().filter(|_| name.is_multiple_of(3));
+            match (keyring.get(digest), ruling(model, number)) {
+                (Err(Untrusted::Absent), None) | (Err(Untrusted::Unreadable), Some((_, Kind::Unreadable))) => {}
+                (Ok(entry), Some((number, kind))) if kind != Kind::Unreadable => {
+                    prop_assert_eq!(entry.record_name().to_string(), name(number));
+                    prop_assert_eq!(entry.name().len(), number as usize + 1);
+                    prop_assert_eq!(entry.is_revoked(), kind == Kind::Revoked);
+                    prop_assert_eq!(entry.is_suspended(), kind == Kind::Suspended);
+                    let not_after = format!("203{number}-01-02T03:04:05Z").parse().ok();
+                    prop_assert_eq!(entry.not_after(), not_after.filter(|_| number.is_multiple_of(2)));
+                    let list = AllowedAddresses::parse(&[format!("10.0.0.{number}")])
+                        .ok()
+                        .filter(|_| number.is_multiple_of(3));
                     prop_assert_eq!(entry.allowed_addresses(), list.as_ref());
                 }
-                (Err(untrusted), Err(expected)) => prop_assert_eq!(untrusted, expected),
                 (got, expected) => prop_assert!(false, "{:?} instead of {:?}", got, expected),
             }
         }
         Ok(())
+    }
+
+    /// The same place with no room in it: filled up with claims to other digests, as a hundred million keys would.
+    fn fill(keyring: &mut Keyring, place: Place) {
+        for number in 0..255 {
+            let rank = (1, name_of(u32::MAX, number).parse().unwrap());
+            let terms = Terms::try_from(&record()).ok();
+            let claim = Detached::new(&digest(1_000_000 + number), rank, number, Arc::default(), terms.as_ref());
+            assert!(keyring.bucket_mut(place).unwrap().push(place.run, claim).is_ok());
+        }
+    }
+
+    fn is_filler(name: RecordName) -> bool {
+        name.to_string().starts_with("ffffffff")
     }
 
     /// An empty keyring, and four digests that all stand in one bucket of it, in one run.
@@ -769,7 +1015,24 @@ pub(crate) mod tests {
             make(&mut keyring, &mut model, digests, change);
             past.push((keyring.clone(), model.clone()));
         }
-        past.iter().try_for_each(|(keyring, model)| compare(keyring, model, digests))
+        past.iter().try_for_each(|(keyring, model)| compare(keyring, model, digests))?;
+        compare_records(&keyring, &model)
+    }
+
+    #[test]
+    fn a_run_without_room_refuses_nobody() {
+        let (empty, digests) = &*COLLIDING;
+        let mut keyring = empty.clone();
+        let place = keyring.place(&digests[0]);
+        fill(&mut keyring, place);
+        for (number, digest) in (0..).zip(digests) {
+            keyring.upsert(stored(&record_name(number), &spec_of(digest, number, Kind::Good))).unwrap();
+        }
+        for (number, digest) in (0..).zip(digests) {
+            assert_eq!(keyring.get(digest).unwrap().record_name().to_string(), record_name(number));
+        }
+        let fillers: Vec<_> = keyring.records().filter(|(_, name, _)| is_filler(*name)).collect();
+        assert!(fillers.len() == 255 && fillers.iter().all(|(.., entry)| entry.is_some()), "they are as they were");
     }
 
     proptest! {
@@ -782,6 +1045,20 @@ pub(crate) mod tests {
         fn so_is_one_whose_digests_cannot_be_told_apart_by_their_hashes(changes in changes()) {
             let (empty, digests) = &*COLLIDING;
             follow(empty.clone(), digests, changes)?;
+        }
+
+        #[test]
+        fn so_is_one_with_room_for_some_of_them_or_none(changes in changes(), room in 0..3_usize) {
+            let (empty, digests) = &*COLLIDING;
+            let mut full = empty.clone();
+            let place = full.place(&digests[0]);
+            fill(&mut full, place);
+            for _ in 0..room {
+                full.bucket_mut(place).unwrap().remove(0);
+            }
+            // A list leaves the fillers out, and with them what is to be tried.
+            let changes = changes.into_iter().filter(|change| matches!(change, Change::Record(..)));
+            follow(full, digests, changes.collect())?;
         }
     }
 }

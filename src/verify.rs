@@ -274,7 +274,7 @@ mod tests {
 
     use super::*;
     use crate::key::{Digest, credential};
-    use crate::keyring::tests::record_name;
+    use crate::keyring::tests::{record_name, stored};
 
     const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
     const OTHER_KEY: &str = "keyw1_x3dylZ3lzYKIhQQXeAJ94cGS4sbYtvgcYDsSikFczMP1KVy2b";
@@ -395,7 +395,7 @@ mod tests {
 
     fn keyring(spec: &Value) -> Keyring {
         let mut keyring = Keyring::default();
-        keyring.upsert(&record_name(1), spec).unwrap();
+        keyring.upsert(stored(&record_name(1), spec)).unwrap();
         keyring
     }
 

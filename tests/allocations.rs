@@ -8,7 +8,7 @@ use allocation_counter::measure;
 use jiff::Timestamp;
 use keywright::address::client::{ClientAddressSource, Unresolved};
 use keywright::key::{Credential, CredentialError, Key, credential};
-use keywright::keyring::Keyring;
+use keywright::keyring::{Keyring, StoredRecord};
 use keywright::usage::Marks;
 use keywright::verify::{InvalidRoute, Request, Route, check};
 use rand::rngs::SysRng;
@@ -25,6 +25,10 @@ fn now() -> Timestamp {
 fn record_name(number: usize) -> String {
     let uid = format!("{:032x}", (number as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
     format!("{}-{}-{}-{}-{}-1", &uid[..8], &uid[8..12], &uid[12..16], &uid[16..20], &uid[20..])
+}
+
+fn stored<'r>(name: &'r str, spec: &'r Value) -> StoredRecord<'r> {
+    StoredRecord { name, created: Some(now()), spec }
 }
 
 /// A record of a population as many teams may have it: 20 owners in a namespace have keys with one of three sets of
@@ -55,7 +59,7 @@ fn populated(records: usize, namespaces: usize) -> Keyring {
     for number in 0..records {
         let spread = (number as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         let digest = format!("sha256:{:032x}{spread:032x}", spread.rotate_left(61));
-        keyring.upsert(&record_name(number), &spec(number, namespaces, digest)).unwrap();
+        keyring.upsert(stored(&record_name(number), &spec(number, namespaces, digest))).unwrap();
     }
     keyring
 }
@@ -72,12 +76,12 @@ fn live(records: usize, namespaces: usize) -> i64 {
 /// The slope between a tenth of the records and all of them, so that what an empty keyring takes does not count. With
 /// `KEYWRIGHT_TEST_RECORDS=1000000` it is that of the real thing, which takes a while in a debug build.
 #[test]
-fn a_key_takes_at_most_96_octets() {
+fn a_key_takes_at_most_112_octets() {
     let records = std::env::var("KEYWRIGHT_TEST_RECORDS").map_or(260_000, |records| records.parse().unwrap());
     let (tenth, namespaces) = (records / 10, records / 1000);
     let octets = (live(records, namespaces) - live(tenth, namespaces)) as f64 / (records - tenth) as f64;
     println!("{octets:.1} octets for each key between {tenth} and {records}");
-    assert!(octets <= 96.0, "{octets}");
+    assert!(octets <= 112.0, "{octets}");
 }
 
 struct Caller {
@@ -120,10 +124,7 @@ impl Caller {
                 5 => spec["owner"] = json!("two words"),
                 _ => {}
             }
-            keyring.upsert(&record_name(number), &spec).ok();
-            if number % 11 == 6 {
-                keyring.upsert(&record_name(number + keys.len()), &spec).ok();
-            }
+            keyring.upsert(stored(&record_name(number), &spec)).ok();
         }
         let bearers = keys.iter().map(|key| format!("Bearer {}", key.reveal())).collect();
         Self { keyring, keys, bearers }
@@ -181,7 +182,7 @@ fn noting_a_use_allocates_nothing_and_takes_at_most_16_octets_a_key() {
 #[test]
 fn a_decision_allocates_nothing() {
     let caller = Caller::new();
-    let state = ["absent", "ambiguous", "expired", "revoked", "suspended", "unreadable"];
+    let state = ["absent", "expired", "revoked", "suspended", "unreadable"];
     let with = |more: &[&'static str]| {
         let mut reasons = [&state[..], more].concat();
         reasons.sort_unstable();

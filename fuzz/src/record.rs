@@ -2,7 +2,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use jiff::Timestamp;
 use keywright::key::{self, Digest};
-use keywright::keyring::Keyring;
+use keywright::keyring::{Keyring, StoredRecord};
 use keywright::verify::{self, Permit, Request, Route};
 use serde_json::{Value, json};
 
@@ -23,30 +23,32 @@ pub fn record(data: &[u8]) {
     one_after_the_other(&specs);
 }
 
-/// Each spec is a record of its own.
+/// Each spec is a record of its own. They come in another order than they were made in, but for the neighbour, which is older
+/// than them all.
 fn side_by_side(specs: &[Value]) {
     let mut keyring = Keyring::default();
-    let neighbour = keyring.upsert(&name(0), &spec(keys::LISTED));
-    assert_eq!(neighbour, Ok(()));
+    let neighbour = keyring.upsert(stored(&name(0), 0, &spec(keys::LISTED)));
+    assert_eq!(neighbour, Ok(None));
+    let age = |index: usize| (index * 7 % 16) as i64;
     for (index, spec) in specs.iter().enumerate() {
-        let taken_in = keyring.upsert(&name(index + 1), spec);
-        if let Err(distrust) = &taken_in {
+        if let Err(distrust) = keyring.upsert(stored(&name(index + 1), 1 + age(index), spec)) {
             assert_fit_to_print(&distrust.to_string());
         }
-        let Some(digest) = digest(spec) else { continue };
-        let is_revoked = claims(&specs[..=index], &digest).any(|claim| claim.get("revoked").is_some());
-        let found = keyring.get(&digest);
-        assert!(found.is_ok() || taken_in.is_err(), "taken in and not found: {spec}");
-        assert!(found.is_err() || taken_in.is_ok() || is_revoked, "not taken in and found: {spec}");
+        let Some(claimed) = digest(spec) else { continue };
+        let claims = specs[..=index].iter().enumerate().filter(|(_, spec)| digest(spec) == Some(claimed));
+        let oldest = claims.min_by_key(|(index, _)| age(*index)).map(|(_, spec)| spec);
+        let alone = |spec| Keyring::default().upsert(stored(&name(1), 1, spec));
+        let is_neighbours = claimed == Digest::of(keys::LISTED.as_bytes());
+        let is_readable = is_neighbours || oldest.is_some_and(|spec| alone(spec).is_ok());
+        assert_eq!(keyring.get(&claimed).is_ok(), is_readable, "the oldest of the claims to {claimed} in {specs:?}");
     }
-    for key in [keys::OPEN, keys::LISTED] {
-        let claims: Vec<&Value> = claims(specs, &Digest::of(key.as_bytes())).collect();
-        match (check(&keyring, key), &*claims) {
-            (Err(_), []) => assert!(key != keys::LISTED, "the neighbour suffers from {specs:?}"),
-            (Err(_), _) => {}
-            (Ok(permit), []) => assert!(key == keys::LISTED, "{permit:?} from nothing"),
-            (Ok(permit), [claim]) if key != keys::LISTED => assert_permits(claim, &permit),
-            (Ok(permit), claims) => panic!("{permit:?} from {claims:?}"),
+    let neighbour = check(&keyring, keys::LISTED).unwrap_or_else(|denial| panic!("{denial:?} because of {specs:?}"));
+    assert_permits(&spec(keys::LISTED), &neighbour);
+    if let Ok(permit) = check(&keyring, keys::OPEN) {
+        let claims = specs.iter().enumerate().filter(|(_, spec)| digest(spec) == Some(Digest::of(keys::OPEN.as_bytes())));
+        match claims.min_by_key(|(index, _)| age(*index)) {
+            Some((_, oldest)) => assert_permits(oldest, &permit),
+            None => panic!("{permit:?} from nothing"),
         }
     }
 }
@@ -55,15 +57,15 @@ fn side_by_side(specs: &[Value]) {
 fn one_after_the_other(specs: &[Value]) {
     let mut keyring = Keyring::default();
     for spec in specs {
-        let taken_in = keyring.replace(&name(1), spec);
+        let taken_in = keyring.replace(stored(&name(1), 1, spec));
         let mut fresh = Keyring::default();
-        assert_eq!(taken_in, fresh.upsert(&name(1), spec), "{spec}");
+        assert_eq!(taken_in, fresh.upsert(stored(&name(1), 1, spec)), "{spec}");
         assert_eq!(keyring.len(), fresh.len(), "{spec}");
         for digest in specs.iter().filter_map(digest) {
             assert_eq!(keyring.get(&digest).err(), fresh.get(&digest).err(), "{digest} after {spec}");
         }
     }
-    keyring.remove(&name(1), specs.last().unwrap_or(&Value::Null));
+    keyring.remove(stored(&name(1), 1, specs.last().unwrap_or(&Value::Null)));
     assert!(keyring.is_empty(), "{specs:?}");
 }
 
@@ -87,8 +89,8 @@ fn digest(spec: &Value) -> Option<Digest> {
     spec.get("digest")?.as_str()?.parse().ok()
 }
 
-fn claims<'s>(specs: &'s [Value], claimed: &Digest) -> impl Iterator<Item = &'s Value> {
-    specs.iter().filter(move |spec| digest(spec).as_ref() == Some(claimed))
+fn stored<'r>(name: &'r str, second: i64, spec: &'r Value) -> StoredRecord<'r> {
+    StoredRecord { name, created: Timestamp::from_second(second).ok(), spec }
 }
 
 fn check<'k>(keyring: &'k Keyring, key: &str) -> Result<Permit<'k>, verify::Denial> {

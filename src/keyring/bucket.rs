@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! runs   32 counts                      how many claims share 5 more bits of their hashes: where to look
-//! rows   64 octets each, run by run     digest, record name, slot, profile, flags, second in which the key ends
-//! tails  in any order                   notAfter if it is no whole second, name of the ApiKey
+//! rows   64 octets each, run by run     digest, slot, profile, flags, seconds of creation and of the key's end, serial
+//! tails  in any order                   uid of the ApiKey, notAfter if it is no whole second, name of the ApiKey
 //! ```
 //!
 //! Among many keys, a lookup finds none of this in the processor's cache, and each place that it has to look at costs it
@@ -45,20 +45,18 @@ pub(super) const RUN_BITS: u32 = 5;
 #[derive(Clone)]
 #[repr(align(64))]
 pub(super) struct Row {
-    digest: DigestStart,
-    record_name: RecordName,
-    slot: u32,
+    digest: Digest,
     profile: Arc<Profile>,
+    slot: u32,
     /// The second since 1970 in which the key ends, if it does: at its start, unless the tail says more exactly when. Times
     /// for which there is no room are the first and the last second, and in the tail.
     end: u32,
-    flags: u8,
+    /// The second since 1970 in which the record was made.
+    created: u32,
+    serial: u32,
     tail: Location,
+    flags: u8,
 }
-
-/// As much of a digest as keys are told apart by: 192 bits. To find a key that shares them with another one's SHA-256 is as
-/// hopeless as to guess the other one.
-type DigestStart = [u8; 24];
 
 const _: () = assert!(size_of::<Row>() == 64 && size_of::<Bucket>() == 128);
 
@@ -70,20 +68,21 @@ pub(super) struct Claim<'k> {
     row: &'k Row,
 }
 
-/// A claim on its way into a bucket.
-pub(super) struct NewClaim<'t> {
-    pub(super) run: usize,
-    pub(super) digest: Digest,
-    pub(super) record_name: RecordName,
-    pub(super) slot: u32,
-    pub(super) profile: Arc<Profile>,
-    /// What else the record says; `None` if it cannot be read.
-    pub(super) terms: Option<&'t Terms>,
+/// A claim outside of any bucket.
+pub(super) struct Detached {
+    /// Its place for a tail is of no meaning.
+    row: Row,
+    tail: Vec<u8>,
 }
+
+/// Of two claims to a digest, the one with the lower rank rules: the older record, and of two that were made in the same
+/// second the one whose name comes first.
+pub(super) type Rank = (u32, RecordName);
 
 /// The variable part of a claim, decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Tail<'k> {
+    uid: [u8; 16],
     /// Microseconds since 1970.
     not_after: Option<i64>,
     pub(super) name: &'k str,
@@ -102,48 +101,41 @@ const EXACT: u8 = 16;
 const LISTED: u8 = 32;
 
 impl Bucket {
-    /// The claims to `digest`, which are in this run.
-    pub(super) fn claims(&self, run: usize, digest: &Digest) -> impl Iterator<Item = Claim<'_>> {
-        let digest = start_of(digest);
-        let rows = self.rows.range(self.positions(run)).filter(move |(_, row)| row.digest == digest);
-        rows.map(|(position, row)| Claim { position, bucket: self, row })
+    /// A bucket of this claim alone.
+    pub(super) fn of(claim: Detached) -> Self {
+        let mut bucket = Self::default();
+        // An empty bucket has room.
+        let _ = bucket.push(0, claim);
+        bucket
+    }
+
+    /// The claim to `digest`, which is in this run.
+    pub(super) fn claim_to(&self, run: usize, digest: &Digest) -> Option<Claim<'_>> {
+        let mut rows = self.rows.range(self.positions(run));
+        let (position, row) = rows.find(|(_, row)| row.digest == *digest)?;
+        Some(Claim { position, bucket: self, row })
     }
 
     pub(super) fn all_claims(&self) -> impl Iterator<Item = Claim<'_>> {
         self.rows.range(0..usize::MAX).map(|(position, row)| Claim { position, bucket: self, row })
     }
 
-    /// Adds a claim, and answers whether there was room for it: a run has at most 255, which it takes a hundred million
-    /// keys to reach. Where there is none, the run's other claims refuse from then on, as one of them may be a rival.
-    #[must_use]
-    pub(super) fn push(&mut self, claim: &NewClaim<'_>) -> bool {
-        let positions = self.positions(claim.run);
-        let Some(longer) = self.runs.get(claim.run).and_then(|count| count.checked_add(1)) else {
-            self.rows.iter_mut().skip(positions.start).take(positions.len()).for_each(|row| row.flags |= UNREADABLE);
-            return false;
-        };
-        let flags = flags(claim);
-        // The claim refuses if there is no room for its tail. It takes a hundred million keys to get there too.
-        let tail = self.tails.add(&tail_of(claim, flags));
-        let flags = flags | if tail.is_none() { UNREADABLE } else { 0 };
-        let row = Row {
-            digest: start_of(&claim.digest),
-            record_name: claim.record_name,
-            slot: claim.slot,
-            profile: Arc::clone(&claim.profile),
-            end: claim.terms.and_then(|terms| terms.not_after).map_or(0, second),
-            flags,
-            tail: tail.unwrap_or(Location::NOWHERE),
-        };
-        self.rows.insert(positions.end, row);
-        self.set_count(claim.run, longer);
-        true
+    /// Adds a claim to the end of a run, or gives it back where there is no room: a run has at most 255, which it takes a
+    /// hundred million keys to reach.
+    pub(super) fn push(&mut self, run: usize, claim: Detached) -> Result<(), Detached> {
+        let Some(longer) = self.runs.get(run).and_then(|count| count.checked_add(1)) else { return Err(claim) };
+        let Some(tail) = self.tails.add(&claim.tail) else { return Err(claim) };
+        self.rows.insert(self.positions(run).end, Row { tail, ..claim.row });
+        self.set_count(run, longer);
+        Ok(())
     }
 
     /// Takes out the claim at `position`, if there is one.
-    pub(super) fn remove(&mut self, position: usize) {
+    pub(super) fn remove(&mut self, position: usize) -> Option<Detached> {
         let length = self.claim(position).map_or(0, |claim| claim.tail().length);
-        let Some(row) = self.rows.remove(position) else { return };
+        let row = self.rows.remove(position)?;
+        let octets = self.tails.starting_at(row.tail).and_then(|octets| octets.get(..length)).unwrap_or_default();
+        let tail = octets.to_owned();
         self.tails.remove(row.tail, length);
         for other in self.rows.iter_mut() {
             other.tail = other.tail.after_removal(row.tail, length);
@@ -152,6 +144,7 @@ impl Bucket {
             let count = self.runs.get(run).copied().unwrap_or_default();
             self.set_count(run, count.saturating_sub(1));
         }
+        Some(Detached { row, tail })
     }
 
     /// Looks at what leads to its rows and tails.
@@ -164,7 +157,7 @@ impl Bucket {
         self.rows.range(self.positions(run)).map(|(_, row)| row)
     }
 
-    fn claim(&self, position: usize) -> Option<Claim<'_>> {
+    pub(super) fn claim(&self, position: usize) -> Option<Claim<'_>> {
         self.rows.get(position).map(|row| Claim { position, bucket: self, row })
     }
 
@@ -198,7 +191,15 @@ impl<'k> Claim<'k> {
     }
 
     pub(super) fn record_name(self) -> RecordName {
-        self.row.record_name
+        RecordName { uid: self.tail().uid, serial: self.row.serial }
+    }
+
+    pub(super) fn digest(self) -> Digest {
+        self.row.digest
+    }
+
+    pub(super) fn rank(self) -> Rank {
+        (self.row.created, self.record_name())
     }
 
     pub(super) fn slot(self) -> u32 {
@@ -254,7 +255,7 @@ impl fmt::Debug for Claim<'_> {
 
 impl PartialEq for Claim<'_> {
     fn eq(&self, other: &Self) -> bool {
-        let fixed = |claim: &Self| (claim.row.digest, claim.row.record_name, claim.row.flags, claim.row.slot);
+        let fixed = |claim: &Self| (claim.row.digest, claim.rank(), claim.row.flags, claim.row.slot, claim.row.end);
         fixed(self) == fixed(other) && self.tail() == other.tail() && self.profile() == other.profile()
     }
 }
@@ -262,40 +263,60 @@ impl PartialEq for Claim<'_> {
 impl<'k> Tail<'k> {
     /// What `octets` begin with.
     fn read(flags: u8, octets: &'k [u8]) -> Option<Self> {
+        let (uid, rest) = octets.split_first_chunk()?;
         let (not_after, rest) = match flags & EXACT {
-            0 => (None, octets),
-            _ => octets.split_first_chunk().map(|(not_after, rest)| (Some(i64::from_le_bytes(*not_after)), rest))?,
+            0 => (None, rest),
+            _ => rest.split_first_chunk().map(|(not_after, rest)| (Some(i64::from_le_bytes(*not_after)), rest))?,
         };
         let (length, rest) = rest.split_first()?;
         let (name, rest) = rest.split_at_checked(usize::from(*length))?;
-        Some(Self { not_after, name: str::from_utf8(name).ok()?, length: octets.len() - rest.len() })
+        Some(Self { uid: *uid, not_after, name: str::from_utf8(name).ok()?, length: octets.len() - rest.len() })
     }
 }
 
-fn start_of(digest: &Digest) -> DigestStart {
-    digest.as_bytes().first_chunk().copied().unwrap_or_default()
+impl Detached {
+    /// What the record with this name and digest says of its key; `terms` is `None` if that cannot be read.
+    pub(super) fn new(
+        digest: &Digest,
+        (created, record_name): Rank,
+        slot: u32,
+        profile: Arc<Profile>,
+        terms: Option<&Terms>,
+    ) -> Self {
+        let not_after = terms.and_then(|terms| terms.not_after);
+        let flags = terms.map_or(UNREADABLE, |terms| flags(terms, &profile));
+        let tail =
+            tail_of(record_name, not_after.filter(|_| flags & EXACT != 0), terms.map_or("", |terms| &terms.name));
+        let row = Row {
+            digest: *digest,
+            profile,
+            slot,
+            end: not_after.map_or(0, second),
+            created,
+            serial: record_name.serial,
+            tail: Location::NOWHERE,
+            flags,
+        };
+        Self { row, tail }
+    }
 }
 
-fn flags(claim: &NewClaim<'_>) -> u8 {
+fn flags(terms: &Terms, profile: &Profile) -> u8 {
     let flag = |flag, is_set| if is_set { flag } else { 0 };
-    let Some(terms) = claim.terms else {
-        return UNREADABLE;
-    };
+    let is_inexact = |instant: Timestamp| instant.as_nanosecond() != nanoseconds(second(instant));
     flag(SUSPENDED, terms.is_suspended)
         | flag(REVOKED, terms.is_revoked)
         | flag(EXPIRES, terms.not_after.is_some())
-        | flag(EXACT, terms.not_after.is_some_and(|instant| instant.as_nanosecond() != nanoseconds(second(instant))))
-        | flag(LISTED, claim.profile.allowed_addresses().is_some())
+        | flag(EXACT, terms.not_after.is_some_and(is_inexact))
+        | flag(LISTED, profile.allowed_addresses().is_some())
 }
 
-fn tail_of(claim: &NewClaim<'_>, flags: u8) -> Vec<u8> {
-    let not_after = claim.terms.and_then(|terms| terms.not_after).filter(|_| flags & EXACT != 0);
+fn tail_of(record_name: RecordName, not_after: Option<Timestamp>, name: &str) -> Vec<u8> {
     let not_after = not_after.map(|instant| microseconds(instant).to_le_bytes());
     let not_after = not_after.as_ref().map_or(&[][..], |octets| octets);
-    let name = claim.terms.map_or("", |terms| &terms.name);
     // `terms` lets through no more than 253 octets.
     let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
-    [not_after, &[length], name.as_bytes()].concat()
+    [&record_name.uid, not_after, &[length], name.as_bytes()].concat()
 }
 
 /// Rounded down, before 1970 too: no key lives longer than its record says.
@@ -304,7 +325,7 @@ fn microseconds(instant: Timestamp) -> i64 {
 }
 
 /// The second that an instant is in, or the nearest one that there is room for.
-fn second(instant: Timestamp) -> u32 {
+pub(super) fn second(instant: Timestamp) -> u32 {
     u32::try_from(instant.as_second().max(0)).unwrap_or(u32::MAX)
 }
 
@@ -338,14 +359,8 @@ mod tests {
 
     fn push(bucket: &mut Bucket, run: usize, number: u32) -> bool {
         let terms = terms(number);
-        bucket.push(&NewClaim {
-            run,
-            digest: digest(number),
-            record_name: record_name(number),
-            slot: number,
-            profile: Arc::default(),
-            terms: Some(&terms),
-        })
+        let rank = (number, record_name(number));
+        bucket.push(run, Detached::new(&digest(number), rank, number, Arc::default(), Some(&terms))).is_ok()
     }
 
     fn run_of(number: u32) -> usize {
@@ -354,10 +369,10 @@ mod tests {
 
     fn check(bucket: &Bucket, present: &[bool]) {
         for (number, is_present) in (0..).zip(present) {
-            let claims: Vec<_> = bucket.claims(run_of(number), &digest(number)).collect();
-            assert_eq!(claims.len(), usize::from(*is_present), "{number}");
-            for claim in claims {
-                assert_eq!((claim.slot(), claim.record_name()), (number, record_name(number)));
+            let claim = bucket.claim_to(run_of(number), &digest(number));
+            assert_eq!(claim.is_some(), *is_present, "{number}");
+            if let Some(claim) = claim {
+                assert_eq!((claim.slot(), claim.rank()), (number, (number, record_name(number))));
                 assert_eq!((claim.tail().name.to_owned(), claim.is_readable()), (format!("key-{number}"), true));
             }
         }
@@ -371,8 +386,9 @@ mod tests {
         for step in 0..1000_u32 {
             let number = step * 151 % 400;
             if present[number as usize] {
-                let position = bucket.claims(run_of(number), &digest(number)).next().unwrap().position;
-                bucket.remove(position);
+                let position = bucket.claim_to(run_of(number), &digest(number)).unwrap().position;
+                let removed = bucket.remove(position).unwrap();
+                assert_eq!(Bucket::of(removed).claim(0).unwrap().rank(), (number, record_name(number)));
             } else {
                 assert!(push(&mut bucket, run_of(number), number));
             }
@@ -384,14 +400,13 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_room_refuses_all_its_keys_and_no_others() {
+    fn a_run_without_room_leaves_its_claims_as_they_are() {
         let mut bucket = Bucket::default();
         assert!((0..255).all(|number| push(&mut bucket, 9, number)) && push(&mut bucket, 10, 255));
-        assert!(bucket.all_claims().all(Claim::is_readable));
         assert!(!push(&mut bucket, 9, 256));
-        assert_eq!(bucket.claims(9, &digest(256)).count(), 0);
-        assert!((0..255).all(|number| bucket.claims(9, &digest(number)).all(|claim| !claim.is_readable())));
-        assert!(bucket.claims(10, &digest(255)).all(Claim::is_readable));
+        assert!(bucket.claim_to(9, &digest(256)).is_none());
+        assert!((0..255).all(|number| bucket.claim_to(9, &digest(number)).is_some_and(Claim::is_readable)));
+        assert!(bucket.claim_to(10, &digest(255)).is_some_and(Claim::is_readable));
         assert_eq!(bucket.all_claims().count(), 256);
     }
 }

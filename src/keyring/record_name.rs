@@ -8,17 +8,23 @@ const UID_LENGTH: usize = 36;
 /// Hyphens that stand in front of the octets with these numbers.
 const HYPHEN_BEFORE: [usize; 4] = [4, 6, 8, 10];
 
-/// The name of an ApiKeyRecord. `Display` is the text that it was read from, to the letter.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// The name of an ApiKeyRecord. `Display` is the text that it was read from, to the letter. In the order of the ApiKeys'
+/// uids, and of the serials of one ApiKey.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordName {
-    uid: [u8; 16],
-    serial: u32,
+    pub(super) uid: [u8; 16],
+    pub(super) serial: u32,
 }
 
 /// The text is not `<uid>-<serial>`, as the controller writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a UUID in lower case, a hyphen, and a decimal number")]
 pub struct InvalidRecordName;
+
+impl RecordName {
+    /// No name comes before it.
+    pub(super) const FIRST: Self = Self { uid: [0; 16], serial: 0 };
+}
 
 impl FromStr for RecordName {
     type Err = InvalidRecordName;

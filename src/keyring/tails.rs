@@ -8,9 +8,9 @@ use smallvec::SmallVec;
 
 /// Octets on a page; for a power of two, the allocator has that size.
 const PAGE: usize = 1 << PAGE_BITS;
-const PAGE_BITS: u32 = 9;
+const PAGE_BITS: u32 = 10;
 
-/// Tails of up to 512 octets, each at a [`Location`].
+/// Tails of up to 1,024 octets, each at a [`Location`].
 #[derive(Clone, Default)]
 pub(super) struct Tails {
     /// With room for what a million keys bring into one bucket.
@@ -55,7 +55,7 @@ impl Location {
 }
 
 impl Tails {
-    /// Adds a tail. `None` if there is no room: there is for 32,768 pages.
+    /// Adds a tail. `None` if there is no room: there is for 16,384 pages.
     pub(super) fn add(&mut self, tail: &[u8]) -> Option<Location> {
         let number = self.pages.iter().position(|page| page.len() + tail.len() <= PAGE).unwrap_or(self.pages.len());
         let offset = self.pages.get(number).map_or(0, |page| page.len());

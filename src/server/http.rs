@@ -152,7 +152,7 @@ mod tests {
     use crate::feed::Feed;
     use crate::key::Digest;
     use crate::keyring::Keyring;
-    use crate::keyring::tests::record_name;
+    use crate::keyring::tests::{record_name, stored};
     use crate::verify::Denial;
 
     const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
@@ -181,7 +181,7 @@ mod tests {
         fn new(specs: &[Value], source: ClientAddressSource) -> Self {
             let mut keyring = Keyring::default();
             for (number, spec) in (1..).zip(specs) {
-                keyring.upsert(&record_name(number), spec).unwrap();
+                keyring.upsert(stored(&record_name(number), spec)).unwrap();
             }
             Self::following(Feed::holding(&keyring), source)
         }

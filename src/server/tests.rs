@@ -12,7 +12,7 @@ use super::*;
 use crate::feed::tests::{Reply, Script, event, list, record};
 use crate::key::Digest;
 use crate::keyring::Keyring;
-use crate::keyring::tests::record_name;
+use crate::keyring::tests::{record_name, stored};
 
 const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
 const REVOKED: &str = "keyw1_x3dylZ3lzYKIhQQXeAJ94cGS4sbYtvgcYDsSikFczMP1KVy2b";
@@ -50,7 +50,7 @@ fn feed() -> Feed {
     expired["notAfter"] = json!("2026-01-01T00:00:00Z");
     let mut keyring = Keyring::default();
     for (number, spec) in (1..).zip([spec(KEY, "good"), suspended, revoked, expired]) {
-        keyring.upsert(&record_name(number), &spec).unwrap();
+        keyring.upsert(stored(&record_name(number), &spec)).unwrap();
     }
     Feed::holding(&keyring)
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::pace::WINDOW;
 use super::*;
 use crate::key::Digest;
+use crate::keyring::tests::stored;
 
 /// The second at which every simulation begins.
 const EPOCH: u32 = 1_800_000_000;
@@ -75,7 +76,7 @@ fn keyring(keys: usize) -> Keyring {
             "digest": Digest::of(&number.to_le_bytes()).to_string(),
             "apiKey": { "namespace": "a", "name": "b", "uid": "c" },
         });
-        keyring.upsert(&format!("0b0e7a4c-93d1-4f5e-8a6b-{number:012x}-1"), &spec).unwrap();
+        keyring.upsert(stored(&format!("0b0e7a4c-93d1-4f5e-8a6b-{number:012x}-1"), &spec)).unwrap();
     }
     keyring
 }

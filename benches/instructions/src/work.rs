@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use keywright::address::client::ClientAddressSource;
 use keywright::feed::Feed;
 use keywright::key::{Digest, credential};
-use keywright::keyring::Keyring;
+use keywright::keyring::{Keyring, StoredRecord};
 use keywright::server::decisions::{Decisions, Tally};
 use keywright::server::ext_authz::{Authorization, Question};
 use keywright::server::http::Verifier;
@@ -127,7 +127,8 @@ impl World {
         let mut published = Arc::new(keyring.clone());
         Box::new(move |number| {
             let (name, spec) = &self.records[number];
-            assert!(keyring.replace(name, black_box(spec)).is_ok());
+            let record = StoredRecord { name, created: None, spec: black_box(spec) };
+            assert!(keyring.replace(record).is_ok());
             black_box(mem::replace(&mut published, Arc::new(keyring.clone())));
         })
     }

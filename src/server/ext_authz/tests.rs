@@ -13,7 +13,7 @@ use crate::address::Network;
 use crate::feed::Feed;
 use crate::key::Digest;
 use crate::keyring::Keyring;
-use crate::keyring::tests::record_name;
+use crate::keyring::tests::{record_name, stored};
 
 const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
 const OTHER_KEY: &str = "keyw1_x3dylZ3lzYKIhQQXeAJ94cGS4sbYtvgcYDsSikFczMP1KVy2b";
@@ -213,7 +213,7 @@ fn spec(key: &str) -> Value {
 fn authorization(specs: &[Value], source: &str) -> Authorization {
     let mut keyring = Keyring::default();
     for (number, spec) in (1..).zip(specs) {
-        keyring.upsert(&record_name(number), spec).unwrap();
+        keyring.upsert(stored(&record_name(number), spec)).unwrap();
     }
     // Not through the flag, which refuses the /0 of one case.
     let source = match source.strip_prefix("xff-proxies=") {

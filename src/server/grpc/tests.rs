@@ -22,7 +22,7 @@ use crate::address::client::ClientAddressSource;
 use crate::feed::Feed;
 use crate::key::Key;
 use crate::keyring::Keyring;
-use crate::keyring::tests::record_name;
+use crate::keyring::tests::{record_name, stored};
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
@@ -175,7 +175,7 @@ async fn each_call_gets_the_answer_to_its_own_question() {
     for (number, key) in (0..).zip(&keys).step_by(2) {
         let api_key = json!({ "namespace": "team-a", "name": format!("key-{number}."), "uid": "c" });
         let spec = json!({ "digest": key.digest().to_string(), "apiKey": api_key });
-        keyring.upsert(&record_name(number + 1), &spec).unwrap();
+        keyring.upsert(stored(&record_name(number + 1), &spec)).unwrap();
     }
     let running = Running::knowing(&keyring, LIMITS, noon).await;
     let client = running.connect().await;
