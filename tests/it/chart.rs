@@ -8,17 +8,21 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use clap::Parser;
+use keywright::api::{ApiKey, Reason};
 use keywright::args::Arguments;
+use kube::api::PostParams;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::testbed::{ControlPlane, Installation, output, project};
+use super::scene::{api_key, is};
+use super::testbed::{ControlPlane, Installation, output, project, wait};
 
 /// What people set, by name.
-const VALUE_SETS: [(&str, &str); 5] = [
+const VALUE_SETS: [(&str, &str); 6] = [
     ("default", "{}"),
     ("daemon", "{verifier: {kind: DaemonSet, service: {trafficDistribution: PreferSameNode}}}"),
     ("cert-manager", "{webhook: {certManager: {enabled: true}}}"),
+    ("host-network", "{webhook: {hostNetwork: true, port: 8443, adminPort: 8444}}"),
     (
         "bare",
         "{crds: {install: false}, networkPolicies: {enabled: false}, flowControl: {enabled: false}, \
@@ -110,8 +114,30 @@ async fn typos_and_nonsense_are_refused() {
         ("{verifier: {replicas: two}}", "at '/verifier/replicas'", "got string, want integer"),
         ("{webhook: {replicas: -1}}", "at '/webhook/replicas'", "got -1, want 0"),
         ("{verifier: {kind: StatefulSet}}", "at '/verifier/kind'", "'Deployment', 'DaemonSet'"),
-        ("{verifier: {leaseDuration: 600}}", "at '/verifier/leaseDuration'", "got number, want string"),
-        ("{verifier: {leaseDuration: 10 min}}", "at '/verifier/leaseDuration'", "does not match pattern"),
+        (
+            "{verifier: {leaseDuration: 600}}",
+            "verifier.leaseDuration must be",
+            "such as 30s, 5m, 1h30m or 90d, not \"600\"",
+        ),
+        (
+            "{verifier: {leaseDuration: 5minutes}}",
+            "verifier.leaseDuration must be",
+            "5m, 1h30m or 90d, not \"5minutes\"",
+        ),
+        ("{verifier: {leaseDuration: ''}}", "verifier.leaseDuration must be", "not \"\""),
+        ("{verifier: {lastUsedGranularity: 1w}}", "verifier.lastUsedGranularity must be", "not \"1w\""),
+        ("{controller: {tombstoneRetention: never}}", "controller.tombstoneRetention must be", "not \"never\""),
+        ("{controller: {resync: 10 m}}", "controller.resync must be", "not \"10 m\""),
+        (
+            "{monitoring: {serviceMonitor: {enabled: true, interval: 30}}}",
+            "serviceMonitor.interval must be",
+            "not \"30\"",
+        ),
+        ("{controller: {tombstonesPerNamespace: -1}}", "at '/controller/tombstonesPerNamespace'", "got -1, want 0"),
+        ("{webhook: {port: 443}}", "at '/webhook/port'", "got 443, want 1,024"),
+        ("{webhook: {port: 9090}}", "webhook.port and webhook.adminPort", "must differ"),
+        ("{webhook: {hostNetwork: true, port: 10250}}", "10250 is the kubelet's", "choose another"),
+        ("{certificates: {activeDeadlineSeconds: 0}}", "at '/certificates/activeDeadlineSeconds'", "got 0, want 10"),
         ("{verifier: {lastUsedWriteBudget: -1}}", "at '/verifier/lastUsedWriteBudget'", "got -1, want 0"),
         ("{verifier: {httpClientIP: xff}}", "at '/verifier/httpClientIP'", "xff-hops"),
         ("{verifier: {grpcClientIP: xff}}", "at '/verifier/grpcClientIP'", "xff-hops"),
@@ -194,7 +220,15 @@ async fn pods_pass_the_restricted_profile() {
             let file = control_plane.folder().join("pod.json");
             std::fs::write(&file, pod.to_string()).unwrap();
             let create = ["create", "--dry-run=server", "--namespace", &namespace.name, "--filename"];
-            output(control_plane.kubectl(create).arg(file)).unwrap_or_else(|error| panic!("{name}: {owner}: {error}"));
+            let answer = output(control_plane.kubectl(create).arg(file));
+            if pod["spec"]["hostNetwork"] == true {
+                // As values.yaml says of this value: no profile but the privileged one allows it.
+                let refused = answer.expect_err(&owner).to_string();
+                let only = "violates PodSecurity \"restricted:latest\": host namespaces (hostNetwork=true), hostPort";
+                assert!(refused.contains(only) && !refused.contains("unrestricted"), "{name}: {owner}: {refused}");
+                continue;
+            }
+            answer.unwrap_or_else(|error| panic!("{name}: {owner}: {error}"));
             seen.insert(owner);
         }
     }
@@ -209,6 +243,89 @@ async fn pods_pass_the_restricted_profile() {
             "Job keywright-certificates-bundle",
         ]
     );
+}
+
+/// OpenShift assigns a uid to each namespace, and refuses Pods that ask for another one.
+#[tokio::test]
+async fn no_pod_asks_for_a_uid_unless_a_value_does() {
+    let control_plane = ControlPlane::shared().await;
+    let always = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
+    for (name, objects) in objects(control_plane) {
+        for (owner, template) in pod_templates(&objects) {
+            let spec = &template["spec"];
+            let mut expected = always.clone();
+            if name == "everything" {
+                expected["runAsUser"] = json!(1000);
+                expected["fsGroup"] = json!(1000);
+            }
+            assert_eq!(spec["securityContext"], expected, "{name}: {owner}");
+            let container = &spec["containers"][0]["securityContext"];
+            assert!(container["runAsUser"].is_null() && container["runAsGroup"].is_null(), "{name}: {owner}");
+        }
+    }
+    // The kubelet believes no name: without a number, it refuses to start what must not be root.
+    let dockerfile = std::fs::read_to_string(project().join("Dockerfile")).unwrap();
+    let user = dockerfile.lines().find_map(|line| line.strip_prefix("USER ")).unwrap();
+    assert!(user.split(':').all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "{user}");
+}
+
+/// One value moves the listener and all that leads to it.
+#[tokio::test]
+async fn the_webhooks_ports_move_together() {
+    let control_plane = ControlPlane::shared().await;
+    for (values, https, admin, on_host) in [
+        ("{}", 9443, 9090, false),
+        ("{webhook: {port: 10250}}", 10250, 9090, false),
+        ("{webhook: {port: 8443, adminPort: 8444}}", 8443, 8444, false),
+        ("{webhook: {hostNetwork: true}}", 9443, 9090, true),
+        ("{webhook: {hostNetwork: true, port: 8443, adminPort: 8444}}", 8443, 8444, true),
+    ] {
+        let objects = parsed(&rendered(control_plane, values));
+        let find = |wanted: &str| objects.iter().find(|object| title(object) == wanted).unwrap();
+        let deployment = &find("Deployment keywright-webhook")["spec"];
+        let pod = &deployment["template"]["spec"];
+        let container = &pod["containers"][0];
+
+        // What the program makes of its arguments, not how they are written.
+        let words = container["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap());
+        let arguments = Arguments::try_parse_from(std::iter::once("keywright").chain(words)).unwrap();
+        let keywright::args::Role::Webhook(webhook) = arguments.role else { panic!("{values}") };
+        let listens = webhook.options();
+        assert_eq!((listens.https_address.port(), listens.admin_address.port()), (https, admin), "{values}");
+        assert!(listens.https_address.ip().is_unspecified(), "{values}");
+
+        let served = |name: &str| {
+            let ports = container["ports"].as_array().unwrap();
+            let port = ports.iter().find(|port| port["name"] == name).unwrap();
+            let expected_on_host = if on_host { port["containerPort"].clone() } else { Value::Null };
+            assert_eq!(port["hostPort"], expected_on_host, "{values}");
+            port["containerPort"].as_u64().unwrap()
+        };
+        assert_eq!((served("https"), served("admin")), (https.into(), admin.into()), "{values}");
+        // By name, so that they follow.
+        for probe in ["livenessProbe", "readinessProbe"] {
+            assert_eq!(container[probe]["httpGet"]["port"], "admin", "{values}");
+        }
+        let service = &find("Service keywright-webhook")["spec"]["ports"];
+        assert_eq!((&service[0]["port"], &service[0]["targetPort"]), (&json!(443), &json!("https")), "{values}");
+        assert_eq!((&service[1]["port"], &service[1]["targetPort"]), (&json!(9090), &json!("admin")), "{values}");
+        let policy = &find("NetworkPolicy keywright-webhook")["spec"]["ingress"][0]["ports"];
+        assert_eq!(*policy, json!([{"port": "https", "protocol": "TCP"}]), "{values}");
+
+        let strategy = &deployment["strategy"]["rollingUpdate"];
+        if on_host {
+            assert_eq!((&pod["hostNetwork"], &pod["dnsPolicy"]), (&json!(true), &json!("ClusterFirstWithHostNet")));
+            // A Pod too many finds no node on which the port is free.
+            assert_eq!(*strategy, json!({"maxUnavailable": 1, "maxSurge": 0}));
+        } else {
+            assert!(pod["hostNetwork"].is_null() && pod["dnsPolicy"].is_null(), "{values}");
+            assert_eq!(*strategy, json!({"maxUnavailable": 0, "maxSurge": "25%"}));
+        }
+        for other in ["Deployment keywright-controller", "Deployment keywright-verifier", "Job keywright-certificates"]
+        {
+            assert!(find(other)["spec"]["template"]["spec"]["hostNetwork"].is_null(), "{values}: {other}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -302,6 +419,7 @@ async fn what_is_set_gets_where_it_belongs() {
         }
     }
     for job in ["Job keywright-certificates", "Job keywright-certificates-bundle"] {
+        assert_eq!(find(job)["spec"]["activeDeadlineSeconds"], 120, "{job}");
         let (template, role) = (&find(job)["spec"]["template"], "of-certificates");
         assert_eq!(template["metadata"]["annotations"]["example.org/pod"], role);
         assert_eq!(template["metadata"]["labels"]["example.org/pod"], role);
@@ -338,7 +456,7 @@ image: {tag: another}
 priorityClassName: system-cluster-critical
 crds: {install: false}
 verifier: {kind: DaemonSet, tls: {secretName: another}}
-webhook: {certManager: {enabled: true}}
+webhook: {certManager: {enabled: true}, adminPort: 9091, hostNetwork: true}
 networkPolicies: {enabled: false}
 flowControl: {enabled: false}
 tenantRoles: {enabled: false, aggregateToView: false, aggregateToEdit: true, aggregateToAdmin: false}
@@ -438,9 +556,16 @@ async fn what_alerts_and_dashboard_ask_for_is_measured() {
     let job = installation.program("certificates").argument("--webhook-configuration=");
     let (code, said) = job.run().await;
     assert_eq!(code, Some(0), "{said}");
+    // Some are counted by what there is.
+    let api_keys = installation.tenant::<ApiKey>();
+    let declared = api_key("ci", json!({"owner": "ada", "expiresIn": "1d"}));
+    api_keys.create(&PostParams::default(), &declared).await.unwrap();
     for role in ["controller", "verifier", "webhook"] {
         let program = installation.program(role).start().await;
         program.ready().await;
+        if role == "controller" {
+            wait::for_object(&api_keys, "ci", |api_key| is(api_key, Reason::Active)).await;
+        }
         measured += &program.metrics().await;
     }
     let objects = parsed(&rendered(installation.control_plane, include_str!("chart/everything.yaml")));

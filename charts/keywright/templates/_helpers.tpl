@@ -107,12 +107,9 @@ enableServiceLinks: false
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+# No uid: the image names its own, by number, so that the kubelet sees that it is not root; some clusters assign one.
 securityContext:
-  runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  seccompProfile:
-    type: RuntimeDefault
+  {{- mergeOverwrite (dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault")) (deepCopy $root.Values.podSecurityContext) | toYaml | nindent 2 }}
 {{- end }}
 
 {{/* What every container has. */}}
@@ -178,4 +175,16 @@ spec:
   selector:
     matchLabels:
       {{- include "keywright.selectorLabels" . | nindent 6 }}
+{{- end }}
+
+{{/*
+The duration at the path given as the second item of the list. Not the schema's to refuse: it could only show a pattern, to
+people who need an example.
+*/}}
+{{- define "keywright.duration" -}}
+{{- $value := index . 0 -}}
+{{- if not (regexMatch "^([0-9]+(d|h|m|s))+$" (toString $value)) -}}
+{{- fail (printf "%s must be a duration such as 30s, 5m, 1h30m or 90d, not %q" (index . 1) (toString $value)) -}}
+{{- end -}}
+{{- $value -}}
 {{- end }}

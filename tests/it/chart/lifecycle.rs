@@ -143,6 +143,21 @@ async fn a_ca_bundle_that_was_written_stays() {
     still(9, "helm upgrade with force").await;
 }
 
+/// There is no node here, which for a Job is as good as an image that cannot be pulled.
+#[tokio::test]
+async fn a_job_that_never_starts_ends_and_helm_says_which() {
+    let cluster = Cluster::new().await;
+    let install = ["install", "keywright", "--create-namespace", "--namespace", SYSTEM_NAMESPACE, "--timeout=60s"];
+    let mut install = cluster.control_plane.helm(install);
+    let failed = output(install.arg(chart()).arg("--set=certificates.activeDeadlineSeconds=10"));
+    let failed = failed.expect_err("no Job can run").to_string();
+    assert!(failed.contains("keywright-certificates") && failed.contains("DeadlineExceeded"), "{failed}");
+    cluster.kubectl(&["wait", "--for=condition=Failed", "job/keywright-certificates", "--timeout=10s"]).unwrap();
+    let pods =
+        cluster.kubectl(&["get", "pods", "--selector=app.kubernetes.io/component=certificates", "--output=name"]);
+    assert_eq!(pods.unwrap(), "", "nothing tries for ever");
+}
+
 #[tokio::test]
 async fn plain_manifests_can_be_applied_again_and_again() {
     let cluster = Cluster::new().await;
