@@ -44,21 +44,25 @@ impl Kind {
 
     /// The same, asking over TLS with the files in `folder`: `ca.crt`, `tls.crt` and `tls.key`.
     pub fn recipe_over_tls(self, folder: &Path) -> String {
-        let mut is_about_tls = false;
-        let uncomment = |line: &str| {
-            let comment = line.trim_start().strip_prefix("# ");
-            let is_setting = is_about_tls && comment.is_some();
-            is_about_tls = is_setting || comment.is_some_and(|comment| comment.starts_with("Over TLS"));
-            let line = if is_setting { line.replacen("# ", "", 1) } else { line.to_owned() };
-            line + "\n"
-        };
-        let recipe: String = self.recipe().lines().map(uncomment).collect();
-        let recipe = replaced(&recipe, "/etc/keywright", &folder.display().to_string());
+        let recipe = replaced(&self.recipe_with("Over TLS"), "/etc/keywright", &folder.display().to_string());
         if self == Self::Nginx {
             replaced(&recipe, "proxy_pass http://keywright", "proxy_pass https://keywright")
         } else {
             recipe
         }
+    }
+
+    /// The recipe with the `#` taken off the lines below each comment that starts with `title`, as its reader is told to.
+    pub fn recipe_with(self, title: &str) -> String {
+        let mut is_about_it = false;
+        let uncomment = |line: &str| {
+            let comment = line.trim_start().strip_prefix("# ");
+            let is_setting = is_about_it && comment.is_some();
+            is_about_it = is_setting || comment.is_some_and(|comment| comment.starts_with(title));
+            let line = if is_setting { line.replacen("# ", "", 1) } else { line.to_owned() };
+            line + "\n"
+        };
+        self.recipe().lines().map(uncomment).collect()
     }
 
     /// The program, as `tests/testbed/tools.sh` installs it.
