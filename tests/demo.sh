@@ -121,7 +121,9 @@ run() { # COMPONENT ARGUMENTS...
   shift
   file=$(credentials "$component")
   printf '%s$ keywright %s --kubeconfig=... %s%s\n' "$dim" "$component" "$*" "$plain"
-  "$keywright" "$component" --kubeconfig "$file" --admin-address 127.0.0.1:0 "$@" 2>"$work/$component.log" &
+  # Neither this script's output nor the cluster is held open by it, and it ends with this script, whatever ends that.
+  setpriv --pdeathsig TERM "$keywright" "$component" --kubeconfig "$file" --admin-address 127.0.0.1:0 "$@" \
+    >/dev/null 2>"$work/$component.log" 8>&- &
   children+=($!)
   await 30 "the $component to listen" listens "$component"
   await 30 "the $component to be ready" is_ready "$component"
@@ -155,14 +157,14 @@ show_a_workload() {
   step "From now on, only that Pod's address may use the key"
   local address
   address=$(kubectl get pod insider -n demo -o jsonpath='{.status.podIP}')
-  show "kubectl patch apikey client -n demo --type=merge -p '{\"spec\": {\"allowedIPs\": [\"$address\"]}}'"
+  show "kubectl patch apikeys.keywright.dev client -n demo --type=merge -p '{\"spec\": {\"allowedIPs\": [\"$address\"]}}'"
   await 10 "the other Pod to be refused" said outsider 403
   call outsider
   call insider
   [ "$(request insider)" = "owner=platform@example.org credential=" ] || fail "it should have been let in"
 
   step "Deleting the ApiKey revokes its key, mounted or not"
-  show "kubectl delete apikey client -n demo --timeout=30s"
+  show "kubectl delete apikeys.keywright.dev client -n demo --timeout=30s"
   await 10 "the Pod to be refused" said insider 401
   call insider
 }
@@ -193,8 +195,8 @@ fi
 
 step "Declare two keys"
 show "kubectl apply -f $project/examples/"
-kubectl wait --for=condition=Ready apikey/ci apikey/partner --timeout=30s >/dev/null || fail "the keys were not issued"
-show "kubectl get apikeys"
+kubectl wait --for=condition=Ready apikeys.keywright.dev/ci apikeys.keywright.dev/partner --timeout=30s >/dev/null || fail "the keys were not issued"
+show "kubectl get apikeys.keywright.dev"
 
 if [ $with_a_node = yes ]; then
   step "What cannot be meant is refused, with what would be good"
@@ -204,7 +206,7 @@ fi
 
 step "The key is in its Secret, and nowhere else"
 show "kubectl get secret ci -o jsonpath='{.data.api-key}' | base64 -d | cut -c 1-14 | sed 's/\$/... (55 characters)/'"
-show "kubectl get apikeyrecords -n keywright-system"
+show "kubectl get apikeyrecords.keywright.dev -n keywright-system"
 key=$(kubectl get secret ci -o jsonpath='{.data.api-key}' | base64 -d)
 
 step "A proxy asks: a request from an allowed address may enter"
@@ -227,19 +229,19 @@ spec:
   expiresAt: "$(date -u -d '+6 seconds' +%Y-%m-%dT%H:%M:%SZ)"
 YAML
 show "kubectl apply -f $work/brief.yaml"
-kubectl wait --for=condition=Active apikey/brief --timeout=5s >/dev/null || fail "the brief key was not issued in time"
+kubectl wait --for=condition=Active apikeys.keywright.dev/brief --timeout=5s >/dev/null || fail "the brief key was not issued in time"
 brief=$(kubectl get secret brief -o jsonpath='{.data.api-key}' | base64 -d)
 expect 200 "$brief" 198.51.100.7
-show "kubectl wait --for=jsonpath='{.status.conditions[?(@.type==\"Active\")].reason}'=Expired apikey/brief --timeout=30s"
+show "kubectl wait --for=jsonpath='{.status.conditions[?(@.type==\"Active\")].reason}'=Expired apikeys.keywright.dev/brief --timeout=30s"
 expect 401 "$brief" 198.51.100.7
 
 if [ $with_a_node = yes ]; then show_a_workload; fi
 
 step "Deleting an ApiKey revokes its key"
-show "kubectl delete apikey ci"
+show "kubectl delete apikeys.keywright.dev ci"
 await 5 "the key to be refused" is_refused "$key" 192.0.2.44
 expect 401 "$key" 192.0.2.44
-show "kubectl get apikeys"
+show "kubectl get apikeys.keywright.dev"
 
 printf '\n%sThat was all of it, on a real Kubernetes %s.%s\n' "$green" \
   "$(kubectl version -o json | jq -r .serverVersion.gitVersion)" "$plain"
@@ -253,5 +255,7 @@ if [ "${KEEP:-}" = 1 ]; then
   fi
   echo "  the verifier answers at http://$verifier/verify"
   echo "Stop it with Ctrl-C here, or with: kill $$"
-  while :; do sleep 3600 & wait $!; done
+  # Not for a sleep, which would outlive this script and hold its output open. A signal ends the wait.
+  wait "${children[0]}" || true
+  fail "the cluster ended"
 fi
