@@ -194,7 +194,10 @@ async fn the_api_server_accepts_every_object() {
         let mut kubectl = control_plane.kubectl(apply);
         let answer = kubectl.arg(&file).output().unwrap();
         let complaints = String::from_utf8_lossy(&answer.stderr);
-        assert!(answer.status.success() && complaints.is_empty(), "{name}: {complaints}");
+        // As values.yaml says of this value, and of no other.
+        let is_warned_of = |line: &&str| name == "host-network" && line.contains("host namespaces (hostNetwork=true)");
+        let complaints: Vec<_> = complaints.lines().filter(|line| !is_warned_of(line)).collect();
+        assert!(answer.status.success() && complaints.is_empty(), "{name}: {complaints:?}");
         let accepted = String::from_utf8_lossy(&answer.stdout).lines().count();
         assert_eq!(accepted, objects.len(), "{name}");
     }
