@@ -153,7 +153,7 @@ start controller-manager "$programs/kube-controller-manager" --kubeconfig="$stat
   --use-service-account-credentials=true --service-account-private-key-file="$state/pki/service-account.key" \
   --root-ca-file="$state/pki/apiserver.crt" --leader-elect=false --secure-port=0 --profiling=false \
   --kube-api-qps=500 --kube-api-burst=1000 \
-  --controllers=garbage-collector-controller,namespace-controller,serviceaccount-controller,serviceaccount-token-controller,clusterrole-aggregation-controller,validatingadmissionpolicy-status-controller,root-ca-certificate-publisher-controller
+  --controllers=garbage-collector-controller,namespace-controller,job-controller,serviceaccount-controller,serviceaccount-token-controller,clusterrole-aggregation-controller,validatingadmissionpolicy-status-controller,root-ca-certificate-publisher-controller
 until kubectl --namespace default get serviceaccount default; do
   check
   sleep 0.05
