@@ -151,8 +151,9 @@ async fn a_job_that_never_starts_ends_and_helm_says_which() {
     let mut install = cluster.control_plane.helm(install);
     let failed = output(install.arg(chart()).arg("--set=certificates.activeDeadlineSeconds=10"));
     let failed = failed.expect_err("no Job can run").to_string();
-    assert!(failed.contains("keywright-certificates") && failed.contains("DeadlineExceeded"), "{failed}");
-    cluster.kubectl(&["wait", "--for=condition=Failed", "job/keywright-certificates", "--timeout=10s"]).unwrap();
+    assert!(failed.contains("keywright-certificates") && failed.contains("Failed"), "{failed}");
+    let why = "--output=jsonpath={.status.conditions[?(@.type=='Failed')].reason}";
+    assert_eq!(cluster.kubectl(&["get", "job", "keywright-certificates", why]).unwrap(), "DeadlineExceeded");
     let pods =
         cluster.kubectl(&["get", "pods", "--selector=app.kubernetes.io/component=certificates", "--output=name"]);
     assert_eq!(pods.unwrap(), "", "nothing tries for ever");
