@@ -188,3 +188,28 @@ fn make_targets_named_in_the_documentation_exist() {
     }
     assert!(named > 8, "the documentation is not where it was: {named}");
 }
+
+/// Another project may have a kind of that name: `kubectl get apikeys` then shows whichever kubectl finds first.
+#[test]
+fn commands_in_the_documentation_name_the_group() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = ["README.md", "SECURITY.md", "charts/keywright/README.md", "charts/keywright/templates/NOTES.txt"];
+    let mut pages = pages.map(|page| project.join(page)).to_vec();
+    pages.extend(fs::read_dir(project.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let mut named = 0;
+    for page in pages.iter().filter(|page| page.is_file()) {
+        for line in fs::read_to_string(page).unwrap().lines() {
+            // From the command's name to the end of the quotation or line.
+            for command in line.split('`').filter_map(|part| Some(part.split_once("kubectl ")?.1)) {
+                for word in command.split([' ', '/']).filter(|word| word.starts_with("apikey")) {
+                    let is_whole = ["apikeys.keywright.dev", "apikeyrecords.keywright.dev"]
+                        .iter()
+                        .any(|kind| word.starts_with(kind));
+                    assert!(is_whole || word.ends_with(".json"), "{}: {word} in: kubectl {command}", page.display());
+                    named += 1;
+                }
+            }
+        }
+    }
+    assert!(named > 20, "the documentation is not where it was: {named}");
+}

@@ -178,6 +178,12 @@ async fn only_the_controller_removes_the_finalizer() {
             ];
             for (what, answer) in attempts {
                 assert!(installation.is_refused_by("finalizer", &answer), "{who}, {what}: {answer:?}");
+                // Whoever reads it is stuck: it holds the commands, ready to be typed.
+                let said = answer.unwrap_err().to_string();
+                let patch = format!("kubectl patch apikeys.keywright.dev ci -n {tenant} --type=merge");
+                for command in ["kubectl get pods -n ", "kubectl delete validatingadmissionpolicybinding ", &patch] {
+                    assert!(said.contains(command), "{command}: {said}");
+                }
             }
             // This one is not refused: it has no effect on the metadata.
             let _ = api_keys.patch_status("ci", &patch, &Patch::Merge(none.clone())).await;
