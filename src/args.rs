@@ -12,6 +12,7 @@ use rand::RngExt;
 use rustls::pki_types::ServerName;
 
 use crate::address::client::ClientAddressSource;
+use crate::server::places::Share;
 use crate::telemetry::LogFormat;
 use crate::tls::files::PemFiles;
 use crate::{authority, certificates, controller, duration, server, telemetry, usage, webhook};
@@ -145,6 +146,11 @@ pub struct VerifierArguments {
     #[arg(long, env = "KEYWRIGHT_LAST_USED_WRITE_BUDGET", default_value_t = 20, value_name = "WRITES", value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub last_used_write_budget: u32,
 
+    /// How many of the connections that a listener takes one client address may have, an IPv6 network of 64 bits as one
+    /// address: raise it where all proxies come from one.
+    #[arg(long, env = "KEYWRIGHT_CONNECTIONS_PER_CLIENT", default_value_t = Share::DEFAULT, value_name = "PERCENT")]
+    pub connections_per_client: Share,
+
     /// Serve TLS with the certificate in this PEM file, read again when it changes, instead of plain text.
     #[arg(long, env = "KEYWRIGHT_TLS_CERTIFICATE", value_name = "FILE", requires = "tls_key")]
     pub tls_certificate: Option<PathBuf>,
@@ -173,6 +179,11 @@ pub struct WebhookArguments {
     /// A name or address by which the API server calls. Repeatable. Absent: keywright-webhook.NAMESPACE.svc
     #[arg(long, env = "KEYWRIGHT_SERVER_NAME", value_name = "NAME", value_delimiter = ',', value_parser = server_name)]
     pub server_name: Vec<String>,
+
+    /// How many of the connections that a listener takes one client address may have, an IPv6 network of 64 bits as one
+    /// address: raise it where all API servers come from one.
+    #[arg(long, env = "KEYWRIGHT_CONNECTIONS_PER_CLIENT", default_value_t = Share::DEFAULT, value_name = "PERCENT")]
+    pub connections_per_client: Share,
 
     /// Serve the certificate in this PEM file, read again when it changes, instead of making one.
     #[arg(long, env = "KEYWRIGHT_TLS_CERTIFICATE", value_name = "FILE", requires = "tls_key")]
@@ -255,6 +266,7 @@ impl VerifierArguments {
             http_client_address_source: self.http_client_ip.clone(),
             grpc_client_address_source: self.grpc_client_ip.clone(),
             lease_duration: self.lease_duration,
+            connections_per_client: self.connections_per_client,
             last_used: usage::Policy {
                 granularity: self.last_used_granularity,
                 budget: usage::Budget { writes_per_second: self.last_used_write_budget },
@@ -284,6 +296,7 @@ impl WebhookArguments {
             server_names,
             certificate_lifetime: self.certificate_lifetime.0,
             certificate_poll: self.certificate_poll,
+            connections_per_client: self.connections_per_client,
         }
     }
 }

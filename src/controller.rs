@@ -34,7 +34,7 @@ use tracing::info;
 
 use crate::client;
 use crate::server::admin;
-use crate::server::connections::bind;
+use crate::server::connections::{ConnectionMetrics, bind};
 use crate::telemetry::ControllerMetrics;
 use error::Error;
 use gauges::ApiKeyGauges;
@@ -97,7 +97,8 @@ pub async fn run(config: &Config, options: Options, shutdown: impl Future<Output
     registry.register_collector(Box::new(ApiKeyGauges(memory.clone())));
     let readiness = Readiness::default();
     let checked = readiness.clone();
-    let admin = admin::serve(listener, move || checked.check(), Arc::new(registry), future::pending());
+    let occupancy = ConnectionMetrics::new(&mut registry).of("admin");
+    let admin = admin::serve(listener, move || checked.check(), Arc::new(registry), occupancy, future::pending());
     tokio::select! {
         done = elect(config, options, metrics, memory, readiness, shutdown) => done,
         () = admin => anyhow::bail!("the listener for probes ended by itself"),

@@ -11,6 +11,7 @@ pub mod decisions;
 pub mod ext_authz;
 pub mod grpc;
 pub mod http;
+pub mod places;
 pub mod protobuf;
 pub mod timed;
 pub mod webhook;
@@ -44,10 +45,11 @@ use crate::tls::files::{Keeper, PemFiles};
 use crate::tls::{Acceptor, HTTP_1, HTTP_2};
 use crate::usage;
 use crate::verify::Denial;
-use connections::{Leaving, Limits, Listener, Server, bind};
+use connections::{ConnectionMetrics, Leaving, Limits, Listener, Server, bind};
 use decisions::{DecisionMetrics, Decisions, Tally};
 use ext_authz::Authorization;
 use grpc::Services;
+use places::Share;
 use workers::Workers;
 
 /// What a verifier is told by its flags.
@@ -67,6 +69,8 @@ pub struct Options {
     pub grpc_client_address_source: ClientAddressSource,
     /// For how long decisions are made without hearing from the API server.
     pub lease_duration: Duration,
+    /// How many of a listener's places one client may hold; of that for probes and metrics always a quarter.
+    pub connections_per_client: Share,
     /// How last uses are written to the records.
     pub last_used: usage::Policy,
     /// What TLS is served with; without it, both listeners are plain.
@@ -121,9 +125,15 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
 
     let feed = Arc::new(Feed::new(options.lease_duration, Instant::now()));
     let leaving = Leaving::default();
-    let readiness = {
+    let connections = ConnectionMetrics::new(&mut registry);
+    let [http_occupancy, grpc_occupancy, admin_occupancy] = ["http", "grpc", "admin"].map(|name| connections.of(name));
+    let decides = {
         let (feed, tls, leaving) = (Arc::clone(&feed), tls.clone(), leaving.clone());
         move || readiness(&feed, tls.as_deref(), &leaving)
+    };
+    let readiness = {
+        let (decides, listeners) = (decides.clone(), [http_occupancy.clone(), grpc_occupancy.clone()]);
+        move || listeners.iter().try_for_each(|listener| listener.readiness(Instant::now())).and_then(|()| decides())
     };
     let [http_tally, grpc_tally] = ["http", "grpc"].map(|protocol| Arc::new(Tally::new(protocol)));
     registry.register_collector(Box::new(FeedMetrics(Arc::clone(&feed))));
@@ -133,27 +143,28 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     let flush = Flush::new(client.clone(), &namespace, Arc::clone(&feed), policy, &mut registry);
 
     let workers = Workers::per_core().context("cannot start a thread for each core")?;
-    let server = |tcp, protocol, limits| {
+    let server = |tcp, protocol, limits: Limits, occupancy| {
         let (workers, leaving) = (workers.clone(), leaving.clone());
-        Server { listener: Listener { tcp, tls: acceptor(protocol) }, limits, workers, leaving }
+        let limits = limits.shared_by(options.connections_per_client);
+        Server { listener: Listener { tcp, tls: acceptor(protocol) }, limits, workers, leaving, occupancy }
     };
     let shutdown = shutdown.shared();
     let http = {
         let decisions = Decisions::new(Arc::clone(&feed), clock::now, http_tally);
         let verifier = http::Verifier::new(decisions, options.http_client_address_source);
         let handler = move |request: &Request<()>, peer: IpAddr| verifier.answer(request, peer);
-        server(http_listener, HTTP_1, Limits::default()).serve(handler, shutdown.clone())
+        server(http_listener, HTTP_1, Limits::default(), http_occupancy).serve(handler, shutdown.clone())
     };
     let grpc = {
         let decisions = Decisions::new(Arc::clone(&feed), clock::now, grpc_tally);
         let authorization = Authorization::new(decisions, options.grpc_client_address_source);
-        let is_ready = readiness.clone();
-        let services = Services { authorization, is_ready: Box::new(move || is_ready().is_ok()) };
-        grpc::serve(server(grpc_listener, HTTP_2, grpc::LIMITS), services, shutdown)
+        // Whoever asks this has a connection: that others find no room is nothing to leave it for.
+        let services = Services { authorization, is_ready: Box::new(move || decides().is_ok()) };
+        grpc::serve(server(grpc_listener, HTTP_2, grpc::LIMITS, grpc_occupancy), services, shutdown)
     };
 
     let mut background = JoinSet::new();
-    background.spawn(admin::serve(admin_listener, readiness, Arc::new(registry), pending()));
+    background.spawn(admin::serve(admin_listener, readiness, Arc::new(registry), admin_occupancy, pending()));
     background.spawn(async move { match feed.follow(client, &namespace).await {} });
     let last_flush = flush.clone();
     let flushing = background.spawn(async move { match flush.run().await {} });

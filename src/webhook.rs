@@ -6,7 +6,7 @@ mod keeper;
 use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use hyper::Request;
@@ -19,7 +19,8 @@ use tracing::info;
 
 use crate::clock;
 use crate::server::admin;
-use crate::server::connections::{Leaving, Listener, Server, bind};
+use crate::server::connections::{ConnectionMetrics, Leaving, Listener, Server, bind};
+use crate::server::places::Share;
 use crate::server::webhook::{BODY_LIMITS, LIMITS, Webhook};
 use crate::server::workers::Workers;
 use crate::tls::files::{self, PemFiles};
@@ -41,6 +42,8 @@ pub struct Options {
     pub certificate_lifetime: SignedDuration,
     /// How often the Secret, or the files, are looked at.
     pub certificate_poll: Duration,
+    /// How many places for reviews one client may hold.
+    pub connections_per_client: Share,
 }
 
 /// Where certificates come from.
@@ -72,24 +75,27 @@ pub async fn run(authority: Authority, options: Options, shutdown: impl Future<O
     let mut registry = Registry::with_prefix("keywright");
     let keeper = Keeper::new(authority, &options, &mut registry)?;
     let tls = Acceptor::new(keeper.served(), HTTP_1, REMEDY);
+    let connections = ConnectionMetrics::new(&mut registry);
     let reviews = Webhook::new(clock::now, &mut registry);
     let handler = move |request: &Request<Bytes>| reviews.answer(request);
     let server = Server {
         listener: Listener { tcp: listener, tls: Some(tls) },
-        limits: LIMITS,
+        limits: LIMITS.shared_by(options.connections_per_client),
         workers: Workers::current(),
         leaving: Leaving::default(),
+        occupancy: connections.of("https"),
     };
     let readiness = {
-        let (keeper, leaving) = (keeper.clone(), server.leaving.clone());
+        let (keeper, leaving, occupancy) = (keeper.clone(), server.leaving.clone(), server.occupancy.clone());
         move || match leaving.has_begun() {
             true => Err("shutting down".to_owned()),
-            false => keeper.readiness(clock::now()),
+            false => occupancy.readiness(Instant::now()).and_then(|()| keeper.readiness(clock::now())),
         }
     };
 
     let mut background = JoinSet::new();
-    background.spawn(admin::serve(admin_listener, readiness, Arc::new(registry), pending()));
+    let admin_occupancy = connections.of("admin");
+    background.spawn(admin::serve(admin_listener, readiness, Arc::new(registry), admin_occupancy, pending()));
     background.spawn(async move { keeper.follow().await });
     tokio::select! {
         () = server.serve_with_bodies(BODY_LIMITS, handler, shutdown) => Ok(()),

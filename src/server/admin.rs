@@ -12,7 +12,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
-use super::connections::{Leaving, Limits, Listener, Server};
+use super::connections::{Leaving, Limits, Listener, Occupancy, Server};
 use super::workers::Workers;
 
 /// The format that prometheus-client writes.
@@ -21,11 +21,12 @@ const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers probes and scrapes on `listener` until `shutdown`.
 ///
-/// `readiness` is asked at each `/readyz`; its error is the one line of the answer, for people.
+/// `readiness` is asked at each `/readyz`; its error is the one line of the answer, for people. `occupancy` is this listener's.
 pub async fn serve(
     listener: TcpListener,
     readiness: impl Fn() -> Result<(), String> + Send + Sync + 'static,
     registry: Arc<Registry>,
+    occupancy: Occupancy,
     shutdown: impl Future<Output = ()>,
 ) {
     let handler = move |request: &Request<()>, _: IpAddr| answer(request.uri().path(), &readiness, &registry);
@@ -34,6 +35,7 @@ pub async fn serve(
         limits: Limits::default(),
         workers: Workers::current(),
         leaving: Leaving::default(),
+        occupancy,
     };
     server.serve(handler, shutdown).await;
 }

@@ -7,12 +7,14 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures::FutureExt;
+use futures::future::poll_fn;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
@@ -20,14 +22,22 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::INTERNAL_SERVER_ERROR;
+use super::places::{Admission, Cause, Client, Occupant, Places, Share, Ticket};
 use super::timed::{Requests, Timed, Timeouts};
 use super::workers::Workers;
 use crate::tls;
@@ -55,8 +65,12 @@ pub struct Limits {
     /// How long a connection may lie idle between requests. Longer, up to twice that: closed. It should be the proxy that
     /// closes: a request that it sends into a connection which is just being closed here is lost.
     pub idle_timeout: Duration,
-    /// Connections at the same time. More wait in the system's backlog.
+    /// Connections at the same time. For one more, that which has been idle longest is closed. Where none is idle, more wait in
+    /// the system's backlog.
     pub connections: usize,
+    /// Those of one client, by its address. For one more, its own that has been idle longest is closed. Where none is idle, the
+    /// new one is.
+    pub connections_per_client: usize,
     /// How long connections are still accepted after the end was asked for, each for one request more. A proxy keeps
     /// connections open between requests, and hears only with an answer that it should use this one no more.
     pub leave_taking: Duration,
@@ -91,6 +105,13 @@ pub const BODIES_AT_ONCE: usize = 256;
 /// How long to wait before accepting again after that failed: for want of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long to wait for a connection to end that is to make room, before another one has to; and where all are busy, before
+/// the next look at them.
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
+
+/// For how long a listener may be full of the busy before it is not Ready.
+const FULL_TOLERANCE: Duration = Duration::from_secs(5);
+
 /// How long a TLS handshake may take; the read timeout where that is shorter. A client needs two round trips for it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -113,6 +134,178 @@ pub struct Server {
     pub workers: Workers,
     /// Set as soon as the end is asked for.
     pub leaving: Leaving,
+    /// Told how full it is.
+    pub occupancy: Occupancy,
+}
+
+/// An accepted connection that has its place.
+pub struct Accepted {
+    /// What is said on it.
+    pub stream: Stream,
+    /// The other end; an IPv4 address always as one.
+    pub peer: IpAddr,
+    /// To be told what comes on it.
+    pub requests: Requests,
+    /// When it should come to an end.
+    pub closing: Closing,
+}
+
+/// How full a listener is: for `/metrics` and `/readyz`.
+#[derive(Clone, Debug, Default)]
+pub struct Occupancy {
+    name: &'static str,
+    held: Gauge,
+    listener_full: Counter,
+    client_full: Counter,
+    refused: Counter,
+    full_since: Arc<Mutex<Option<Instant>>>,
+}
+
+/// What is told of all listeners of a program.
+pub struct ConnectionMetrics {
+    held: Family<ListenerLabels, Gauge>,
+    closed: Family<ClosedLabels, Counter>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabels {
+    listener: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClosedLabels {
+    listener: &'static str,
+    cause: &'static str,
+}
+
+impl ConnectionMetrics {
+    /// Registers them; `registry` gives the prefix.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self { held: Family::default(), closed: Family::default() };
+        registry.register("connections", "Connections that hold a place of a listener", metrics.held.clone());
+        registry.register("connections_closed", "Connections closed to make room", metrics.closed.clone());
+        metrics
+    }
+
+    /// What is told of one listener, named as the flag of its address. All is there from the start, at 0.
+    pub fn of(&self, listener: &'static str) -> Occupancy {
+        let closed = |cause| self.closed.get_or_create_owned(&ClosedLabels { listener, cause });
+        Occupancy {
+            name: listener,
+            held: self.held.get_or_create_owned(&ListenerLabels { listener }),
+            listener_full: closed("listener_full"),
+            client_full: closed("client_full"),
+            refused: closed("client_refused"),
+            full_since: Arc::default(),
+        }
+    }
+}
+
+impl Occupancy {
+    /// # Errors
+    /// If new connections have found no room for a while, as all those that are there are busy.
+    pub fn readiness(&self, now: Instant) -> Result<(), String> {
+        let full_for = self.full_since().map(|since| now.saturating_duration_since(since));
+        match full_for.filter(|full_for| *full_for > FULL_TOLERANCE) {
+            Some(full_for) => Err(format!(
+                "all connections of the listener {} have been busy for {} s",
+                self.name,
+                full_for.as_secs()
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn full_since(&self) -> Option<Instant> {
+        *self.full_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_full(&self, is_full: bool) {
+        let mut full_since = self.full_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *full_since = is_full.then(|| full_since.unwrap_or_else(Instant::now));
+    }
+
+    fn count(&self, cause: Cause) {
+        match cause {
+            Cause::ListenerFull => self.listener_full.inc(),
+            Cause::ClientFull => self.client_full.inc(),
+        };
+    }
+}
+
+/// The places of a listener.
+struct Room {
+    held: Mutex<Places<Guest>>,
+    /// One for each place, also of those who are just making room.
+    free: Arc<Semaphore>,
+    occupancy: Occupancy,
+}
+
+/// A connection, and how it is asked to make room.
+struct Guest {
+    requests: Requests,
+    make_room: CancellationToken,
+}
+
+/// One connection's place, for as long as it lives.
+struct Place {
+    room: Arc<Room>,
+    ticket: Ticket,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Occupant for Guest {
+    fn idle_since(&self) -> Option<Instant> {
+        self.requests.idle_since()
+    }
+}
+
+impl Room {
+    fn new(limits: Limits, occupancy: Occupancy) -> Self {
+        let held = Mutex::new(Places::new(limits.connections_per_client));
+        Self { held, free: Arc::new(Semaphore::new(limits.connections)), occupancy }
+    }
+
+    fn held<T>(&self, act: impl FnOnce(&mut Places<Guest>) -> T) -> T {
+        act(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A place for a connection of `client`, once another has made room if need be. `None` if there is not to be one.
+    async fn place(self: &Arc<Self>, client: Client, guest: Guest) -> Option<Place> {
+        let permit = loop {
+            let is_full = self.free.available_permits() == 0;
+            match self.held(|places| places.admit(client, is_full)) {
+                Admission::Free => {}
+                Admission::InsteadOf(ticket, cause) => {
+                    if let Some(guest) = self.held(|places| places.leave(ticket)) {
+                        self.occupancy.count(cause);
+                        guest.make_room.cancel();
+                    }
+                }
+                Admission::Full => self.occupancy.tell_full(true),
+                Admission::Refused => {
+                    self.occupancy.refused.inc();
+                    return None;
+                }
+            }
+            // The semaphore is never closed.
+            if let Ok(permit) = timeout(ROOM_PAUSE, Arc::clone(&self.free).acquire_owned()).await {
+                break permit.ok()?;
+            }
+        };
+        self.occupancy.tell_full(false);
+        self.occupancy.held.inc();
+        let ticket = self.held(|places| places.enter(client, guest));
+        Some(Place { room: Arc::clone(self), ticket, _permit: permit })
+    }
+}
+
+/// Also if the connection ends in a panic.
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.held(|places| places.leave(self.ticket));
+        self.room.occupancy.held.dec();
+    }
 }
 
 impl Server {
@@ -153,24 +346,23 @@ impl Server {
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
         let (limits, leaving) = (self.limits, self.leaving.clone());
-        let converse = move |stream, peer, closing| {
-            let (service, leaving) = (service.clone(), leaving.clone());
-            converse(stream, limits, move |request| service(request, peer), leaving, closing)
+        let converse = move |accepted: Accepted| {
+            let (service, leaving, peer) = (service.clone(), leaving.clone(), accepted.peer);
+            converse(accepted, limits, move |request| service(request, peer), leaving)
         };
         self.serve_connections(converse, shutdown).await;
     }
 
     /// Accepts connections and has `converse` see each to its end, until `shutdown`; then takes leave, and waits for those
-    /// that are still there. `converse` gets the peer's address, and is to come to an end once it is told that the server
-    /// closes.
+    /// that are still there. `converse` is to come to an end once it is told to.
     pub async fn serve_connections<C, F>(self, converse: C, shutdown: impl Future<Output = ()>)
     where
-        C: Fn(Stream, IpAddr, Closing) -> F + Clone + Send + 'static,
+        C: Fn(Accepted) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let Self { listener: Listener { tcp, tls }, limits, workers, leaving } = self;
-        let slots = Arc::new(Semaphore::new(limits.connections));
-        let (close, closing) = watch::channel(false);
+        let Self { listener: Listener { tcp, tls }, limits, workers, leaving, occupancy } = self;
+        let room = Arc::new(Room::new(limits, occupancy));
+        let (close, server) = watch::channel(false);
         let end = async {
             shutdown.await;
             leaving.begin();
@@ -178,21 +370,36 @@ impl Server {
         };
         let mut end = pin!(end);
         loop {
-            let (stream, peer, slot) = tokio::select! {
+            let accept = async {
+                let (stream, peer) = accept(&tcp).await;
+                let peer = peer.ip().to_canonical();
+                let (requests, make_room) = (Requests::new(Instant::now()), CancellationToken::new());
+                let guest = Guest { requests: requests.clone(), make_room: make_room.clone() };
+                let place = room.place(Client::of(peer), guest).await?;
+                let closing = Closing { server: server.clone(), make_room };
+                Some((stream, peer, requests, closing, place))
+            };
+            let accepted = tokio::select! {
                 biased;
                 () = &mut end => break,
-                accepted = accept(&tcp, &slots) => accepted,
+                accepted = accept => accepted,
             };
-            let (converse, tls, closing) = (converse.clone(), tls.clone(), Closing(closing.clone()));
+            let Some((stream, peer, requests, mut closing, place)) = accepted else { continue };
+            let (converse, tls) = (converse.clone(), tls.clone());
             workers.spawn(async move {
                 let handshake_timeout = limits.read_timeout.min(HANDSHAKE_TIMEOUT);
-                if let Some(stream) = adopt(stream, tls, handshake_timeout).await {
-                    converse(stream, peer.ip(), closing).await;
+                let stream = tokio::select! {
+                    biased;
+                    stream = adopt(stream, tls, handshake_timeout) => stream,
+                    () = closing.making_room() => None,
+                };
+                if let Some(stream) = stream {
+                    converse(Accepted { stream, peer, requests, closing }).await;
                 }
-                drop(slot);
+                drop(place);
             });
         }
-        drop((tcp, closing));
+        drop((tcp, server));
         close.send_replace(true);
         if timeout(limits.drain, close.closed()).await.is_err() {
             warn!(waited = ?limits.drain, "requests were still in flight at shutdown");
@@ -201,13 +408,25 @@ impl Server {
 }
 
 /// Tells a conversation when it should come to an end. The server waits until all of these are gone.
-pub struct Closing(watch::Receiver<bool>);
+#[derive(Clone)]
+pub struct Closing {
+    server: watch::Receiver<bool>,
+    make_room: CancellationToken,
+}
 
 impl Closing {
     /// Resolves once the server closes.
     pub async fn begun(&mut self) {
         // An error means that the server is gone altogether.
-        self.0.wait_for(|is_closing| *is_closing).await.ok();
+        self.server.wait_for(|is_closing| *is_closing).await.ok();
+    }
+
+    /// Resolves once this connection is to make room for another: as soon as it is idle, and as soon as possible. Whoever waits
+    /// for this has to look at the connection first each time: what has arrived by then is to be answered.
+    pub async fn making_room(&mut self) {
+        self.make_room.cancelled().await;
+        // The runtime looks at what has come in before it goes on with this.
+        yield_now().await;
     }
 }
 
@@ -236,12 +455,13 @@ async fn adopt(stream: std::net::TcpStream, tls: Option<tls::Acceptor>, handshak
 }
 
 /// Answers the requests of one connection until it ends, or the server does.
-async fn converse<S, F>(stream: Stream, limits: Limits, service: S, leaving: Leaving, mut closing: Closing)
+async fn converse<S, F>(accepted: Accepted, limits: Limits, service: S, leaving: Leaving)
 where
     S: Fn(Request<Incoming>) -> F + Send + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
-    let requests = Requests::default();
+    let Accepted { stream, requests, mut closing, .. } = accepted;
+    let mut making_room = closing.clone();
     let timeouts = Timeouts { idle: limits.idle_timeout, head: limits.read_timeout, write: limits.read_timeout };
     let stream = Timed::new(stream, timeouts, requests.clone());
     let service = service_fn(|request| {
@@ -265,17 +485,22 @@ where
         biased;
         _ = &mut connection => return,
         () = closing.begun() => connection.as_mut().graceful_shutdown(),
+        () = making_room.making_room() => {
+            connection.as_mut().graceful_shutdown();
+            // Idle, it takes this one look to close; in the middle of a head it would wait for more.
+            let is_idle = poll_fn(|_| Poll::Ready(requests.idle_since().is_some()));
+            tokio::select! {
+                biased;
+                _ = &mut connection => return,
+                true = is_idle => return,
+            }
+        }
     }
     connection.await.ok();
 }
 
-/// Waits for a free slot and for a connection to fill it. Whatever goes wrong passes.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> (std::net::TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
-    // The semaphore is never closed, so there always is a slot.
-    let slot = Arc::clone(slots).acquire_owned().await.ok();
+/// Waits for a connection. Whatever goes wrong passes.
+async fn accept(listener: &TcpListener) -> (std::net::TcpStream, SocketAddr) {
     loop {
         let accepted = listener.accept().await.and_then(|(stream, peer)| {
             // Answers are one packet each; waiting to fill it only costs time.
@@ -283,7 +508,7 @@ async fn accept(
             Ok((stream.into_std()?, peer))
         });
         match accepted {
-            Ok((stream, peer)) => return (stream, peer, slot),
+            Ok(accepted) => return accepted,
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
                 sleep(ACCEPT_PAUSE).await;
@@ -417,6 +642,13 @@ impl Listener {
     }
 }
 
+impl Limits {
+    /// With this share of the places for each client.
+    pub fn shared_by(self, share: Share) -> Self {
+        Self { connections_per_client: share.of(self.connections), ..self }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -426,6 +658,7 @@ impl Default for Limits {
             // Longer than nginx (60 s) and the recipes for the others keep a connection.
             idle_timeout: Duration::from_secs(300),
             connections: 10_000,
+            connections_per_client: 2_500,
             leave_taking: Duration::from_secs(3),
             drain: Duration::from_secs(10),
         }

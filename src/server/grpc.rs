@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
-use h2::RecvStream;
 use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -23,10 +23,10 @@ use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::connections::{Closing, Leaving, Limits, Server, Stream, unless_it_panics};
+use super::connections::{Accepted, Leaving, Limits, Server, Stream, unless_it_panics};
 use super::ext_authz::{Authorization, NoResponse, Question};
 use super::protobuf::{fields, put_number};
-use super::timed::{Requests, Timed, Timeouts};
+use super::timed::{Timed, Timeouts};
 
 /// What can be called.
 pub struct Services {
@@ -46,6 +46,7 @@ pub const LIMITS: Limits = Limits {
     // Envoy is told before the connection is closed, and so loses no request, however long it keeps one.
     idle_timeout: Duration::from_secs(300),
     connections: 1024,
+    connections_per_client: 256,
     leave_taking: Duration::from_secs(3),
     drain: Duration::from_secs(10),
 };
@@ -227,38 +228,39 @@ fn unframe(stream: &[u8]) -> Result<&[u8], Failure> {
 pub async fn serve(server: Server, services: Services, shutdown: impl Future<Output = ()>) {
     let (limits, leaving) = (server.limits, server.leaving.clone());
     let shared = Arc::new((services, Semaphore::new(PLACES)));
-    let converse = move |stream, _, closing| {
+    let converse = move |accepted| {
         let (shared, leaving) = (Arc::clone(&shared), leaving.clone());
         async move {
             let (services, places) = &*shared;
-            converse(services, places, stream, limits, leaving, closing).await;
+            converse(services, places, accepted, limits, leaving).await;
         }
     };
     server.serve_connections(converse, shutdown).await;
 }
 
 /// Answers the calls of one connection until it ends, or the server does.
-async fn converse(
-    services: &Services,
-    places: &Semaphore,
-    stream: Stream,
-    limits: Limits,
-    leaving: Leaving,
-    mut closing: Closing,
-) {
-    let requests = Requests::default();
+async fn converse(services: &Services, places: &Semaphore, accepted: Accepted, limits: Limits, leaving: Leaving) {
+    let Accepted { stream, requests, mut closing, .. } = accepted;
+    let mut room_closing = closing.clone();
+    let mut making_room = pin!(room_closing.making_room().fuse());
     // Twice: before that, a client that is idle is told, below. A head that has begun has no less: h2 does not tell it from a
     // ping, after which nothing has to come.
     let idle_timeout = limits.idle_timeout * 2;
     let timeouts = Timeouts { idle: idle_timeout, head: idle_timeout, write: limits.read_timeout };
     let stream = Timed::new(stream, timeouts, requests.clone());
-    let Ok(Ok(mut connection)) = timeout(limits.read_timeout, handshake(stream, limits)).await else {
-        return;
+    let mut connection = tokio::select! {
+        biased;
+        begun = timeout(limits.read_timeout, handshake(stream, limits)) => match begun {
+            Ok(Ok(connection)) => connection,
+            _ => return,
+        },
+        () = &mut making_room => return,
     };
     let (mut accepted, mut whole, mut calls) = (Vec::new(), Vec::new(), FuturesUnordered::new());
     let mut closing = pin!(closing.begun().fuse());
     let mut idle = pin!(sleep(limits.idle_timeout));
     let mut seen = requests.count();
+    let mut makes_room = false;
     loop {
         tokio::select! {
             biased;
@@ -267,7 +269,6 @@ async fn converse(
                     break;
                 }
                 requests.begin();
-                requests.end();
                 if leaving.has_begun() {
                     connection.graceful_shutdown();
                 }
@@ -275,9 +276,26 @@ async fn converse(
                     calls.extend(take_call(services, places, limits, request, respond, &mut whole));
                 }
                 services.answer_all(&mut whole);
+                if calls.is_empty() {
+                    requests.end();
+                }
             }
-            Some(()) = calls.next() => {}
+            Some(()) = calls.next() => if calls.is_empty() {
+                requests.end();
+            },
             () = &mut closing => connection.graceful_shutdown(),
+            () = &mut making_room => {
+                makes_room = true;
+                if requests.idle_since().is_none() {
+                    connection.graceful_shutdown();
+                }
+            }
+            // Whatever was answered has been written above.
+            true = poll_fn(|_| Poll::Ready(requests.idle_since().is_some())), if makes_room => {
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+                poll_fn(|context| connection.poll_closed(context)).now_or_never();
+                break;
+            }
             () = &mut idle => {
                 if calls.is_empty() && seen == requests.count() {
                     connection.graceful_shutdown();

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::connections::BodyLimits;
+use super::connections::{BodyLimits, Occupancy};
 use super::*;
 use crate::feed::tests::{Reply, Script, event, list, record};
 use crate::key::Digest;
@@ -28,12 +28,15 @@ pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     stop: oneshot::Sender<()>,
     leaving: Leaving,
+    occupancy: Occupancy,
+    registry: Registry,
     task: JoinHandle<()>,
 }
 
-fn server(listener: TcpListener, limits: Limits) -> (Server, Leaving) {
+fn server(listener: TcpListener, limits: Limits, registry: &mut Registry) -> Server {
     let (workers, leaving) = (Workers::current(), Leaving::default());
-    (Server { listener: Listener::plain(listener), limits, workers, leaving: leaving.clone() }, leaving)
+    let occupancy = ConnectionMetrics::new(registry).of("http");
+    Server { listener: Listener::plain(listener), limits, workers, leaving, occupancy }
 }
 
 fn spec(key: &str, name: &str) -> Value {
@@ -64,8 +67,10 @@ impl Running {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { stopped.await.unwrap_or_default() };
-        let (server, leaving) = server(listener, limits);
-        Self { address, stop, leaving, task: tokio::spawn(server.serve(handler, shutdown)) }
+        let mut registry = Registry::default();
+        let server = server(listener, limits, &mut registry);
+        let (leaving, occupancy) = (server.leaving.clone(), server.occupancy.clone());
+        Self { address, stop, leaving, occupancy, registry, task: tokio::spawn(server.serve(handler, shutdown)) }
     }
 
     pub(crate) async fn serving_bodies<H>(limits: Limits, bodies: BodyLimits, handler: H) -> Self
@@ -76,8 +81,17 @@ impl Running {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { stopped.await.unwrap_or_default() };
-        let (server, leaving) = server(listener, limits);
-        Self { address, stop, leaving, task: tokio::spawn(server.serve_with_bodies(bodies, handler, shutdown)) }
+        let mut registry = Registry::default();
+        let server = server(listener, limits, &mut registry);
+        let (leaving, occupancy) = (server.leaving.clone(), server.occupancy.clone());
+        Self {
+            address,
+            stop,
+            leaving,
+            occupancy,
+            registry,
+            task: tokio::spawn(server.serve_with_bodies(bodies, handler, shutdown)),
+        }
     }
 
     async fn verifier(limits: Limits) -> Self {
@@ -103,6 +117,15 @@ fn connect(address: SocketAddr) -> Socket {
     let socket = Socket::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
+}
+
+/// From another address of loopback, by its last octet.
+fn connect_from(host: u8, address: SocketAddr) -> Socket {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into()).unwrap();
+    socket.connect(&address.into()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.into()
 }
 
 pub(crate) fn rest(socket: &mut Socket) -> String {
@@ -375,20 +398,105 @@ async fn a_panic_fails_its_own_request_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_too_many_waits_for_another_to_end() {
-    let running = Running::verifier(Limits { connections: 2, ..Limits::default() }).await;
-    let mut open = [running.connect(), running.connect()];
-    for socket in &mut open {
+async fn the_connection_that_has_been_idle_longest_makes_room() {
+    let running = Running::verifier(Limits { connections: 3, ..Limits::default() }).await;
+    let ask = |socket: &mut Socket| {
         socket.write_all(good_request().as_bytes()).unwrap();
+        one_answer(socket);
+    };
+    let mut open = [running.connect(), running.connect(), running.connect()];
+    // The order in which they were last asked is not that in which they came.
+    for index in [0, 1, 2, 1, 0] {
+        ask(&mut open[index]);
+    }
+    assert_eq!(statuses(&running.exchange(last_request(KEY))), [200]);
+    let [mut one, mut other, mut longest] = open;
+    assert_eq!(rest(&mut longest), "", "closed");
+    let mut newcomer = running.connect();
+    ask(&mut newcomer);
+    let mut second = running.connect();
+    ask(&mut second);
+    assert_eq!(rest(&mut other), "", "the next one");
+    for socket in [&mut one, &mut newcomer, &mut second] {
+        ask(socket);
+    }
+}
+
+/// By what they do: not the kind of silence, but its length counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_has_not_come_to_its_end_is_idle() {
+    for beginning in ["", "G", "GET /verify HTTP/1.1\r\nHost: v\r\nX-A"] {
+        let running = Running::verifier(Limits { connections: 1, ..Limits::default() }).await;
+        let mut socket = running.connect();
+        socket.write_all(beginning.as_bytes()).unwrap();
+        assert_eq!(statuses(&running.exchange(last_request(KEY))), [200], "{beginning:?}");
+        assert_eq!(rest(&mut socket), "", "{beginning:?}");
+        let mut socket = running.connect();
+        socket.write_all((good_request() + beginning).as_bytes()).unwrap();
+        one_answer(&mut socket);
+        assert_eq!(statuses(&running.exchange(last_request(KEY))), [200], "{beginning:?} after a request");
+        assert_eq!(rest(&mut socket), "", "{beginning:?} after a request");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_too_many_waits_while_all_others_are_busy() {
+    let running = Running::verifier(Limits { connections: 2, ..Limits::default() }).await;
+    let mut busy = [running.connect(), running.connect()];
+    let head = format!("POST /verify HTTP/1.1\r\nHost: v\r\nX-API-Key: {KEY}\r\nContent-Length: 2\r\n\r\nx");
+    for socket in &mut busy {
+        socket.write_all((good_request() + &head).as_bytes()).unwrap();
         one_answer(socket);
     }
     let mut waiting = running.connect();
     waiting.write_all(last_request(KEY).as_bytes()).unwrap();
     waiting.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     assert!(waiting.read(&mut [0]).is_err(), "no slot, no answer");
-    drop(open);
+    assert!(running.occupancy.readiness(Instant::now()).is_ok(), "not for a moment");
+    let not_ready = running.occupancy.readiness(Instant::now() + Duration::from_secs(6)).unwrap_err();
+    assert!(not_ready.contains("have been busy for 6 s"), "{not_ready}");
+    let [mut one, mut other] = busy;
+    one.write_all(b"x").unwrap();
+    one_answer(&mut one);
     waiting.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(statuses(&rest(&mut waiting)), [200]);
+    assert!(running.occupancy.readiness(Instant::now() + Duration::from_secs(6)).is_ok());
+    other.write_all(b"x").unwrap();
+    assert!(one_answer(&mut other).starts_with("HTTP/1.1 200 "), "it was busy, and is answered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_makes_room_for_itself_and_for_nobody_else() {
+    let limits = Limits { connections: 100, connections_per_client: 2, ..Limits::default() };
+    let running = Running::verifier(limits).await;
+    let from = |host: u8| {
+        let mut socket = connect_from(host, running.address);
+        socket.write_all(good_request().as_bytes()).unwrap();
+        one_answer(&mut socket);
+        socket
+    };
+    let (mut other, mut longest, mut one, mut two) = (from(2), from(3), from(3), from(3));
+    assert_eq!(rest(&mut longest), "");
+    let head = format!("POST /verify HTTP/1.1\r\nHost: v\r\nX-API-Key: {KEY}\r\nContent-Length: 1\r\n\r\n");
+    for socket in [&mut one, &mut two] {
+        socket.write_all((good_request() + &head).as_bytes()).unwrap();
+        one_answer(socket);
+    }
+    let mut refused = connect_from(3, running.address);
+    assert_eq!(rest(&mut refused), "", "its own are busy");
+    for socket in [&mut one, &mut two] {
+        socket.write_all(b"x").unwrap();
+        one_answer(socket);
+    }
+    other.write_all(good_request().as_bytes()).unwrap();
+    one_answer(&mut other);
+    let mut metrics = String::new();
+    prometheus_client::encoding::text::encode(&mut metrics, &running.registry).unwrap();
+    for (cause, count) in [("listener_full", 0), ("client_full", 1), ("client_refused", 1)] {
+        let line = format!("connections_closed_total{{listener=\"http\",cause=\"{cause}\"}} {count}\n");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+    assert!(metrics.contains("connections{listener=\"http\"} 3\n"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -502,7 +610,7 @@ async fn probes_and_metrics_are_answered() {
         true => Ok(()),
         false => Err("waiting for the records".to_owned()),
     };
-    tokio::spawn(admin::serve(listener, readiness, Arc::new(registry), pending()));
+    tokio::spawn(admin::serve(listener, readiness, Arc::new(registry), Occupancy::default(), pending()));
     let get = |path| {
         let mut socket = connect(address);
         socket.write_all(last_request("x").replace("/verify", path).as_bytes()).unwrap();
@@ -546,6 +654,7 @@ async fn a_verifier_follows_the_records_and_answers() {
         http_client_address_source: "xff-hops=1".parse().unwrap(),
         grpc_client_address_source: ClientAddressSource::Peer,
         lease_duration: Duration::from_secs(600),
+        connections_per_client: Share::DEFAULT,
         // The script has no place for writes, and the end would wait for them.
         last_used: usage::Policy {
             granularity: Duration::from_secs(60),

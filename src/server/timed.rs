@@ -3,9 +3,9 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant as Moment};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
@@ -19,6 +19,8 @@ pub struct Timed<IO> {
     timeouts: Timeouts,
     requests: Requests,
     phase: Phase,
+    /// How many requests had begun and ended when nothing was left to be sent.
+    sent: u32,
     read_timer: Timer,
     write_timer: Timer,
 }
@@ -34,9 +36,21 @@ pub struct Timeouts {
     pub write: Duration,
 }
 
-/// Tells a [`Timed`] when the head of a request is complete, and when its answer is.
-#[derive(Clone, Debug, Default)]
-pub struct Requests(Arc<AtomicU32>);
+/// Tells a [`Timed`] when the head of a request is complete, and when its answer is; and whoever asks, whether the connection
+/// is idle.
+#[derive(Clone, Debug)]
+pub struct Requests(Arc<Progress>);
+
+#[derive(Debug)]
+struct Progress {
+    /// How many requests began and ended.
+    steps: AtomicU32,
+    /// Whether an answer waits for its client to take it in.
+    is_blocked: AtomicBool,
+    opened: Moment,
+    /// When the last answer was through: microseconds after `opened`.
+    answered: AtomicU64,
+}
 
 /// What a connection waits for. The number is that of the requests so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,38 +71,76 @@ struct Timer {
 }
 
 impl Requests {
-    /// The head of a request is complete.
-    pub fn begin(&self) {
-        self.step();
+    /// None yet, on a connection that is new at this moment.
+    pub fn new(opened: Moment) -> Self {
+        let (steps, is_blocked, answered) = Default::default();
+        Self(Arc::new(Progress { steps, is_blocked, opened, answered }))
     }
 
-    /// The request is answered.
+    /// The head of a request is complete. Nothing new where one is being answered already.
+    pub fn begin(&self) {
+        if self.count().is_multiple_of(2) {
+            self.step();
+        }
+    }
+
+    /// All requests that have begun are answered.
     pub fn end(&self) {
-        self.step();
+        if !self.count().is_multiple_of(2) {
+            self.rest();
+            self.step();
+        }
     }
 
     /// How many began and ended: odd while one is being answered.
     pub fn count(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        self.0.steps.load(Ordering::Relaxed)
+    }
+
+    /// Since when nothing has been asked: since the last answer was taken in, or the connection opened. `None` while a request
+    /// is being answered, and while an answer waits to be taken in. What comes in pieces, as a head or a TLS handshake, is
+    /// nothing before it is whole.
+    pub fn idle_since(&self) -> Option<Moment> {
+        let is_busy = !self.count().is_multiple_of(2) || self.0.is_blocked.load(Ordering::Relaxed);
+        let answered = Duration::from_micros(self.0.answered.load(Ordering::Relaxed));
+        (!is_busy).then(|| self.0.opened + answered)
     }
 
     /// Only one thread ever does.
     fn step(&self) {
-        self.0.store(self.count().wrapping_add(1), Ordering::Relaxed);
+        self.0.steps.store(self.count().wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// An answer waits to be taken in.
+    fn block(&self) {
+        self.0.is_blocked.store(true, Ordering::Relaxed);
+    }
+
+    /// All answers are taken in.
+    fn unblock(&self) {
+        if self.0.is_blocked.load(Ordering::Relaxed) {
+            self.rest();
+            self.0.is_blocked.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn rest(&self) {
+        let microseconds = u64::try_from(self.0.opened.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.0.answered.store(microseconds, Ordering::Relaxed);
     }
 }
 
 impl<IO> Timed<IO> {
     /// Limits `io`, on which `requests` come.
     pub fn new(io: IO, timeouts: Timeouts, requests: Requests) -> Self {
-        let (read_timer, write_timer) = Default::default();
-        Self { io, timeouts, requests, phase: Phase::Idle(0), read_timer, write_timer }
+        let (sent, read_timer, write_timer) = Default::default();
+        Self { io, timeouts, requests, phase: Phase::Idle(0), sent, read_timer, write_timer }
     }
 
     fn current_phase(&self) -> Phase {
         let requests = self.requests.count();
         match self.phase {
-            _ if requests % 2 == 1 => Phase::Busy(requests),
+            _ if !requests.is_multiple_of(2) => Phase::Busy(requests),
             Phase::Head(begun) if begun == requests => self.phase,
             _ => Phase::Idle(requests),
         }
@@ -162,6 +214,10 @@ impl<IO: AsyncWrite + Unpin> Timed<IO> {
             }
             return written;
         }
+        // What waits may also be an acknowledgement of HTTP/2, which nobody is to be spared for.
+        if self.sent != self.requests.count() {
+            self.requests.block();
+        }
         let phase = Phase::Busy(0);
         self.write_timer.poll(phase, self.timeouts.write, context).map(|()| Err(late()))
     }
@@ -177,6 +233,10 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Timed<IO> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let written = Pin::new(&mut self.io).poll_flush(context);
+        if written.is_ready() {
+            self.sent = self.requests.count();
+            self.requests.unblock();
+        }
         self.limited(written, context)
     }
 

@@ -32,6 +32,7 @@ pub const LIMITS: Limits = Limits {
     read_timeout: Duration::from_secs(15),
     idle_timeout: Duration::from_secs(120),
     connections: 512,
+    connections_per_client: 128,
     leave_taking: Duration::from_secs(3),
     drain: Duration::from_secs(10),
 };

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::authority::Authority;
-use crate::server::connections::{Leaving, Limits, Listener, Server, bind};
+use crate::server::connections::{Leaving, Limits, Listener, Occupancy, Server, bind};
 use crate::server::workers::Workers;
 
 pub(super) const NAME: &str = "keywright-webhook.keywright-system.svc";
@@ -47,7 +47,8 @@ impl Running {
         let handler = |_: &Request<()>, _| Response::new(Full::<Bytes>::from("ok"));
         let shutdown = async { stopped.await.unwrap_or_default() };
         let (workers, leaving) = (Workers::current(), Leaving::default());
-        let server = Server { listener: Listener { tcp, tls }, limits, workers, leaving };
+        let server =
+            Server { listener: Listener { tcp, tls }, limits, workers, leaving, occupancy: Occupancy::default() };
         let task = tokio::spawn(server.serve(handler, shutdown));
         Self { address, served, registry, stop, task }
     }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::super::connections::{Listener, bind};
+use super::super::connections::{Listener, Occupancy, bind};
 use super::super::decisions::{Decisions, Tally};
 use super::super::protobuf::put;
 use super::super::tests::PATIENCE;
@@ -76,7 +76,13 @@ impl Running {
         let authorization = Authorization::new(decisions, ClientAddressSource::Peer);
         let services = Services { authorization, is_ready: Box::new(is_ready) };
         let (workers, leaving) = (Workers::current(), Leaving::default());
-        let server = Server { listener: Listener::plain(tcp), limits, workers, leaving: leaving.clone() };
+        let server = Server {
+            listener: Listener::plain(tcp),
+            limits,
+            workers,
+            leaving: leaving.clone(),
+            occupancy: Occupancy::default(),
+        };
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(serve(server, services, async { stopped.await.unwrap_or_default() }));
         Self { address, leaving, stop, task }
