@@ -12,6 +12,7 @@ use rand::RngExt;
 use rustls::pki_types::ServerName;
 
 use crate::address::client::ClientAddressSource;
+use crate::server::connections::Address;
 use crate::server::places::Share;
 use crate::telemetry::LogFormat;
 use crate::tls::files::PemFiles;
@@ -68,9 +69,10 @@ pub struct ServerArguments {
     #[expect(missing_docs, reason = "its fields are documented")]
     pub program: ProgramArguments,
 
-    /// Where /healthz, /readyz and /metrics answer.
-    #[arg(long, env = "KEYWRIGHT_ADMIN_ADDRESS", default_value = "0.0.0.0:9090", value_name = "ADDRESS:PORT")]
-    pub admin_address: SocketAddr,
+    /// Where /healthz, /readyz and /metrics answer. Absent: at port 9090 of all
+    /// addresses, [::]:9090, or 0.0.0.0:9090 where there is no IPv6.
+    #[arg(long, env = "KEYWRIGHT_ADMIN_ADDRESS", value_name = "ADDRESS:PORT")]
+    pub admin_address: Option<SocketAddr>,
 }
 
 /// Flags of `keywright controller`.
@@ -116,13 +118,15 @@ pub struct VerifierArguments {
     #[expect(missing_docs, reason = "its fields are documented")]
     pub server: ServerArguments,
 
-    /// Where proxies ask over HTTP: /verify.
-    #[arg(long, env = "KEYWRIGHT_HTTP_ADDRESS", default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
-    pub http_address: SocketAddr,
+    /// Where proxies ask over HTTP: /verify. Absent: at port 8080 of all
+    /// addresses, [::]:8080, or 0.0.0.0:8080 where there is no IPv6.
+    #[arg(long, env = "KEYWRIGHT_HTTP_ADDRESS", value_name = "ADDRESS:PORT")]
+    pub http_address: Option<SocketAddr>,
 
-    /// Where Envoys ask over gRPC: envoy.service.auth.v3.Authorization/Check.
-    #[arg(long, env = "KEYWRIGHT_GRPC_ADDRESS", default_value = "0.0.0.0:9001", value_name = "ADDRESS:PORT")]
-    pub grpc_address: SocketAddr,
+    /// Where Envoys ask over gRPC: envoy.service.auth.v3.Authorization/Check. Absent: at port 9001 of all
+    /// addresses, [::]:9001, or 0.0.0.0:9001 where there is no IPv6.
+    #[arg(long, env = "KEYWRIGHT_GRPC_ADDRESS", value_name = "ADDRESS:PORT")]
+    pub grpc_address: Option<SocketAddr>,
 
     /// Whose address a request over HTTP comes from: peer, xff-hops=N or xff-proxies=CIDR,...
     #[arg(long, env = "KEYWRIGHT_HTTP_CLIENT_IP", default_value = "xff-hops=1", value_name = "SOURCE")]
@@ -172,9 +176,10 @@ pub struct WebhookArguments {
     #[expect(missing_docs, reason = "its fields are documented")]
     pub server: ServerArguments,
 
-    /// Where the API server asks: /mutate and /validate.
-    #[arg(long, env = "KEYWRIGHT_HTTPS_ADDRESS", default_value = "0.0.0.0:9443", value_name = "ADDRESS:PORT")]
-    pub https_address: SocketAddr,
+    /// Where the API server asks: /mutate and /validate. Absent: at port 9443 of all
+    /// addresses, [::]:9443, or 0.0.0.0:9443 where there is no IPv6.
+    #[arg(long, env = "KEYWRIGHT_HTTPS_ADDRESS", value_name = "ADDRESS:PORT")]
+    pub https_address: Option<SocketAddr>,
 
     /// A name or address by which the API server calls. Repeatable. Absent: keywright-webhook.NAMESPACE.svc
     #[arg(long, env = "KEYWRIGHT_SERVER_NAME", value_name = "NAME", value_delimiter = ',', value_parser = server_name)]
@@ -237,6 +242,12 @@ pub struct CrdsArguments {
     pub output_directory: Option<PathBuf>,
 }
 
+impl ServerArguments {
+    fn admin_address(&self) -> Address {
+        Address::or_all(self.admin_address, 9090)
+    }
+}
+
 impl ControllerArguments {
     /// The role's options; `hostname` tells replicas apart.
     pub fn options(&self, hostname: &str) -> controller::Options {
@@ -244,7 +255,7 @@ impl ControllerArguments {
         controller::Options {
             system_namespace: self.server.program.namespace.clone(),
             watched_namespace: self.watch_namespace.clone(),
-            admin_address: self.server.admin_address,
+            admin_address: self.server.admin_address(),
             identity: format!("{hostname}_{life:016x}"),
             leader_elect: self.leader_elect,
             tombstone_retention: self.tombstone_retention,
@@ -260,9 +271,9 @@ impl VerifierArguments {
     pub fn options(&self) -> server::Options {
         server::Options {
             namespace: self.server.program.namespace.clone(),
-            http_address: self.http_address,
-            grpc_address: self.grpc_address,
-            admin_address: self.server.admin_address,
+            http_address: Address::or_all(self.http_address, 8080),
+            grpc_address: Address::or_all(self.grpc_address, 9001),
+            admin_address: self.server.admin_address(),
             http_client_address_source: self.http_client_ip.clone(),
             grpc_client_address_source: self.grpc_client_ip.clone(),
             lease_duration: self.lease_duration,
@@ -291,8 +302,8 @@ impl WebhookArguments {
         };
         webhook::Options {
             namespace,
-            https_address: self.https_address,
-            admin_address: self.server.admin_address,
+            https_address: Address::or_all(self.https_address, 9443),
+            admin_address: self.server.admin_address(),
             server_names,
             certificate_lifetime: self.certificate_lifetime.0,
             certificate_poll: self.certificate_poll,
@@ -417,6 +428,21 @@ mod tests {
             let parsed = Arguments::try_parse_from(["keywright", "verifier"].into_iter().chain(words));
             assert_eq!(parsed.is_ok(), [0, 3, 7].contains(&given), "{given:03b}");
         }
+    }
+
+    #[test]
+    fn what_is_not_told_where_to_listen_listens_on_all_addresses() {
+        let parse = |words: &[&str]| Arguments::try_parse_from([&["keywright"], words].concat()).unwrap().role;
+        let Role::Verifier(verifier) = parse(&["verifier", "--grpc-address=[::]:9001"]) else { unreachable!() };
+        let options = verifier.options();
+        assert_eq!((options.http_address, options.admin_address), (Address::All(8080), Address::All(9090)));
+        assert_eq!(options.grpc_address, Address::Given("[::]:9001".parse().unwrap()));
+        let Role::Webhook(webhook) = parse(&["webhook", "--admin-address=0.0.0.0:1"]) else { unreachable!() };
+        let options = webhook.options();
+        assert_eq!(options.https_address, Address::All(9443));
+        assert_eq!(options.admin_address, Address::Given("0.0.0.0:1".parse().unwrap()));
+        let Role::Controller(controller) = parse(&["controller"]) else { unreachable!() };
+        assert_eq!(controller.options("here").admin_address, Address::All(9090));
     }
 
     #[test]

@@ -20,7 +20,6 @@ mod secret;
 mod sweep;
 mod watches;
 
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +33,7 @@ use tracing::info;
 
 use crate::client;
 use crate::server::admin;
-use crate::server::connections::{ConnectionMetrics, bind};
+use crate::server::connections::{Address, ConnectionMetrics, bind};
 use crate::telemetry::ControllerMetrics;
 use error::Error;
 use gauges::ApiKeyGauges;
@@ -49,7 +48,7 @@ pub struct Options {
     /// Look after the ApiKeys of this namespace only.
     pub watched_namespace: Option<String>,
     /// Where probes and metrics are answered.
-    pub admin_address: SocketAddr,
+    pub admin_address: Address,
     /// Who this process is; different for any two processes.
     pub identity: String,
     /// Whether to work only while leading.

@@ -19,7 +19,7 @@ pub mod workers;
 
 use std::fmt;
 use std::future::{Future, pending};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ use crate::tls::files::{Keeper, PemFiles};
 use crate::tls::{Acceptor, HTTP_1, HTTP_2};
 use crate::usage;
 use crate::verify::Denial;
-use connections::{ConnectionMetrics, Leaving, Limits, Listener, Server, bind};
+use connections::{Address, ConnectionMetrics, Leaving, Limits, Listener, Server, bind};
 use decisions::{DecisionMetrics, Decisions, Tally};
 use ext_authz::Authorization;
 use grpc::Services;
@@ -58,11 +58,11 @@ pub struct Options {
     /// The system namespace, where the records are.
     pub namespace: String,
     /// Where proxies ask over HTTP.
-    pub http_address: SocketAddr,
+    pub http_address: Address,
     /// Where Envoys ask over gRPC.
-    pub grpc_address: SocketAddr,
+    pub grpc_address: Address,
     /// Where probes and metrics are answered.
-    pub admin_address: SocketAddr,
+    pub admin_address: Address,
     /// Whose address a request over HTTP comes from.
     pub http_client_address_source: ClientAddressSource,
     /// Whose address a request over gRPC comes from.

@@ -4,7 +4,6 @@
 mod keeper;
 
 use std::future::{Future, pending};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use tracing::info;
 
 use crate::clock;
 use crate::server::admin;
-use crate::server::connections::{ConnectionMetrics, Leaving, Listener, Server, bind};
+use crate::server::connections::{Address, ConnectionMetrics, Leaving, Listener, Server, bind};
 use crate::server::places::Share;
 use crate::server::webhook::{BODY_LIMITS, LIMITS, Webhook};
 use crate::server::workers::Workers;
@@ -33,9 +32,9 @@ pub struct Options {
     /// The system namespace, where the authority's Secret is.
     pub namespace: String,
     /// Where the API server asks.
-    pub https_address: SocketAddr,
+    pub https_address: Address,
     /// Where probes and metrics are answered.
-    pub admin_address: SocketAddr,
+    pub admin_address: Address,
     /// The names or addresses by which the API server calls.
     pub server_names: Vec<String>,
     /// How long each certificate lasts.

@@ -4,7 +4,8 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +28,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
 use tokio::task::yield_now;
@@ -105,6 +107,9 @@ pub const BODIES_AT_ONCE: usize = 256;
 /// How long to wait before accepting again after that failed: for want of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections that the system may hold before they are accepted.
+const BACKLOG: i32 = 1024;
+
 /// How long to wait for a connection to end that is to make room, before another one has to; and where all are busy, before
 /// the next look at them.
 const ROOM_PAUSE: Duration = Duration::from_millis(20);
@@ -115,13 +120,61 @@ const FULL_TOLERANCE: Duration = Duration::from_secs(5);
 /// How long a TLS handshake may take; the read timeout where that is shorter. A client needs two round trips for it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// There, and nowhere else.
+    Given(SocketAddr),
+    /// On all addresses of this machine, at this port.
+    All(u16),
+}
+
+impl Address {
+    /// What was given, else the default.
+    pub fn or_all(given: Option<SocketAddr>, port: u16) -> Self {
+        given.map_or(Self::All(port), Self::Given)
+    }
+}
+
 /// A listener on `address`.
 ///
 /// # Errors
 /// Names the flag that the address came from.
-pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    listener.with_context(|| format!("{flag} {address}: cannot listen there; is the port taken?"))
+pub(crate) async fn bind(address: Address, flag: &str) -> anyhow::Result<TcpListener> {
+    bind_by(listen, address, flag)
+}
+
+fn bind_by<L>(listen: impl Fn(SocketAddr) -> io::Result<L>, address: Address, flag: &str) -> anyhow::Result<L> {
+    let (address, listening) = match address {
+        Address::Given(address) => (address, listen(address)),
+        Address::All(port) => {
+            let (ipv6, ipv4) = ((Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into());
+            match listen(ipv6) {
+                Err(error) if has_no_ipv6(&error) => (ipv4, listen(ipv4)),
+                listening => (ipv6, listening),
+            }
+        }
+    };
+    listening.with_context(|| format!("{flag} {address}: cannot listen there; is the port taken?"))
+}
+
+/// Whether it failed as this machine has IPv6 switched off; anything else, as a port that is taken, would not be better with
+/// IPv4.
+fn has_no_ipv6(error: &io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
+}
+
+/// As tokio would, but that `[::]` is always for IPv4 too, whatever the machine's default is.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 /// Where connections come in, what they may take up, who works on them, and whether they are to come to an end.
@@ -661,6 +714,63 @@ impl Default for Limits {
             connections_per_client: 2_500,
             leave_taking: Duration::from_secs(3),
             drain: Duration::from_secs(10),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn without_ipv6_the_default_is_ipv4_and_nothing_else_is_replaced() {
+        const EAFNOSUPPORT: i32 = 97;
+        const EADDRNOTAVAIL: i32 = 99;
+        const EADDRINUSE: i32 = 98;
+        const EACCES: i32 = 13;
+        const EMFILE: i32 = 24;
+        let given = |text: &str| Address::Given(text.parse().unwrap());
+        for (address, ipv6_fails, tried, works) in [
+            (Address::All(9090), None, &["[::]:9090"][..], true),
+            (Address::All(9090), Some(EAFNOSUPPORT), &["[::]:9090", "0.0.0.0:9090"], true),
+            (Address::All(9090), Some(EADDRNOTAVAIL), &["[::]:9090", "0.0.0.0:9090"], true),
+            (Address::All(9090), Some(EADDRINUSE), &["[::]:9090"], false),
+            (Address::All(9090), Some(EACCES), &["[::]:9090"], false),
+            (Address::All(9090), Some(EMFILE), &["[::]:9090"], false),
+            (given("[::]:9090"), Some(EAFNOSUPPORT), &["[::]:9090"], false),
+            (given("[::1]:9090"), Some(EADDRNOTAVAIL), &["[::1]:9090"], false),
+            (given("0.0.0.0:9090"), Some(EAFNOSUPPORT), &["0.0.0.0:9090"], true),
+        ] {
+            let asked = RefCell::new(Vec::new());
+            let listen = |address: SocketAddr| {
+                asked.borrow_mut().push(address.to_string());
+                match ipv6_fails.filter(|_| address.is_ipv6()) {
+                    Some(error) => Err(io::Error::from_raw_os_error(error)),
+                    None => Ok(()),
+                }
+            };
+            let bound = bind_by(listen, address, "--admin-address");
+            assert_eq!(bound.is_ok(), works, "{address:?} {ipv6_fails:?}");
+            assert_eq!(*asked.borrow(), tried, "{address:?} {ipv6_fails:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_ipv4_too() {
+        let listener = bind(Address::All(0), "--http-address").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
+        if listener.local_addr().unwrap().is_ipv6() {
+            addresses.push(Ipv6Addr::LOCALHOST.into());
+        }
+        for address in addresses {
+            let connecting = TcpStream::connect((address, port));
+            let (connected, accepted) = tokio::join!(connecting, listener.accept());
+            connected.unwrap();
+            assert_eq!(accepted.unwrap().1.ip().to_canonical(), address);
         }
     }
 }

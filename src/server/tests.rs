@@ -1,5 +1,5 @@
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream as Socket;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream as Socket};
 
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::connections::{BodyLimits, Occupancy};
+use super::connections::{Address, BodyLimits, Occupancy};
 use super::*;
 use crate::feed::tests::{Reply, Script, event, list, record};
 use crate::key::Digest;
@@ -63,7 +63,7 @@ impl Running {
     where
         H: Fn(&Request<()>, IpAddr) -> Response<Full<Bytes>> + Send + Sync + 'static,
     {
-        let listener = bind("127.0.0.1:0".parse().unwrap(), "--http-address").await.unwrap();
+        let listener = bind(Address::Given("127.0.0.1:0".parse().unwrap()), "--http-address").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { stopped.await.unwrap_or_default() };
@@ -77,7 +77,7 @@ impl Running {
     where
         H: Fn(&Request<Bytes>) -> Response<Full<Bytes>> + Send + Sync + 'static,
     {
-        let listener = bind("127.0.0.1:0".parse().unwrap(), "--https-address").await.unwrap();
+        let listener = bind(Address::Given("127.0.0.1:0".parse().unwrap()), "--https-address").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { stopped.await.unwrap_or_default() };
@@ -600,7 +600,7 @@ fn as_many_files_may_be_open_as_connections_need() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_and_metrics_are_answered() {
-    let listener = bind("127.0.0.1:0".parse().unwrap(), "--admin-address").await.unwrap();
+    let listener = bind(Address::Given("127.0.0.1:0".parse().unwrap()), "--admin-address").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut registry = Registry::with_prefix("keywright");
     registry.register_collector(Box::new(FeedMetrics(Arc::new(feed()))));
@@ -648,9 +648,9 @@ async fn a_verifier_follows_the_records_and_answers() {
     });
     let options = Options {
         namespace: "keywright-system".to_owned(),
-        http_address,
-        grpc_address,
-        admin_address,
+        http_address: Address::Given(http_address),
+        grpc_address: Address::Given(grpc_address),
+        admin_address: Address::Given(admin_address),
         http_client_address_source: "xff-hops=1".parse().unwrap(),
         grpc_client_address_source: ClientAddressSource::Peer,
         lease_duration: Duration::from_secs(600),
@@ -687,9 +687,22 @@ async fn a_verifier_follows_the_records_and_answers() {
     assert!(ask(http_address, "/verify").is_none());
 }
 
+/// Where the listener is one for IPv6 too, the system writes `::ffff:127.0.0.1`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_with_an_ipv4_address_is_seen_as_one() {
+    let listener = bind(Address::All(0), "--http-address").await.unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, listener.local_addr().unwrap().port()));
+    let server = server(listener, Limits::default(), &mut Registry::default());
+    let handler = |_: &Request<()>, peer: IpAddr| Response::new(Full::from(peer.to_string()));
+    tokio::spawn(server.serve(handler, pending()));
+    let mut socket = connect(address);
+    socket.write_all(last_request(KEY).as_bytes()).unwrap();
+    assert!(rest(&mut socket).ends_with("\r\n\r\n127.0.0.1"));
+}
+
 #[tokio::test]
 async fn an_address_that_is_taken_is_named_with_its_flag() {
-    let taken = bind("127.0.0.1:0".parse().unwrap(), "--http-address").await.unwrap();
-    let error = bind(taken.local_addr().unwrap(), "--http-address").await.unwrap_err();
+    let taken = bind(Address::Given("127.0.0.1:0".parse().unwrap()), "--http-address").await.unwrap();
+    let error = bind(Address::Given(taken.local_addr().unwrap()), "--http-address").await.unwrap_err();
     assert!(error.to_string().starts_with("--http-address 127.0.0.1:"), "{error}");
 }

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::authority::Authority;
-use crate::server::connections::{Leaving, Limits, Listener, Occupancy, Server, bind};
+use crate::server::connections::{Address, Leaving, Limits, Listener, Occupancy, Server, bind};
 use crate::server::workers::Workers;
 
 pub(super) const NAME: &str = "keywright-webhook.keywright-system.svc";
@@ -41,7 +41,7 @@ impl Running {
 
     pub(super) async fn serve(limits: Limits, served: Arc<Served>, registry: Registry) -> Self {
         let tls = Some(Acceptor::new(Arc::clone(&served), HTTP_1, "mend it"));
-        let tcp = bind("127.0.0.1:0".parse().unwrap(), "--https-address").await.unwrap();
+        let tcp = bind(Address::Given("127.0.0.1:0".parse().unwrap()), "--https-address").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let handler = |_: &Request<()>, _| Response::new(Full::<Bytes>::from("ok"));
@@ -196,6 +196,25 @@ async fn whoever_fails_the_handshake_or_dawdles_disturbs_nobody() {
     idle.conn.complete_io(&mut idle.sock).unwrap();
     assert_eq!(idle.read(&mut [0]).unwrap_or(0), 0, "closed for silence");
     assert!(started.elapsed() < PATIENCE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_does_not_come_to_its_end_makes_room() {
+    let running = Running::start(Limits { connections: 1, ..Limits::default() }).await;
+    let authority = authority();
+    running.served.replace(certificate(&authority, DAY));
+    let config = Arc::new(trusting(&authority, ALL_VERSIONS));
+    for beginning in [&[][..], &[0x16, 3, 1, 2, 0, 1, 0]] {
+        let mut socket = TcpStream::connect(running.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(beginning).unwrap();
+        assert_eq!(ask(running.address, &config).unwrap(), "HTTP/1.1 200 OK");
+        assert_eq!(socket.read(&mut [0]).unwrap_or(0), 0, "closed");
+    }
+    let mut idle = connect(running.address, &config);
+    idle.conn.complete_io(&mut idle.sock).unwrap();
+    assert_eq!(ask(running.address, &config).unwrap(), "HTTP/1.1 200 OK");
+    assert_eq!(idle.read(&mut [0]).expect("a close_notify"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

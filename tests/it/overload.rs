@@ -18,18 +18,21 @@ use futures::stream::iter;
 use h2::client::SendRequest;
 use hyper::Request;
 use hyper::body::Bytes;
+use keywright::api::ApiKey;
 use keywright::key::Key;
 use keywright::server::connections::{BODIES_AT_ONCE, Limits};
 use keywright::server::grpc;
 use keywright::server::protobuf::{fields, put, put_message};
+use keywright::server::webhook::LIMITS;
+use kube::api::PostParams;
 use rand::rngs::SysRng;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::testbed::{ApiRequest, Fault, Occurrence::Nth, Program, wait};
+use super::testbed::{ApiRequest, Fault, Installation, Occurrence::Nth, Program, wait};
 use super::verifier::{Bench, answers, get};
 
 /// How long a good request may take: as long as whoever sent it would wait on a machine that does much else.
@@ -323,7 +326,7 @@ async fn thousands_of_connections_and_oversized_requests_take_up_no_more_than_th
     const BODIES: usize = BODIES_AT_ONCE + LARGE;
     allow_many_files();
     let bench = Bench::new("connections").await;
-    let verifier = bench.verifier(&[]).await;
+    let verifier = bench.verifier(&["--connections-per-client=100%"]).await;
     let (key, address) = (bench.issue(1).await, verifier.address("http"));
     answers(&verifier, &key, 200).await;
     let good = Good::over_http(&verifier, &key);
@@ -381,6 +384,117 @@ async fn thousands_of_connections_and_oversized_requests_take_up_no_more_than_th
 
     // All ends are noticed: none takes up a place for ever.
     until_open_files(&verifier, |count| count <= files_before + COMING_AND_GOING).await;
+}
+
+/// A connection from another address of loopback, by its last octet.
+async fn connect_from(host: u8, address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+/// What `/metrics` says of a listener: the places that are held, and those closed for each cause.
+async fn places(program: &Program, listener: &str) -> [usize; 4] {
+    let metrics = program.metrics().await;
+    let value = |start: String| metrics.lines().find_map(|line| line.strip_prefix(&start)).unwrap().parse().unwrap();
+    let closed = ["listener_full", "client_full", "client_refused"].map(|cause| {
+        value(format!("keywright_connections_closed_total{{listener=\"{listener}\",cause=\"{cause}\"}} "))
+    });
+    let [listener_full, client_full, refused] = closed;
+    let held = value(format!("keywright_connections{{listener=\"{listener}\"}} "));
+    [held, listener_full, client_full, refused]
+}
+
+/// One client that opens as many as there are places, and then three more of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_ask_nothing_keep_nobody_waiting() {
+    allow_many_files();
+    let bench = Bench::new("idle").await;
+    let verifier = bench.verifier(&[]).await;
+    let (key, grpc) = (bench.issue(1).await, verifier.address("grpc"));
+    answers(&verifier, &key, 200).await;
+    let good = async |host| {
+        let connection = async {
+            let (client, connection) = h2::client::handshake(connect_from(host, grpc).await).await.unwrap();
+            tokio::spawn(async move { connection.await.ok() });
+            assert!(is_allowed(&call(&client, check_request(&key)).await.unwrap()));
+            client
+        };
+        timeout(PATIENCE, connection).await.expect("a good request is answered")
+    };
+    let is_ready = async || get(verifier.address("admin"), "/readyz", "").await.0 == 200;
+
+    // One that is in the middle of a call is there before all of them.
+    let message = check_request(&key);
+    let request = Request::post(format!("http://verifier{CHECK}")).header("content-type", "application/grpc");
+    let mut busy = good(1).await.ready().await.unwrap();
+    let (response, mut stream) = busy.send_request(request.body(()).unwrap(), false).unwrap();
+    stream.send_data(message.slice(..10), false).unwrap();
+    let mut idle = Vec::new();
+    for (clients, host) in (1..).zip([1, 3, 4, 5, 6]) {
+        for _ in 0..grpc::LIMITS.connections {
+            idle.push(raw_connection_from(host, grpc).await);
+        }
+        let [held, _, for_their_own, _] = places(&verifier, "grpc").await;
+        assert!(held <= clients * grpc::LIMITS.connections_per_client + 1, "{held} of {clients} clients");
+        assert!(for_their_own >= clients * (grpc::LIMITS.connections - grpc::LIMITS.connections_per_client));
+        good(2).await;
+        good(host).await;
+        assert!(is_ready().await);
+    }
+    let [held, for_others, _, refused] = places(&verifier, "grpc").await;
+    assert!(held <= grpc::LIMITS.connections, "{held}");
+    assert!(for_others > 0 && refused == 0, "{for_others} {refused}");
+    stream.send_data(message.slice(10..), true).unwrap();
+    let response = timeout(PATIENCE, response).await.expect("an answer").expect("a call that was not cut off");
+    let answer = response.into_body().data().await.unwrap().unwrap();
+    assert!(is_allowed(&answer));
+}
+
+/// A connection on which settings have been exchanged, from that address of loopback.
+async fn raw_connection_from(host: u8, address: SocketAddr) -> TcpStream {
+    let mut socket = connect_from(host, address).await;
+    let beginning = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &[])[..]].concat();
+    socket.write_all(&beginning).await.unwrap();
+    let mut head = [0; 9];
+    timeout(PATIENCE, socket.read_exact(&mut head)).await.expect("settings").unwrap();
+    assert_eq!(head[3], SETTINGS);
+    socket.write_all(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
+    socket
+}
+
+/// The real API server asks meanwhile, from the very address that takes up the places and from another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_and_silence_at_the_webhook_hold_up_no_review() {
+    allow_many_files();
+    let installation = Installation::new("idle-webhook").await;
+    let webhook = installation.webhook().await;
+    let program = webhook.program.as_ref().unwrap();
+    let address = program.address("https");
+    let create = async |name: &str| {
+        let spec = json!({ "owner": "ada", "expiresIn": "1d" });
+        let object = json!({ "metadata": { "name": name }, "spec": spec });
+        let object: ApiKey = serde_json::from_value(object).unwrap();
+        let (api_keys, parameters) = (installation.tenant(), PostParams::default());
+        let created = timeout(PATIENCE, api_keys.create(&parameters, &object)).await;
+        created.expect("an answer").expect("a review that is answered");
+    };
+    let beginning = [0x16, 3, 1, 2, 0, 1, 0];
+    let mut idle = Vec::new();
+    for host in [1, 2, 3, 4, 5] {
+        for number in 0..LIMITS.connections {
+            let mut socket = connect_from(host, address).await;
+            // The one half says nothing, the other half begins a handshake.
+            socket.write_all(&beginning[..beginning.len() * (number % 2)]).await.unwrap();
+            idle.push(socket);
+        }
+        create(&format!("meanwhile-{host}")).await;
+        assert_eq!(get(program.address("admin"), "/readyz", "").await.0, 200);
+    }
+    // And a new connection of the API server's: it keeps none that is closed.
+    let [held, for_others, for_their_own, refused] = places(program, "https").await;
+    assert!(held <= LIMITS.connections && for_others > 0 && for_their_own > 0, "{held} {for_others} {for_their_own}");
+    assert_eq!(refused, 0);
 }
 
 /// Sends the requests over and over, many at a time, and reads all answers. Returns how many there were.

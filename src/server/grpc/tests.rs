@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::super::connections::{Listener, Occupancy, bind};
+use super::super::connections::{Address, Listener, Occupancy, bind};
 use super::super::decisions::{Decisions, Tally};
 use super::super::protobuf::put;
 use super::super::tests::PATIENCE;
@@ -70,7 +70,7 @@ impl Running {
         now: fn() -> jiff::Timestamp,
         is_ready: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Self {
-        let tcp = bind("127.0.0.1:0".parse().unwrap(), "--grpc-address").await.unwrap();
+        let tcp = bind(Address::Given("127.0.0.1:0".parse().unwrap()), "--grpc-address").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let decisions = Decisions::new(feed, now, Arc::new(Tally::new("grpc")));
         let authorization = Authorization::new(decisions, ClientAddressSource::Peer);
@@ -443,6 +443,49 @@ async fn a_head_that_does_not_come_to_its_end_ends_its_connection() {
         println!("{case}: ended after {:?}", started.elapsed());
         check(&running.connect().await).await;
     }
+}
+
+/// One place, and each that holds it has nothing in flight, whatever it does beside that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_calls_makes_room_and_is_told() {
+    const GOAWAY: u8 = 7;
+    let running = Running::start(Limits { connections: 1, ..LIMITS }).await;
+    let ping = raw(6, 0, 0, &[0; 8]);
+    for (case, beginning, is_told) in [
+        ("nothing", vec![], false),
+        ("half a preface", PREFACE[..10].to_vec(), false),
+        ("settings", PREFACE.to_vec(), true),
+        ("pings", [PREFACE, &ping].concat(), true),
+        ("half a head", [PREFACE, &ping, &raw(1, 0, 1, HEAD)].concat(), true),
+        ("half a frame", [PREFACE, &ping, &raw(1, 0, 1, &[0; 100])[..9]].concat(), true),
+    ] {
+        let mut socket = running.connect_plain();
+        socket.write_all(&beginning).unwrap();
+        if is_told {
+            assert_eq!(read_frame(&mut socket), (4, 0), "{case}: settings");
+        }
+        check(&running.connect().await).await;
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).ok();
+        let kinds = rest.split_at_checked(rest.len().saturating_sub(17)).map(|(_, last)| last.get(3).copied());
+        assert_eq!(kinds.flatten() == Some(GOAWAY), is_told, "{case}: {rest:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_in_flight_is_not_cut_off_for_a_new_connection() {
+    let running = Running::start(Limits { connections: 2, ..LIMITS }).await;
+    let busy = running.connect().await;
+    let mut sender = busy.clone().ready().await.unwrap();
+    let (response, mut stream) = sender.send_request(request(CHECK, "application/grpc"), false).unwrap();
+    stream.send_data(vec![0].into(), false).unwrap();
+    check(&busy).await;
+    for _ in 0..5 {
+        check(&running.connect().await).await;
+    }
+    stream.send_data(frame(NO_KEY)[1..].to_vec().into(), true).unwrap();
+    assert_eq!(outcome(response.await.unwrap()).await.0, 0);
+    check(&busy).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
