@@ -24,6 +24,8 @@ mod proxies;
 mod rights;
 mod scene;
 mod testbed;
+mod tombstones;
 mod verifier;
 mod verifier_tls;
+mod watches;
 mod webhook;

@@ -197,6 +197,12 @@ impl Installation {
         })
     }
 
+    /// A token that nobody gave out.
+    pub fn void_credentials(&self) -> Credentials {
+        let (pod_name, token) = ("keywright-nobody".to_owned(), "void".to_owned());
+        Credentials { pod_name, token, control_plane: self.control_plane }
+    }
+
     /// The program in the role `controller`, `verifier` or `webhook`, to be started.
     pub fn program(&self, role: &'static str) -> Launch<'_> {
         Launch::new(self, role)

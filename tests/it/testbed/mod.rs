@@ -24,6 +24,6 @@ pub mod wait;
 mod webhook;
 
 pub use control_plane::{ControlPlane, output, project};
-pub use faults::{ApiRequest, Fault, FaultProxy, Occurrence, Outcome};
+pub use faults::{ApiRequest, Fault, FaultProxy, Injection, Occurrence, Outcome};
 pub use installation::Installation;
 pub use program::Program;

@@ -172,6 +172,12 @@ impl Program {
         polled.await.unwrap_or_else(|_| panic!("{} was not ready within {DEADLINE:?}", self.output.title));
     }
 
+    /// What `/readyz` says, and whether that is 200.
+    pub async fn readiness(&self) -> (bool, String) {
+        let (status, text) = get(self.address("admin"), "/readyz").await.expect("its readiness");
+        (status == StatusCode::OK, text)
+    }
+
     /// What `/metrics` says.
     pub async fn metrics(&self) -> String {
         get(self.address("admin"), "/metrics").await.expect("its metrics").1
