@@ -82,8 +82,8 @@ documentation: ## Build the documentation, with its warnings as errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 .PHONY: bench
-bench: bench-verifier bench-decision bench-follow bench-issue ## Measure all of what follows; target/bench/report.md holds it
-	@cat target/bench/{verifier,decision,follow,issue}.md > target/bench/report.md
+bench: bench-verifier bench-decision bench-follow bench-issue bench-capacity ## Measure all of what follows; target/bench/report.md holds it
+	@cat target/bench/{verifier,decision,follow,issue,capacity}.md > target/bench/report.md
 	@echo "all of it is in target/bench/report.md"
 
 .PHONY: bench-verifier
@@ -104,6 +104,10 @@ bench-follow: testbed ## Measure how fast a verifier starts, and takes in a revo
 .PHONY: bench-issue
 bench-issue: testbed ## Measure the controller: writes and time per key
 	cargo bench --locked --bench issue
+
+.PHONY: bench-capacity
+bench-capacity: testbed ## Measure the controller's memory with many ApiKeys and tombstones, and its speed with many at once
+	cargo bench --locked --bench capacity
 
 .PHONY: image
 image: ## Build the server image, and the one that the end-to-end tests work with, into target/image
