@@ -19,6 +19,7 @@
 pub mod api;
 
 pub mod address;
+pub mod date_time;
 pub mod duration;
 pub mod key;
 
