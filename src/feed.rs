@@ -3,37 +3,44 @@
 //! ```text
 //! list, paged, consistent ──> keyring, swapped whole ──> watch from the list's version ──> keyring, record by record
 //!      ^                                                       │ ends: opened again from the last version seen
-//!      └─ the version is gone (410), or from the future ───────┘
+//!      └─ the version is gone (410), or from the future, or a goal is not reached ──┘
 //! ```
 //!
-//! All pages of a list show the records as they were at its first one. What is written while the others are read comes
-//! with the watch, and a key may have been revoked by it; so a list is relied on only once the watch has reached a
-//! version that was read after its last page.
+//! What is known is as old as the moment at which the newest goal that was reached was asked for. A goal is the newest
+//! version that there is, by a consistent read; the watch reaches it by an event or a bookmark with that version or a later
+//! one. Events below it, and that a watch is open or ends, prove nothing: the cache that a watch is served from may stand
+//! still (kubernetes/kubernetes#97294, #138728). A watch that does not get there in time is dropped and all records are
+//! listed anew, as a list does not come from where the watch does.
+//!
+//! All pages of a list show the records as they were at its first one. So a list proves what was written before it was asked
+//! for, and what is written while its pages are read comes with the watch, which begins with a goal of its own.
 //!
 //! Every read asks for the newest data: a list at `resourceVersion=0`, or one that is streamed, may be older than what
 //! this very process had seen before, and bring a revoked key back.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
-use futures::TryStreamExt;
+use futures::{AsyncReadExt, TryStreamExt};
 use kube::Resource;
-use kube::api::{ListParams, ObjectList, WatchEvent, WatchParams};
+use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::client::Client;
 use kube::core::{Request, Status};
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
-use tokio::time::{error::Elapsed, sleep, timeout};
+use tokio::time::{error::Elapsed, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::api::ApiKeyRecord;
 use crate::keyring::{Contest, Distrust, Keyring, StoredRecord};
+use crate::telemetry::{WatchErrorKind, WatchErrors};
 use crate::usage::{self, Marks, Told};
 
 /// The newest keyring, shared by whoever follows the API server and all who decide.
@@ -42,10 +49,11 @@ pub struct Feed {
     /// Whether a first list is complete, and what was written while it was read is known too.
     is_synced: AtomicBool,
     lease_duration: Duration,
-    /// What `heard` counts from.
+    /// What `known` counts from.
     origin: Instant,
-    /// When the API server was last heard, in milliseconds since `origin`.
-    heard: AtomicU64,
+    /// When the newest goal was asked for that was reached, in milliseconds since `origin`.
+    known: AtomicU64,
+    errors: WatchErrors,
     marks: Marks,
     told: watch::Sender<Told>,
 }
@@ -56,8 +64,11 @@ pub enum Unready {
     /// The first list of records is not complete, or what was written while it was read is not known yet.
     #[error("the records are not read yet: waiting for the API server's list of apikeyrecords, and its watch of them")]
     Syncing,
-    /// Nothing was heard from the API server for the lease duration.
-    #[error("nothing heard from the API server for {} s: check its address and this ServiceAccount's rights", .0.as_secs())]
+    /// What is known is as old as the lease duration, or older.
+    #[error(
+        "what is known of the records is {} s old: check that the API server can be reached, and what the log says of its \
+         answers", .0.as_secs()
+    )]
     Stale(Duration),
 }
 
@@ -66,54 +77,69 @@ pub enum Unready {
 struct Pace {
     /// For one page of a list.
     page: Duration,
-    /// For the API server to end a watch; at least one second.
+    /// For the API server to end a watch that has no goal to reach.
     watch: Duration,
-    /// The same for a watch after a list, until it has caught up. Where no record changes, only a bookmark tells that
-    /// it has, and the API server sends one two seconds before it ends a watch (KEP-956).
+    /// The same for one that has. Where no record changes, only a bookmark tells that it has reached it, and the API server
+    /// sends one two seconds before it ends a watch (KEP-956).
     catch_up: Duration,
-    /// For an event or the end of a watch. More silence than the watch lasts is a connection whose other end is gone;
-    /// nothing else would tell, as kube sets no TCP keepalive.
-    silence: Duration,
+    /// For the watch to reach a goal, however often it is opened and a newer goal is asked for meanwhile. kube-apiserver has
+    /// no bookmark for a watch while the newest write of all is that of a record in another namespace, and the next
+    /// goal is past that, mostly.
+    reach: Duration,
+    /// For any goal to be reached, or else all records are listed anew, whatever has held it up.
+    renewal: Duration,
     /// Before the first retry; doubled with each one after it.
     first_retry: Duration,
     longest_retry: Duration,
-    /// A watch that ends sooner than this and told nothing counts as a failure, or a server that ends them all at
-    /// once would be asked without pause.
+    /// A watch that ends sooner than this, and brought neither an event nor reached its goal, counts as a failure, or a
+    /// server that ends them all at once would be asked without pause.
     shortest_watch: Duration,
 }
 
-/// Records in one page of a list.
-const PAGE_SIZE: u32 = 500;
-
 impl Pace {
-    /// Where nothing happens, the API server is heard three times within `lease_duration`; and a watch that is silent
-    /// is given up before the records are stale, so that nothing that comes late on it makes them look fresh.
+    /// Where nothing fails, what is known is never older than a goal's way (`catch_up`), a watch after it and the next
+    /// goal's way, or that of the list that takes its place: 36 s, or seven tenths of a lease that is shorter than that
+    /// takes, and the time that the answers need.
     fn within(lease_duration: Duration) -> Self {
-        let watch = (lease_duration / 3).clamp(Duration::from_secs(1), Duration::from_secs(20));
+        let fifth = lease_duration / 5;
+        let seconds = |seconds| fifth.min(Duration::from_secs(seconds));
         Self {
             page: Duration::from_secs(10),
-            watch,
-            catch_up: Duration::from_secs(3),
-            silence: watch + watch.min(Duration::from_secs(5)),
+            watch: seconds(20),
+            catch_up: seconds(3),
+            reach: seconds(10),
+            renewal: (lease_duration / 2).min(Duration::from_secs(300)),
             first_retry: Duration::from_millis(100),
-            longest_retry: Duration::from_secs(5),
+            longest_retry: seconds(5),
             shortest_watch: Duration::from_millis(500),
         }
     }
 }
 
+/// How long to wait for the end of a watch that should last so long. More silence than that is a connection whose other end
+/// is gone; nothing else would tell, as kube sets no TCP keepalive.
+fn longest(watch: Duration) -> Duration {
+    watch + (watch / 4).min(Duration::from_secs(5))
+}
+
 impl Feed {
-    /// A feed that knows nothing yet at `now`, and that is stale once nothing was heard for `lease_duration`.
+    /// A feed that knows nothing yet at `now`, and that is stale once what it knows is as old as `lease_duration`.
     pub fn new(lease_duration: Duration, now: Instant) -> Self {
         Self {
             keyring: ArcSwap::default(),
             is_synced: AtomicBool::new(false),
             lease_duration,
             origin: now,
-            heard: AtomicU64::new(0),
+            known: AtomicU64::new(0),
+            errors: WatchErrors::default(),
             marks: Marks::default(),
             told: watch::Sender::default(),
         }
+    }
+
+    /// The same feed, whose errors are counted and told by `errors`.
+    pub fn with_errors(self, errors: WatchErrors) -> Self {
+        Self { errors, ..self }
     }
 
     /// The keyring to decide from at `now`: for one decision, and not to be kept. It is borrowed, since a count of its
@@ -125,14 +151,15 @@ impl Feed {
         if !self.is_synced.load(Ordering::Acquire) {
             return Err(Unready::Syncing);
         }
-        let silence = self.silence(now);
-        if silence >= self.lease_duration { Err(Unready::Stale(silence)) } else { Ok(self.keyring.load()) }
+        // Before the keyring is looked at, which may become newer meanwhile, and not older.
+        let age = self.age(now);
+        if age >= self.lease_duration { Err(Unready::Stale(age)) } else { Ok(self.keyring.load()) }
     }
 
-    /// How long nothing was heard from the API server, as of `now`.
-    pub fn silence(&self, now: Instant) -> Duration {
-        let heard = Duration::from_millis(self.heard.load(Ordering::Acquire));
-        now.saturating_duration_since(self.origin).saturating_sub(heard)
+    /// How old what is known is at `now`: the keyring shows all that was written longer ago.
+    pub fn age(&self, now: Instant) -> Duration {
+        let known = Duration::from_millis(self.known.load(Ordering::Acquire));
+        now.saturating_duration_since(self.origin).saturating_sub(known)
     }
 
     /// Number of records in the newest keyring.
@@ -164,17 +191,26 @@ impl Feed {
 
     async fn follow_at(&self, client: Client, namespace: &str, pace: Pace) -> Infallible {
         let records = Request::new(ApiKeyRecord::url_path(&(), Some(namespace)));
-        let keyring = Keyring::default();
-        let mut follower = Follower { feed: self, client, records, pace, keyring, version: None, goal: None };
+        let mut follower = Follower {
+            feed: self,
+            client,
+            records,
+            pace,
+            page_size: FIRST_PAGE,
+            keyring: Keyring::default(),
+            version: None,
+            goals: VecDeque::new(),
+            pursued_since: None,
+            renewed: Instant::now(),
+        };
         let mut retry = pace.first_retry;
         loop {
             match follower.advance().await {
                 Ok(()) => retry = pace.first_retry,
                 Err(interruption) => {
-                    warn!(%interruption, retry_in = ?retry, "cannot follow the records");
-                    if interruption.voids_version() {
-                        follower.version = None;
-                    }
+                    self.errors.note("apikeyrecords", interruption.kind(), &interruption, Instant::now());
+                    debug!(%interruption, retry_in = ?retry, "cannot follow the records");
+                    follower.suffer(&interruption);
                     // Jitter, so that verifiers that were cut off together do not come back together.
                     sleep(retry.mul_f64(rand::random_range(0.5..=1.0))).await;
                     retry = (retry * 2).min(pace.longest_retry);
@@ -192,29 +228,15 @@ impl Feed {
         feed
     }
 
-    /// Takes note that the API server was heard, and answers whether that was in time. Once the records are stale, what
-    /// comes bit by bit does not make them fresh: the part that matters may still be on its way.
-    fn hear(&self, now: Instant) -> bool {
-        let is_in_time = self.silence(now) < self.lease_duration;
-        if is_in_time {
-            self.renew(now);
-        }
-        is_in_time
-    }
-
-    fn renew(&self, now: Instant) {
-        let heard = now.saturating_duration_since(self.origin).as_millis();
-        self.heard.fetch_max(u64::try_from(heard).unwrap_or(u64::MAX), Ordering::AcqRel);
-    }
-
     fn publish(&self, keyring: &Keyring) {
         self.marks.reach(keyring.slots());
         self.keyring.store(Arc::new(keyring.clone()));
     }
 
-    /// Lets decisions be made from the keyring, which shows all that was written before `now`.
-    fn rely(&self, now: Instant) {
-        self.renew(now);
+    /// Lets decisions be made from the keyring, which shows all that was written before `asked`.
+    fn rely(&self, asked: Instant) {
+        let known = asked.saturating_duration_since(self.origin).as_millis();
+        self.known.fetch_max(u64::try_from(known).unwrap_or(u64::MAX), Ordering::AcqRel);
         self.is_synced.store(true, Ordering::Release);
     }
 }
@@ -225,21 +247,60 @@ struct Follower<'f> {
     client: Client,
     records: Request,
     pace: Pace,
+    /// Records to ask for in the next page of a list.
+    page_size: u32,
     keyring: Keyring,
     /// The version that `keyring` has reached; `None` if it has to be read anew.
     version: Option<String>,
-    /// What `version` has to reach before the list is relied on; `None` once it has.
-    goal: Option<Goal>,
+    /// What `version` has yet to reach, in the order in which it was asked for; at most [`GOALS`].
+    goals: VecDeque<Goal>,
+    /// When the first watch was opened that has not reached a goal, while the API server answered all along.
+    pursued_since: Option<Instant>,
+    /// When a goal was last reached, or a list complete.
+    renewed: Instant,
 }
 
-/// A version that was the newest after a list.
+/// A version that was the newest one.
 #[derive(Clone, Debug)]
 struct Goal {
     version: String,
     /// Before it was asked for. All that the API server had answered to by then is known once the version is reached.
     asked: Instant,
-    /// A watch has lasted its time without reaching it.
-    is_overdue: bool,
+}
+
+/// Goals to wait for: a newer one then takes the place of the newest.
+const GOALS: usize = 8;
+
+/// A page of a list, still as text where that may take memory.
+#[derive(Debug, Deserialize)]
+struct Page<'t> {
+    #[serde(default)]
+    metadata: PageMetadata,
+    #[serde(borrow)]
+    items: Option<Vec<&'t RawValue>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PageMetadata {
+    resource_version: String,
+    #[serde(rename = "continue")]
+    continue_token: String,
+}
+
+/// Records in the first page of a list, and in any.
+const FIRST_PAGE: u32 = 50;
+const LARGEST_PAGE: u32 = 500;
+
+/// What a page should have, in octets; and with how many it is dropped, and fewer records are asked for. A record has at most
+/// as many as etcd takes: 1.5 MiB, unless told otherwise.
+const PAGE_OCTETS: usize = 2 << 20;
+const PAGE_OCTETS_AT_MOST: usize = 8 << 20;
+
+/// How many records to ask for after a page that had `size` of them in so many octets.
+fn next_page_size(size: u32, octets: usize) -> u32 {
+    let fitting = u64::from(size) * PAGE_OCTETS as u64 / octets.max(1) as u64;
+    u32::try_from(fitting).unwrap_or(u32::MAX).clamp(1, LARGEST_PAGE.min(size.saturating_mul(4)))
 }
 
 /// As much of an ApiKeyRecord as is needed, so that one that is odd elsewhere does not spoil a whole page.
@@ -289,128 +350,206 @@ enum Interruption {
     Event(kube::Error),
     #[error("the list has no resourceVersion to watch from")]
     NoVersion,
+    #[error("a single record has more than {PAGE_OCTETS_AT_MOST} octets")]
+    TooLarge,
     #[error("no answer in time")]
     Silence(#[from] Elapsed),
+    #[error("the watch does not end when it should: its connection is taken for dead")]
+    DeadWatch,
     #[error("the watch ended as soon as it had begun")]
     CutShort,
-    #[error("nothing was heard for too long: all records are to be read anew")]
-    TooLate,
+    #[error(
+        "the watch has come to version {reached} and not to version {goal}, which the API server's lists have reached: all \
+         records are read anew"
+    )]
+    NotReached { reached: String, goal: String },
 }
 
 impl Follower<'_> {
-    /// Follows one watch to its end, on from where the last one came to or from a new list.
+    /// Sets a goal, or reads all records where there is no way from what is known to one; and follows the watch that is to
+    /// reach it, and the one after that to its end.
     async fn advance(&mut self) -> Result<(), Interruption> {
-        let version = match self.version.clone() {
-            Some(version) if !self.is_rewound(&version).await? => version,
-            _ => self.relist().await?,
-        };
-        self.watch(&version).await
+        if self.version.is_none() || self.renewed.elapsed() >= self.pace.renewal || !self.aim().await? {
+            self.relist().await?;
+        }
+        if !self.goals.is_empty() {
+            self.watch(self.pace.catch_up).await?;
+        }
+        // Where it has not reached them, a newer goal may be easier to reach.
+        if self.goals.is_empty() { self.watch(self.pace.watch).await } else { Ok(()) }
     }
 
-    /// Relies on the keyring if it has reached what a list has to reach.
+    /// Takes in that it could not go on.
+    fn suffer(&mut self, interruption: &Interruption) {
+        if interruption.voids_version() {
+            self.version = None;
+        }
+        if interruption.explains_delay() {
+            self.pursued_since = None;
+        }
+    }
+
+    /// Makes the newest version the goal. `false` if the API server is at an older one than `version`: its etcd was restored
+    /// from a backup. It takes a watch from the future without complaint and says nothing on it until the future is
+    /// reached; a key revoked in the meantime would stay good here.
+    async fn aim(&mut self) -> Result<bool, Interruption> {
+        let asked = Instant::now();
+        let newest = self.newest_version().await?;
+        let is_rewound = self.version.as_ref().is_some_and(|version| is_older(&newest, version));
+        if is_rewound {
+            warn!(version = self.version, newest, "the API server has gone back in time: reading all records anew");
+        } else {
+            self.goals.truncate(GOALS - 1);
+            self.goals.push_back(Goal { version: newest, asked });
+            self.settle();
+        }
+        Ok(!is_rewound)
+    }
+
+    /// Relies on the keyring as of when the newest goal was asked for that it has reached.
     fn settle(&mut self) {
-        let Some(goal) = &self.goal else { return };
-        let reached = self.version.as_deref();
-        if reached.is_some_and(|version| version == goal.version || !is_older(version, &goal.version)) {
-            self.rely();
+        let reached = self.version.as_deref().unwrap_or_default();
+        let is_reached = |goal: &Goal| reached == goal.version || !is_older(reached, &goal.version);
+        let count = self.goals.iter().rposition(is_reached).map_or(0, |last| last + 1);
+        let newest = self.goals.drain(..count).next_back();
+        if let Some(newest) = newest {
+            self.rely(newest.asked);
         }
     }
 
-    fn rely(&mut self) {
-        if let Some(goal) = self.goal.take() {
-            info!(version = goal.version, "all records are known as of this version");
-            self.feed.rely(goal.asked);
+    fn rely(&mut self, asked: Instant) {
+        if !self.feed.is_synced.load(Ordering::Acquire) {
+            info!(version = self.version, "all records are known");
         }
+        self.feed.rely(asked);
+        self.pursued_since = None;
+        self.renewed = Instant::now();
     }
 
     /// Reads all records, and swaps the keyring only once it is complete. What is gone from the list is gone from it.
-    /// Answers the version that it is of.
-    async fn relist(&mut self) -> Result<String, Interruption> {
-        let mut keyring = self.keyring.successor();
-        let mut page = ListParams::default().limit(PAGE_SIZE);
-        let version = loop {
-            let list = self.list(&page).await?;
-            for record in &list.items {
-                let is_new = || self.keyring.slot_of(record.stored()).is_none();
-                tell(record, keyring.carry_over(&self.keyring, record.stored()), is_new);
-            }
-            self.note_list_of_uses(&keyring, &list.items);
-            match list.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => page.continue_token = Some(token),
-                None => break list.metadata.resource_version,
-            }
-        };
-        let version = version.filter(|version| !version.is_empty()).ok_or(Interruption::NoVersion)?;
+    async fn relist(&mut self) -> Result<(), Interruption> {
         let asked = Instant::now();
-        let newest = self.newest_version().await?.ok_or(Interruption::NoVersion)?;
-        info!(records = keyring.len(), %version, %newest, "all records read");
-        self.keyring = keyring;
-        self.version = Some(version.clone());
-        self.goal = Some(Goal { version: newest, asked, is_overdue: false });
-        self.feed.publish(&self.keyring);
-        self.settle();
-        Ok(version)
-    }
-
-    async fn newest_version(&self) -> Result<Option<String>, Interruption> {
-        let list = self.list(&ListParams::default().limit(1)).await?;
-        Ok(list.metadata.resource_version)
-    }
-
-    /// Whether the API server is at an older version than `version`: its etcd was restored from a backup. It takes a
-    /// watch from the future without complaint and says nothing on it until the future is reached; a key revoked in
-    /// the meantime would stay good here.
-    async fn is_rewound(&self, version: &str) -> Result<bool, Interruption> {
-        let is_rewound = self.newest_version().await?.is_none_or(|newest| is_older(&newest, version));
-        if is_rewound {
-            warn!(%version, "the API server has gone back in time: reading all records anew");
-        }
-        Ok(is_rewound)
-    }
-
-    async fn list(&self, page: &ListParams) -> Result<ObjectList<Record>, Interruption> {
-        let request = self.records.list(page).map_err(kube::Error::BuildRequest)?;
-        let text = timeout(self.pace.page, self.client.request_text(request)).await??;
-        Ok(serde_json::from_str(&text)?)
-    }
-
-    async fn watch(&mut self, version: &str) -> Result<(), Interruption> {
-        let (duration, silence) = match self.goal {
-            Some(_) => (self.pace.catch_up, self.pace.catch_up * 2),
-            None => (self.pace.watch, self.pace.silence),
+        let mut keyring = self.keyring.successor();
+        let mut continue_token = None;
+        let version = loop {
+            let next = self.take_in_page(&mut keyring, continue_token.as_deref()).await?;
+            match next.continue_token.is_empty() {
+                true => break next.resource_version,
+                false => continue_token = Some(next.continue_token),
+            }
         };
-        let parameters = WatchParams::default().timeout(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX));
-        let request = self.records.watch(&parameters, version).map_err(kube::Error::BuildRequest)?;
-        let opened = Instant::now();
-        let events = timeout(silence, self.client.request_events(request)).await??;
-        let mut events = pin!(events);
-        let mut is_silent = true;
-        // That it was opened says nothing about what is still to come on it.
-        self.check_in_time(|feed, now| feed.silence(now) < feed.lease_duration)?;
-        while let Some(event) = timeout(silence, events.try_next()).await?.map_err(Interruption::of_watch)? {
-            is_silent = false;
-            self.apply(event)?;
-            self.settle();
-            self.check_in_time(Feed::hear)?;
+        if version.is_empty() {
+            return Err(Interruption::NoVersion);
         }
-        if opened.elapsed() >= duration
-            && let Some(goal) = &mut self.goal
-            && mem::replace(&mut goal.is_overdue, true)
-        {
-            // The second one that has lasted its time, far longer than what was there when it began takes to come. An
-            // API server promises no bookmark, and kube-apiserver has none for a watch while the newest write of all is that
-            // of a record in another namespace: that delays a start, and does not prevent it.
-            warn!("no bookmark has come: what the watch has brought to its end is taken for all that was written");
-            self.rely();
+        info!(records = keyring.len(), version, "all records read");
+        self.keyring = keyring;
+        self.version = Some(version);
+        self.feed.publish(&self.keyring);
+        self.pursued_since = None;
+        self.renewed = Instant::now();
+        // The list was asked for after a goal that is still open, so it has reached that one. Decisions do not begin with a
+        // first list, though, before what was written while it was read is known too.
+        let is_first = self.goals.is_empty() && !self.feed.is_synced.load(Ordering::Acquire);
+        self.goals.clear();
+        if !is_first {
+            self.rely(asked);
         }
-        self.check_in_time(Feed::hear)?;
-        if is_silent && opened.elapsed() < self.pace.shortest_watch { Err(Interruption::CutShort) } else { Ok(()) }
+        self.aim().await?;
+        Ok(())
     }
 
-    /// Fails if the keyring was relied on for too long while nothing was heard. It is not while it catches up.
-    fn check_in_time(&self, is_in_time: impl Fn(&Feed, Instant) -> bool) -> Result<(), Interruption> {
-        let is_fine = self.goal.is_some() || is_in_time(self.feed, Instant::now());
-        is_fine.then_some(()).ok_or(Interruption::TooLate)
+    /// Reads a page, and answers what comes after it. Its text is gone then, and at no time is more than one of its records
+    /// there as anything but text.
+    async fn take_in_page(
+        &mut self,
+        keyring: &mut Keyring,
+        continue_token: Option<&str>,
+    ) -> Result<PageMetadata, Interruption> {
+        let text = loop {
+            let mut page = ListParams::default().limit(self.page_size);
+            page.continue_token = continue_token.map(str::to_owned);
+            match self.list(&page).await? {
+                Some(text) => break text,
+                None if self.page_size == 1 => return Err(Interruption::TooLarge),
+                None => self.page_size = (self.page_size / 8).max(1),
+            }
+        };
+        self.page_size = next_page_size(self.page_size, text.len());
+        let page: Page<'_> = serde_json::from_slice(&text)?;
+        // Counted first, so that whoever sees a use has it counted.
+        self.feed.told.send_modify(|told| told.lists += 1);
+        for record in page.items.iter().flatten() {
+            let record: Record = serde_json::from_str(record.get())?;
+            let is_new = || self.keyring.slot_of(record.stored()).is_none();
+            tell(&record, keyring.carry_over(&self.keyring, record.stored()), is_new);
+            self.note_listed_use(keyring, &record);
+        }
+        Ok(page.metadata)
+    }
+
+    async fn newest_version(&mut self) -> Result<String, Interruption> {
+        let text = self.list(&ListParams::default().limit(1)).await?.ok_or(Interruption::TooLarge)?;
+        let page: Page<'_> = serde_json::from_slice(&text)?;
+        Some(page.metadata.resource_version).filter(|version| !version.is_empty()).ok_or(Interruption::NoVersion)
+    }
+
+    /// The text of a page, or `None` if it has too many octets.
+    async fn list(&self, page: &ListParams) -> Result<Option<Vec<u8>>, Interruption> {
+        let request = self.records.list(page).map_err(kube::Error::BuildRequest)?;
+        let mut text = Vec::new();
+        let read = async {
+            let answer = self.client.request_stream(request).await?;
+            let read = answer.take(PAGE_OCTETS_AT_MOST as u64 + 1).read_to_end(&mut text).await;
+            read.map_err(kube::Error::ReadEvents)
+        };
+        let octets = timeout(self.pace.page, read).await??;
+        Ok(Some(text).filter(|_| octets <= PAGE_OCTETS_AT_MOST))
+    }
+
+    /// Follows a watch of such a length from where the last one came to, until it ends or has not reached its goal in time.
+    async fn watch(&mut self, duration: Duration) -> Result<(), Interruption> {
+        let version = self.version.clone().ok_or(Interruption::NoVersion)?;
+        let seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).max(1);
+        let parameters = WatchParams::default().timeout(seconds);
+        let request = self.records.watch(&parameters, &version).map_err(kube::Error::BuildRequest)?;
+        let opened = Instant::now();
+        if !self.goals.is_empty() {
+            self.pursued_since.get_or_insert(opened);
+        }
+        let end = opened + longest(duration);
+        let ended = match timeout_at(self.deadline(end), self.client.request_events(request)).await {
+            Err(_) => Err(Interruption::DeadWatch),
+            Ok(events) => {
+                let mut events = pin!(events?);
+                loop {
+                    match timeout_at(self.deadline(end), events.try_next()).await {
+                        // A server knows no time below a second.
+                        Err(_) if opened.elapsed() < Duration::from_secs(seconds.into()) => break Ok(()),
+                        Err(_) => break Err(Interruption::DeadWatch),
+                        Ok(event) => match event.map_err(Interruption::of_watch)? {
+                            Some(event) => self.apply(event)?,
+                            None => break Ok(()),
+                        },
+                    }
+                    self.settle();
+                }
+            }
+        };
+        if let Some(goal) = self.goals.back()
+            && self.pursued_since.is_some_and(|since| since.elapsed() >= self.pace.reach)
+        {
+            let reached = self.version.clone().unwrap_or_default();
+            return Err(Interruption::NotReached { reached, goal: goal.version.clone() });
+        }
+        ended?;
+        let is_in_vain = !self.goals.is_empty() || self.version.as_ref() == Some(&version);
+        if is_in_vain && opened.elapsed() < self.pace.shortest_watch { Err(Interruption::CutShort) } else { Ok(()) }
+    }
+
+    /// When to wait no longer for a watch that should be over at `end`.
+    fn deadline(&self, end: Instant) -> tokio::time::Instant {
+        let pursued_since = self.pursued_since.filter(|_| !self.goals.is_empty());
+        pursued_since.map_or(end, |since| end.min(since + self.pace.reach)).into()
     }
 
     /// Takes note of a last use that the watch tells of. It is counted first, so that whoever sees it has it counted.
@@ -422,13 +561,11 @@ impl Follower<'_> {
         }
     }
 
-    /// Takes note of the last uses in a page of a list, which may stand for any number of writes.
-    fn note_list_of_uses(&self, keyring: &Keyring, records: &[Record]) {
+    /// Takes note of a last use in a list, which may stand for any number of writes.
+    fn note_listed_use(&self, keyring: &Keyring, record: &Record) {
+        let Some((slot, second)) = record.last_use_in(keyring) else { return };
         self.feed.marks.reach(keyring.slots());
-        self.feed.told.send_modify(|told| told.lists += 1);
-        for (slot, second) in records.iter().filter_map(|record| record.last_use_in(keyring)) {
-            self.feed.marks.note_written(slot, second);
-        }
+        self.feed.marks.note_written(slot, second);
     }
 
     fn apply(&mut self, event: WatchEvent<Record>) -> Result<(), Interruption> {
@@ -482,20 +619,27 @@ impl Interruption {
         }
     }
 
-    /// Whether the records have to be read anew: the version is too old to watch from (410), or an event was lost
-    /// because it could not be read.
+    /// Whether the records have to be read anew: the version is too old to watch from (410), an event was lost because it
+    /// could not be read, or the watch does not come from where the lists do.
     fn voids_version(&self) -> bool {
+        self.kind() == WatchErrorKind::Expired || matches!(self, Self::Event(_) | Self::NotReached { .. })
+    }
+
+    /// Whether it is the API server that holds a goal up, or the way to it, and not what the watch is served from.
+    fn explains_delay(&self) -> bool {
+        !matches!(self, Self::DeadWatch | Self::CutShort)
+    }
+
+    fn kind(&self) -> WatchErrorKind {
         match self {
-            Self::Request(kube::Error::Api(status)) | Self::Watch(status) => is_gone(status),
-            Self::Event(_) | Self::TooLate => true,
-            _ => false,
+            Self::Request(error) | Self::Event(error) => WatchErrorKind::of(error),
+            Self::Watch(status) => WatchErrorKind::of_status(status),
+            Self::Silence(_) | Self::DeadWatch => WatchErrorKind::Unreachable,
+            Self::Json(_) | Self::NoVersion | Self::TooLarge | Self::CutShort | Self::NotReached { .. } => {
+                WatchErrorKind::Other
+            }
         }
     }
-}
-
-/// Some proxies and old API servers leave the code out.
-fn is_gone(status: &Status) -> bool {
-    status.code == 410 || ["Expired", "Gone"].contains(&status.reason.as_str())
 }
 
 /// Whether version `a` comes before version `b`. Versions of one resource are decimal numbers of any length that can
@@ -511,9 +655,12 @@ pub(crate) mod tests {
     use std::cell::Cell;
     use std::io::{self, BufRead, BufReader, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::slice;
     use std::sync::Mutex;
     use std::thread;
 
+    use prometheus_client::encoding::text;
+    use prometheus_client::registry::Registry;
     use serde_json::json;
 
     use super::*;
@@ -538,6 +685,19 @@ pub(crate) mod tests {
         Cut(Vec<Value>),
         /// Nothing at all.
         NoAnswer,
+        /// A line of a watch that stays open, again and again.
+        Trickle(Value),
+    }
+
+    /// Stands for the query of a list's page, whose size depends on the ones before.
+    pub(crate) const LIST: &str = "a list";
+
+    fn is_for(target: &str, part: &str) -> bool {
+        let target = format!("{target}&");
+        match part {
+            LIST => !target.contains("watch=true") && !target.contains("limit=1&"),
+            part => target.contains(part),
+        }
     }
 
     /// A server on loopback that answers requests one after the other from a script, and with `last` once it has run
@@ -560,7 +720,8 @@ pub(crate) mod tests {
     }
 
     impl Script {
-        /// `replies` come with a part of the query that each one is for: `watch=true`, `limit=500` or `limit=1&`.
+        /// `replies` come with a part of the query that each one is for: `watch=true`, or `limit=1&` for the newest version;
+        /// or [`LIST`] for any page of a list.
         pub(crate) fn start(replies: Vec<(&'static str, Reply)>, last: fn(&str) -> Reply) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
@@ -614,6 +775,13 @@ pub(crate) mod tests {
                         stream.shutdown(Shutdown::Both)?;
                     }
                     Reply::NoAnswer => {}
+                    Reply::Trickle(event) => {
+                        send(&mut stream, &[])?;
+                        loop {
+                            send_lines(&mut stream, slice::from_ref(&event))?;
+                            thread::sleep(Duration::from_millis(20));
+                        }
+                    }
                 }
             }
             Ok(())
@@ -629,14 +797,14 @@ pub(crate) mod tests {
             let reply = match state.replies.next() {
                 None => (state.last)(&target),
                 Some((part, reply)) => {
-                    if !format!("{target}&").contains(part) {
+                    if !is_for(&target, part) {
                         state.wrong.get_or_insert(format!("{target} where {part} was expected"));
                     }
                     reply
                 }
             };
             if let Reply::Answer(200, list) = &reply
-                && target.contains("limit=500")
+                && is_for(&target, LIST)
                 && list["metadata"]["continue"] == ""
                 && list["metadata"]["resourceVersion"] != ""
             {
@@ -671,6 +839,10 @@ pub(crate) mod tests {
 
     fn send(stream: &mut TcpStream, events: &[Value]) -> io::Result<()> {
         stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        send_lines(stream, events)
+    }
+
+    fn send_lines(stream: &mut TcpStream, events: &[Value]) -> io::Result<()> {
         for event in events {
             let line = format!("{event}\n");
             write!(stream, "{:x}\r\n{line}\r\n", line.len())?;
@@ -680,9 +852,10 @@ pub(crate) mod tests {
 
     const QUICK: Pace = Pace {
         page: Duration::from_secs(2),
-        watch: Duration::from_secs(20),
+        watch: Duration::from_secs(2),
         catch_up: Duration::from_secs(1),
-        silence: Duration::from_secs(2),
+        reach: Duration::from_secs(3),
+        renewal: Duration::from_secs(300),
         first_retry: Duration::from_millis(2),
         longest_retry: Duration::from_millis(20),
         shortest_watch: Duration::from_millis(5),
@@ -708,6 +881,10 @@ pub(crate) mod tests {
     fn spec(number: u8) -> Value {
         let api_key = json!({ "namespace": "a", "name": format!("key-{number}"), "uid": "c" });
         json!({ "digest": Digest::of(&[number]).to_string(), "apiKey": api_key })
+    }
+
+    fn bookmark(version: &str) -> Value {
+        event("BOOKMARK", json!({ "kind": "K", "apiVersion": "v1", "metadata": { "resourceVersion": version } }))
     }
 
     fn gone() -> Value {
@@ -760,7 +937,7 @@ pub(crate) mod tests {
         let broken = json!({ "digest": Digest::of(&[2]).to_string(), "apiKey": 7 });
         let script = Script::start(
             vec![
-                ("limit=500&", list("100", "next", &[record(1, "7", &spec(1)), record(2, "8", &broken)])),
+                (LIST, list("100", "next", &[record(1, "7", &spec(1)), record(2, "8", &broken)])),
                 ("continue=next&", list("100", "", &[record(3, "9", &spec(3))])),
                 (
                     "resourceVersion=100&",
@@ -787,7 +964,7 @@ pub(crate) mod tests {
             assert!(target.starts_with("/apis/keywright.dev/v1alpha1/namespaces/keywright-system/apikeyrecords?"));
             let is_watch = target.contains("watch=true");
             assert_eq!(target.contains("resourceVersion="), is_watch, "a list asks for the newest data: {target}");
-            assert!(!is_watch || target.contains("timeoutSeconds=20&allowWatchBookmarks=true"), "{target}");
+            assert!(!is_watch || target.contains("timeoutSeconds=2&allowWatchBookmarks=true"), "{target}");
             assert!(!target.contains("sendInitialEvents"), "{target}");
         }
     }
@@ -801,7 +978,7 @@ pub(crate) mod tests {
         };
         let script = Script::start(
             vec![
-                ("limit=500&", list("100", "", &[record(1, "7", &spec(1)), used(2, "8", "1970-01-01T00:01:40Z")])),
+                (LIST, list("100", "", &[record(1, "7", &spec(1)), used(2, "8", "1970-01-01T00:01:40Z")])),
                 (
                     "watch=true",
                     Reply::Events(vec![
@@ -813,7 +990,7 @@ pub(crate) mod tests {
                         event("ERROR", gone()),
                     ]),
                 ),
-                ("limit=500&", list("200", "", &[used(3, "150", "1970-01-01T00:04:00Z"), used(2, "151", "?")])),
+                (LIST, list("200", "", &[used(3, "150", "1970-01-01T00:04:00Z"), used(2, "151", "?")])),
             ],
             quiet,
         );
@@ -832,13 +1009,13 @@ pub(crate) mod tests {
     async fn nothing_is_known_before_the_last_page() {
         let script = Script::start(
             vec![
-                ("limit=500&", list("100", "next", &[record(1, "7", &spec(1))])),
+                (LIST, list("100", "next", &[record(1, "7", &spec(1))])),
                 ("continue=next&", Reply::Answer(410, gone())),
-                ("limit=500&", list("300", "next", &[record(2, "7", &spec(2))])),
+                (LIST, list("300", "next", &[record(2, "7", &spec(2))])),
                 ("continue=next&", Reply::Answer(500, json!({}))),
-                ("limit=500&", Reply::NoAnswer),
-                ("limit=500&", Reply::Answer(200, json!("?"))),
-                ("limit=500&", list("", "", &[record(3, "7", &spec(3))])),
+                (LIST, Reply::NoAnswer),
+                (LIST, Reply::Answer(200, json!("?"))),
+                (LIST, list("", "", &[record(3, "7", &spec(3))])),
             ],
             |_| Reply::NoAnswer,
         );
@@ -851,9 +1028,6 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn what_was_written_while_it_listed_is_known_before_anything_is_decided() {
         let deleted = || event("DELETED", record(1, "103", &spec(1)));
-        let bookmark = |version: &str| {
-            event("BOOKMARK", json!({ "kind": "K", "apiVersion": "v1", "metadata": { "resourceVersion": version } }))
-        };
         let again = |watch| vec![("limit=1&", list("106", "", &[])), ("watch=true", watch)];
         let silence = || Reply::Silence(vec![]);
         let late = |event| Reply::Late(Duration::from_millis(1100), event);
@@ -869,14 +1043,18 @@ pub(crate) mod tests {
             ("it hangs", silence(), again(Reply::Silence(vec![deleted(), bookmark("106")]))),
             ("no answer", Reply::NoAnswer, again(Reply::Silence(vec![deleted(), bookmark("106")]))),
             (
-                "no bookmark, twice to its end",
+                "no bookmark, and all are listed anew",
                 late(event("ADDED", record(4, "101", &spec(4)))),
-                again(late(deleted())).into_iter().chain(again(silence())).collect(),
+                again(late(deleted()))
+                    .into_iter()
+                    .chain(again(silence()))
+                    .chain([(LIST, list("107", "", &[record(2, "8", &spec(2))])), ("watch=true", silence())])
+                    .collect(),
             ),
         ];
         let checks = cases.map(async |(case, watch, more)| {
             let mut replies = vec![
-                ("limit=500&", list("100", "", &[record(1, "7", &spec(1)), record(2, "8", &spec(2))])),
+                (LIST, list("100", "", &[record(1, "7", &spec(1)), record(2, "8", &spec(2))])),
                 ("limit=1&", list("105", "", &[])),
                 ("timeoutSeconds=1&", watch),
             ];
@@ -900,10 +1078,7 @@ pub(crate) mod tests {
         let without = json!({ "digest": "?", "apiKey": { "namespace": "a", "name": "b", "uid": "c" } });
         let script = Script::start(
             vec![
-                (
-                    "limit=500&",
-                    list("100", "", &[1, 2, 3, 4].map(|number: u8| record(number.into(), "7", &spec(number)))),
-                ),
+                (LIST, list("100", "", &[1, 2, 3, 4].map(|number: u8| record(number.into(), "7", &spec(number))))),
                 (
                     "resourceVersion=100&",
                     Reply::Silence(vec![
@@ -948,9 +1123,9 @@ pub(crate) mod tests {
         ];
         let checks = cases.map(async |(case, watch, expected)| {
             let mut replies =
-                vec![("limit=500&", list("100", "", &[record(1, "7", &spec(1))])), ("resourceVersion=100&", watch)];
+                vec![(LIST, list("100", "", &[record(1, "7", &spec(1))])), ("resourceVersion=100&", watch)];
             if expected == "list" {
-                replies.push(("limit=500&", list("150", "", &[record(3, "150", &spec(3))])));
+                replies.push((LIST, list("150", "", &[record(3, "150", &spec(3))])));
             } else {
                 replies.push(("limit=1&", list("150", "", &[])));
                 replies.push((
@@ -974,10 +1149,10 @@ pub(crate) mod tests {
         for (before, after) in [("1000", "999"), ("1000", "99"), ("1000", "2"), ("1000", "x")] {
             let script = Script::start(
                 vec![
-                    ("limit=500&", list(before, "", &[record(1, "7", &spec(1))])),
+                    (LIST, list(before, "", &[record(1, "7", &spec(1))])),
                     ("watch=true", Reply::Events(vec![])),
                     ("limit=1&", list(after, "", &[])),
-                    ("limit=500&", list(after, "", &[record(2, "2", &spec(2))])),
+                    (LIST, list(after, "", &[record(2, "2", &spec(2))])),
                 ],
                 quiet,
             );
@@ -989,19 +1164,22 @@ pub(crate) mod tests {
 
     /// However contact is made again: what was let in before is never let in for a moment on the way back.
     #[tokio::test]
-    async fn after_too_long_a_silence_nothing_is_decided_until_all_is_read_anew() {
-        let pace = Pace { silence: Duration::from_secs(1), ..QUICK };
-        let (lease_duration, delay) = (Duration::from_millis(1600), Duration::from_millis(800));
-        let late_event = event("ADDED", record(3, "150", &spec(3)));
+    async fn after_too_long_a_silence_nothing_is_decided_until_what_was_written_is_known() {
+        let lease_duration = Duration::from_millis(1500);
+        let silence = |count| (0..count).map(|_| ("", Reply::NoAnswer));
+        let late = Duration::from_millis(1700);
         let cases = [
-            ("no answer", vec![("limit=1&", Reply::NoAnswer), ("limit=500&", Reply::NoAnswer)]),
+            ("no answer", silence(8).collect::<Vec<_>>()),
             (
-                "the question for the version is answered late",
-                vec![("limit=1&", Reply::Late(delay, page("100", "", &[])))],
+                "an answer that is as old as the lease when it comes",
+                vec![("", Reply::Late(late, page("100", "", &[])))],
             ),
             (
-                "the watch is opened late, and tells of something",
-                vec![("limit=1&", list("100", "", &[])), ("watch=true", Reply::Late(delay, late_event))],
+                "an event after such an answer",
+                vec![
+                    ("", Reply::Late(late, page("100", "", &[]))),
+                    ("", Reply::Silence(vec![event("ADDED", record(3, "150", &spec(3)))])),
+                ],
             ),
         ];
         let anew = |target: &str| match target.contains("watch=true") {
@@ -1009,10 +1187,9 @@ pub(crate) mod tests {
             false => list("200", "", &[record(2, "150", &spec(2))]),
         };
         let checks = cases.map(async |(case, between)| {
-            let mut replies = vec![
-                ("limit=500&", list("100", "", &[record(1, "7", &spec(1))])),
-                ("watch=true", Reply::Silence(vec![])),
-            ];
+            let mut replies =
+                vec![(LIST, list("100", "", &[record(1, "7", &spec(1))])), ("watch=true", Reply::Silence(vec![]))];
+            let page = if between.len() > 2 { Duration::from_millis(250) } else { Duration::from_secs(3) };
             replies.extend(between);
             let (script, feed) = (Script::start(replies, anew), Feed::new(lease_duration, Instant::now()));
             let was_stale = Cell::new(false);
@@ -1026,34 +1203,206 @@ pub(crate) mod tests {
                     false
                 }
             };
-            follow_until_at(&script, &feed, pace, is_back).await;
+            follow_until_at(&script, &feed, Pace { page, ..Pace::within(lease_duration) }, is_back).await;
         });
         futures::future::join_all(checks).await;
     }
 
+    /// A watch cache that stands still: lists are consistent, and tell of versions that no watch ever comes to, whatever else
+    /// it brings. A key that was revoked there is let in for the lease and no longer, even where no list can be had.
+    #[tokio::test]
+    async fn a_watch_that_does_not_advance_is_not_trusted() {
+        let watches: [(&str, fn(&str) -> Reply); 4] = [
+            ("it ends with an old bookmark", |target| stuck(target, Reply::Events(vec![bookmark("105")]))),
+            ("it is open, and silent", |target| stuck(target, Reply::Silence(vec![bookmark("105")]))),
+            ("it tells of old events without end", |target| {
+                stuck(target, Reply::Trickle(event("MODIFIED", record(1, "105", &spec(1)))))
+            }),
+            ("it is not even opened", |target| stuck(target, Reply::NoAnswer)),
+        ];
+        fn stuck(target: &str, watch: Reply) -> Reply {
+            match target {
+                target if target.contains("watch=true") => watch,
+                target if is_for(target, "limit=1&") => list("9000", "", &[]),
+                _ => Reply::Answer(500, json!({})),
+            }
+        }
+        let checks = watches.map(async |(case, last)| {
+            let lease_duration = Duration::from_millis(1500);
+            let replies =
+                vec![(LIST, list("100", "", &[record(1, "7", &spec(1))])), ("watch=true", Reply::Events(vec![]))];
+            let (script, feed) = (Script::start(replies, last), Feed::new(lease_duration, Instant::now()));
+            let started = Instant::now();
+            let was_good = Cell::new(false);
+            follow_until_at(&script, &feed, Pace::within(lease_duration), |feed| match good(feed) {
+                Ok(names) => {
+                    was_good.set(names == ["key-1"]);
+                    false
+                }
+                Err(unready) => was_good.get() && matches!(unready, Unready::Stale(_)),
+            })
+            .await;
+            println!("{case}: stale after {:?}", started.elapsed());
+        });
+        futures::future::join_all(checks).await;
+    }
+
+    /// The same where a list can be had: that tells of the revocation, long before the lease is over.
+    #[tokio::test]
+    async fn what_a_watch_does_not_bring_a_list_brings() {
+        let pace = Pace { reach: Duration::from_millis(200), ..QUICK };
+        let replies = vec![(LIST, list("100", "", &[record(1, "7", &spec(1)), record(2, "8", &spec(2))]))];
+        let script = Script::start(replies, |target| match target.contains("watch=true") {
+            true => Reply::Events(vec![bookmark("105")]),
+            false => list("9000", "", &[record(2, "8", &spec(2))]),
+        });
+        let feed = feed();
+        follow_until_at(&script, &feed, pace, |feed| names(feed, &["key-2"])).await;
+        let (age, limit) = (feed.age(Instant::now()), Duration::from_secs(60));
+        assert!(age < limit, "known as of {age:?} ago");
+    }
+
+    /// What is known is as old as the question that it answers, and not as the answer, or any event.
+    #[tokio::test]
+    async fn a_goal_counts_from_when_it_was_asked_for() {
+        let late = Duration::from_millis(700);
+        let replies = vec![
+            (LIST, list("100", "", &[])),
+            ("limit=1&", list("100", "", &[])),
+            ("watch=true", Reply::Events(vec![event("ADDED", record(1, "101", &spec(1)))])),
+            ("limit=1&", Reply::Late(late, page("102", "", &[]))),
+            ("watch=true", Reply::Silence(vec![event("ADDED", record(2, "102", &spec(2)))])),
+        ];
+        let (script, feed) = (Script::start(replies, quiet), feed());
+        let mut oldest = Duration::ZERO;
+        let ages = Mutex::new(Vec::new());
+        follow_until(&script, &feed, |feed| {
+            ages.lock().unwrap().push(feed.age(Instant::now()));
+            names(feed, &["key-1", "key-2"])
+        })
+        .await;
+        for age in ages.into_inner().unwrap() {
+            oldest = oldest.max(age);
+        }
+        assert!(feed.age(Instant::now()) >= late && oldest >= late, "{oldest:?}");
+    }
+
     #[test]
-    fn a_feed_is_stale_once_nothing_was_heard_for_the_lease_duration() {
+    fn a_lease_of_any_length_is_renewed_in_time() {
+        for seconds in [1, 2, 3, 5, 10, 15, 20, 60, 600, 86_400] {
+            let lease_duration = Duration::from_secs(seconds);
+            let pace = Pace::within(lease_duration);
+            let oldest = longest(pace.catch_up) + longest(pace.watch) + pace.reach;
+            assert!(oldest <= lease_duration.mul_f64(0.75), "{oldest:?} of {lease_duration:?}");
+            let requests = 3.0 / (pace.catch_up + pace.watch).as_secs_f64();
+            assert!(seconds < 600 || requests < 0.3, "{requests} a second at {lease_duration:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_has_so_many_records_that_its_octets_are_few() {
+        let cases = [
+            (50, 50_000, 200),
+            (200, 200_000, 500),
+            (500, 500_000, 500),
+            (50, 12_500_000, 8),
+            (1, 250_000, 4),
+            (2, 9 << 20, 1),
+        ];
+        for (size, octets, next) in cases {
+            assert_eq!(next_page_size(size, octets), next, "{size} records in {octets} octets");
+        }
+        assert_eq!(next_page_size(1, 0), 4);
+    }
+
+    /// The next page may be of other records than the last one, so a size that was right before may be far too large.
+    #[tokio::test]
+    async fn a_page_that_is_too_large_is_asked_for_again_in_smaller_ones() {
+        let mut large = spec(2);
+        large["rotateRequest"] = json!("x".repeat(PAGE_OCTETS_AT_MOST));
+        let script = Script::start(
+            vec![
+                ("limit=50&", list("100", "next", &[record(1, "7", &spec(1))])),
+                ("limit=200&continue=next&", list("100", "more", &[record(2, "8", &large), record(3, "9", &spec(3))])),
+                ("limit=25&continue=next&", list("100", "", &[record(3, "9", &spec(3))])),
+            ],
+            quiet,
+        );
+        let feed = feed();
+        let pace = Pace { page: Duration::from_secs(20), ..QUICK };
+        follow_until_at(&script, &feed, pace, |feed| names(feed, &["key-1", "key-3"])).await;
+        assert_eq!(script.targets().iter().filter(|target| is_for(target, LIST)).count(), 3);
+    }
+
+    /// A feed that cannot have its first list is not ready, and its errors are counted by kind, and told.
+    #[tokio::test]
+    async fn errors_of_lists_and_watches_are_counted_by_kind() {
+        let status = |code: u16| Reply::Answer(code, json!({ "kind": "Status", "status": "Failure", "code": code }));
+        let first = || (LIST, list("100", "", &[]));
+        let cases = [
+            ("unauthorized", vec![(LIST, status(401))]),
+            ("forbidden", vec![(LIST, status(403))]),
+            ("not_found", vec![(LIST, Reply::Answer(404, json!("404 page not found")))]),
+            ("refused", vec![(LIST, status(500))]),
+            ("other", vec![(LIST, Reply::Answer(200, json!("?")))]),
+            ("forbidden", vec![first(), ("watch=true", status(403))]),
+            ("expired", vec![first(), ("watch=true", Reply::Events(vec![event("ERROR", gone())]))]),
+        ];
+        let checks = cases.map(async |(kind, replies)| {
+            let is_first = replies.len() == 1;
+            let script = Script::start(replies, |_| Reply::NoAnswer);
+            assert_eq!(kinds_after(&script, script.client()).await, [kind], "{is_first}");
+        });
+        futures::future::join_all(checks).await;
+        let script = Script::start(vec![], quiet);
+        let config = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
+        assert_eq!(kinds_after(&script, Client::try_from(config).unwrap()).await, ["unreachable"]);
+    }
+
+    /// The kinds of errors that are counted, once there are any.
+    async fn kinds_after(script: &Script, client: Client) -> Vec<String> {
+        let mut registry = Registry::default();
+        let feed = feed().with_errors(WatchErrors::new(&mut registry));
+        let kinds = || {
+            let mut metrics = String::new();
+            text::encode(&mut metrics, &registry).unwrap();
+            let counters = metrics.lines().filter_map(|line| line.strip_prefix("watch_errors_total{kind=\""));
+            let counted =
+                counters.filter(|counter| !counter.ends_with(" 0")).filter_map(|counter| counter.split('"').next());
+            counted.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let wait = async {
+            while kinds().is_empty() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            never = feed.follow_at(client, "keywright-system", QUICK) => match never {},
+            waited = timeout(Duration::from_secs(20), wait) => waited.unwrap_or_else(|_| panic!("{:?}", script.targets())),
+        }
+        kinds()
+    }
+
+    #[test]
+    fn a_feed_is_stale_once_what_it_knows_is_as_old_as_the_lease() {
         let start = Instant::now();
         let after = |seconds: f64| start + Duration::from_secs_f64(seconds);
         let feed = Feed::new(Duration::from_secs(600), start);
         assert_eq!(feed.current(start).err(), Some(Unready::Syncing));
-        feed.hear(after(100.0));
-        assert_eq!(feed.current(after(100.0)).err(), Some(Unready::Syncing), "heard, but no list");
         feed.publish(&Keyring::default());
         assert_eq!(feed.current(after(100.0)).err(), Some(Unready::Syncing), "a list, and not what came meanwhile");
         feed.rely(after(90.0));
         assert!(
-            feed.current(after(699.9)).is_ok_and(|keyring| {
+            feed.current(after(689.9)).is_ok_and(|keyring| {
                 keyring.is_empty() && keyring.get(&Digest::of(b"?")) == Err(Untrusted::Absent)
             })
         );
-        assert_eq!(feed.current(after(700.0)).err(), Some(Unready::Stale(Duration::from_secs(600))));
-        assert!(!feed.hear(after(700.0)) && feed.current(after(700.0)).is_err(), "too late");
-        feed.renew(after(50.0));
-        assert!(feed.current(after(700.0)).is_err(), "it does not go back");
-        feed.renew(after(700.0));
-        assert!(feed.current(after(701.0)).is_ok());
-        assert_eq!(feed.silence(after(701.0)), Duration::from_secs(1));
+        assert_eq!(feed.current(after(690.0)).err(), Some(Unready::Stale(Duration::from_secs(600))));
+        feed.rely(after(50.0));
+        assert!(feed.current(after(690.0)).is_err(), "it does not go back");
+        feed.rely(after(690.0));
+        assert!(feed.current(after(700.0)).is_ok());
+        assert_eq!(feed.age(after(701.0)), Duration::from_secs(11));
     }
 
     #[tokio::test]

@@ -41,6 +41,7 @@ use crate::address::client::ClientAddressSource;
 use crate::clock;
 use crate::feed::Feed;
 use crate::flush::Flush;
+use crate::telemetry::WatchErrors;
 use crate::tls::files::{Keeper, PemFiles};
 use crate::tls::{Acceptor, HTTP_1, HTTP_2};
 use crate::usage;
@@ -67,7 +68,7 @@ pub struct Options {
     pub http_client_address_source: ClientAddressSource,
     /// Whose address a request over gRPC comes from.
     pub grpc_client_address_source: ClientAddressSource,
-    /// For how long decisions are made without hearing from the API server.
+    /// How old what is known of the records may be for decisions to be made.
     pub lease_duration: Duration,
     /// How many of a listener's places one client may hold; of that for probes and metrics always a quarter.
     pub connections_per_client: Share,
@@ -123,7 +124,8 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
         "listening"
     );
 
-    let feed = Arc::new(Feed::new(options.lease_duration, Instant::now()));
+    let errors = WatchErrors::new(&mut registry);
+    let feed = Arc::new(Feed::new(options.lease_duration, Instant::now()).with_errors(errors));
     let leaving = Leaving::default();
     let connections = ConnectionMetrics::new(&mut registry);
     let [http_occupancy, grpc_occupancy, admin_occupancy] = ["http", "grpc", "admin"].map(|name| connections.of(name));
@@ -278,8 +280,8 @@ impl Collector for FeedMetrics {
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
         };
         gauge("records", "Records in the keyring", self.0.records() as f64)?;
-        let silence = self.0.silence(Instant::now()).as_secs_f64();
-        gauge("record_version_lag_seconds", "Time since the API server was last heard", silence)
+        let age = self.0.age(Instant::now()).as_secs_f64();
+        gauge("record_version_lag_seconds", "How old what is known of the records is", age)
     }
 }
 

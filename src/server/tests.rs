@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::connections::{Address, BodyLimits, Occupancy};
 use super::*;
-use crate::feed::tests::{Reply, Script, event, list, record};
+use crate::feed::tests::{LIST, Reply, Script, event, list, record};
 use crate::key::Digest;
 use crate::keyring::Keyring;
 use crate::keyring::tests::{record_name, stored};
@@ -636,8 +636,8 @@ async fn a_verifier_follows_the_records_and_answers() {
     revoked["revoked"] = json!({ "at": "2026-01-01T00:00:00Z", "reason": "Deleted" });
     let script = Script::start(
         vec![
-            ("limit=500&", Reply::Answer(503, json!({}))),
-            ("limit=500&", list("100", "", &[record(1, "7", &spec(KEY, "good"))])),
+            (LIST, Reply::Answer(503, json!({}))),
+            (LIST, list("100", "", &[record(1, "7", &spec(KEY, "good"))])),
             ("watch=true", Reply::Held(vec![event("MODIFIED", record(1, "101", &revoked))])),
         ],
         |_| Reply::NoAnswer,

@@ -19,7 +19,11 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::overload::ask_over_grpc;
-use super::testbed::{ApiRequest, Fault, FaultProxy, Installation, Occurrence::Nth, Outcome, Program, wait};
+use super::testbed::{
+    ApiRequest, Fault, FaultProxy, Installation,
+    Occurrence::{Every, Nth},
+    Outcome, Program, wait,
+};
 
 /// The uid of the ApiKey that all records are of.
 pub(super) const UID: &str = "0b0e7a4c-93d1-4f5e-8a6b-7c8d9e0f1a2b";
@@ -158,13 +162,13 @@ async fn more_records_than_fit_into_one_page_are_all_known_when_it_is_ready() {
     let bench = Bench::new("pages").await;
     let keys: Vec<String> = iter(1..=1001).map(|serial| bench.issue(serial)).buffer_unordered(16).collect().await;
     let verifier = bench.verifier(&[]).await;
+    let lists = bench.faults.requests().iter().filter(|request| !request.watch).count();
+    assert_eq!(lists, 5, "pages of 50, 200, 500 and the rest, and a question for the newest version");
     for key in &keys {
         assert_eq!(ask(&verifier, key).await, 200);
     }
     let (_, metrics) = get(verifier.address("admin"), "/metrics", "").await;
     assert!(metrics.contains("keywright_records 1001"), "{metrics}");
-    let lists = bench.faults.requests().iter().filter(|request| !request.watch).count();
-    assert_eq!(lists, 4, "pages of 500, and a question for the newest version");
 }
 
 /// All pages show the records as they were at the first one, and the watch that brings what came after it may be late.
@@ -176,11 +180,12 @@ async fn a_revocation_that_arrives_during_start_up_is_in_force_before_ready() {
     keys.sort_unstable();
     let (read, others) = keys.split_at(40);
     let is_list = |request: &ApiRequest| request.is("GET", "apikeyrecords") && !request.watch;
+    // Pages of 50, 200 and 500 records, and so on.
     let held = bench.faults.inject(Fault::Hold, Nth(2), is_list);
     let hung = bench.faults.inject(Fault::HangWatch, Nth(1), is_watch);
     let verifier = bench.installation.program("verifier").through(&bench.faults).start().await;
     held.hit().await;
-    assert!(!is_ready(&verifier).await, "it has read one page of four");
+    assert!(!is_ready(&verifier).await, "it has read one page of six");
     for (_, serial, _) in read {
         bench.revoke(*serial).await;
     }
@@ -211,7 +216,7 @@ async fn a_start_among_writes_of_other_things_ends_with_a_bookmark() {
     held.lift();
     verifier.ready().await;
     println!("ready after {:?}", started.elapsed());
-    assert!(!verifier.printed().contains("no bookmark has come"), "{}", verifier.printed());
+    assert!(!verifier.printed().contains("all records are read anew"), "{}", verifier.printed());
     assert_eq!(ask(&verifier, &keys[0]).await, 200);
 }
 
@@ -247,6 +252,82 @@ async fn a_revocation_is_enforced_although_the_watch_hangs() {
     println!("noticed after {took:?}");
 }
 
+/// No watch is answered, as if the cache that it is served from stood still, and lists are: they tell of the revocation.
+#[tokio::test]
+async fn a_revocation_is_enforced_although_no_watch_is_answered() {
+    let bench = Bench::new("no-watch").await;
+    let verifier = bench.verifier(&[]).await;
+    let (key, revoked) = (bench.issue(1).await, bench.issue(2).await);
+    answers(&verifier, &key, 200).await;
+    answers(&verifier, &revoked, 200).await;
+    let held = bench.faults.inject(Fault::Hold, Every, is_watch);
+    let hung = bench.faults.inject(Fault::HangWatch, Nth(1), is_watch);
+    bench.revoke(2).await;
+    hung.hit().await;
+    let took = answers(&verifier, &revoked, 401).await;
+    println!("noticed after {took:?}");
+    assert_eq!(ask(&verifier, &key).await, 200, "what the lists say is known");
+    let later = bench.issue(3).await;
+    answers(&verifier, &later, 200).await;
+    assert!(held.hits() > 0 && verifier.printed().contains("all records are read anew"), "{}", verifier.printed());
+}
+
+/// Nothing new is answered, and the open watch is silent: the lease is the end of what is let in, and on the way back nothing
+/// is let in that was revoked meanwhile.
+#[tokio::test]
+async fn a_verifier_whose_reads_are_held_refuses_at_the_lease_and_is_right_again_when_they_are_released() {
+    let bench = Bench::new("held").await;
+    let verifier = bench.verifier(&["--lease-duration=5s"]).await;
+    let (key, revoked) = (bench.issue(1).await, bench.issue(2).await);
+    answers(&verifier, &key, 200).await;
+    answers(&verifier, &revoked, 200).await;
+    let hung = bench.faults.inject(Fault::HangWatch, Nth(1), is_watch);
+    let held = bench.faults.inject(Fault::Hold, Every, |request| request.is("GET", "apikeyrecords"));
+    let started = Instant::now();
+    bench.revoke(2).await;
+    answers(&verifier, &key, 503).await;
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(7), "{took:?}");
+    assert_eq!(ask(&verifier, &revoked).await, 503);
+    held.lift();
+    drop(hung);
+    let started = Instant::now();
+    loop {
+        assert_ne!(ask(&verifier, &revoked).await, 200);
+        if ask(&verifier, &key).await == 200 {
+            break;
+        }
+        assert!(started.elapsed() < wait::DEADLINE, "not back");
+    }
+    assert_eq!(ask(&verifier, &revoked).await, 401);
+}
+
+/// Without the right to read records, and where their definition is not served, it is never Ready, and says why.
+#[tokio::test]
+async fn a_verifier_that_cannot_list_is_not_ready_and_says_what_to_do() {
+    let bench = Bench::new("no-list").await;
+    for (code, kind) in [(401, "unauthorized"), (403, "forbidden"), (404, "not_found")] {
+        let refused = bench.faults.inject(Fault::Before(Outcome::Status(code)), Every, |request| !request.is_write());
+        let verifier = bench.installation.program("verifier").through(&bench.faults).start().await;
+        refused.hit().await;
+        let started = Instant::now();
+        while !get(verifier.address("admin"), "/metrics", "")
+            .await
+            .1
+            .contains(&format!("errors_total{{kind=\"{kind}\"}} 2"))
+        {
+            assert!(started.elapsed() < wait::DEADLINE, "{kind}");
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!(!is_ready(&verifier).await);
+        let printed = verifier.printed();
+        let lines = printed.lines().filter(|line| line.contains("cannot follow apikeyrecords: check that")).count();
+        assert_eq!(lines, 1, "told once, and then every minute: {printed}");
+        refused.lift();
+        verifier.ready().await;
+    }
+}
+
 #[tokio::test]
 async fn cut_off_from_the_api_server_it_serves_for_the_lease_duration_and_no_longer() {
     let bench = Bench::new("partition").await;
@@ -262,7 +343,7 @@ async fn cut_off_from_the_api_server_it_serves_for_the_lease_duration_and_no_lon
     let took = answers(&verifier, &key, 503).await;
     assert!((2..6).contains(&took.as_secs()), "{took:?}");
     let (status, answer) = get(verifier.address("admin"), "/readyz", "").await;
-    assert!(status == 503 && answer.contains("nothing heard from the API server for 5 s"), "{answer}");
+    assert!(status == 503 && answer.contains("what is known of the records is 5 s old"), "{answer}");
     assert_eq!(ask_over_grpc(&verifier, &key).await, not_serving, "UNAVAILABLE, NOT_SERVING");
     bench.faults.heal();
     // Not for a moment on the way back.
