@@ -45,7 +45,8 @@ pub enum Role {
 /// What everything needs that talks to Kubernetes.
 #[derive(Debug, Args)]
 pub struct ProgramArguments {
-    /// The kubeconfig file; else KUBECONFIG, else the Pod's ServiceAccount.
+    /// The kubeconfig file; else KUBECONFIG, else the Pod's ServiceAccount. An HTTP proxy on the way there is taken from the
+    /// file's proxy-url, else from HTTPS_PROXY, HTTP_PROXY or ALL_PROXY where NO_PROXY does not name the API server.
     #[arg(long, env = "KEYWRIGHT_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
@@ -167,6 +168,13 @@ pub struct VerifierArguments {
     /// of them.
     #[arg(long, env = "KEYWRIGHT_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_certificate")]
     pub tls_client_ca: Option<PathBuf>,
+
+    /// Refuse connections in plain text. false: answer them as well, while proxies are switched to TLS or back.
+    #[arg(
+        long, env = "KEYWRIGHT_TLS_REQUIRED", value_name = "true|false", default_value_t = true, requires = "tls_certificate",
+        default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set
+    )]
+    pub tls_required: bool,
 }
 
 /// Flags of `keywright webhook`.
@@ -283,6 +291,7 @@ impl VerifierArguments {
                 budget: usage::Budget { writes_per_second: self.last_used_write_budget },
             },
             tls: pem_files(&self.tls_certificate, &self.tls_key, &self.tls_client_ca),
+            tls_required: self.tls_required,
         }
     }
 }
@@ -443,6 +452,24 @@ mod tests {
         assert_eq!(options.admin_address, Address::Given("0.0.0.0:1".parse().unwrap()));
         let Role::Controller(controller) = parse(&["controller"]) else { unreachable!() };
         assert_eq!(controller.options("here").admin_address, Address::All(9090));
+    }
+
+    #[test]
+    fn whether_tls_is_required_is_a_question_only_where_it_is_served() {
+        let files = ["--tls-certificate=tls.crt", "--tls-key=tls.key"];
+        for (words, expected) in [
+            (vec![], Some(true)),
+            (files.to_vec(), Some(true)),
+            ([&files[..], &["--tls-required=false"]].concat(), Some(false)),
+            (vec!["--tls-required=false"], None),
+        ] {
+            let parsed = Arguments::try_parse_from(["keywright", "verifier"].into_iter().chain(words.clone()));
+            let required = parsed.ok().map(|arguments| match arguments.role {
+                Role::Verifier(arguments) => arguments.options().tls_required,
+                _ => unreachable!(),
+            });
+            assert_eq!(required, expected, "{words:?}");
+        }
     }
 
     #[test]

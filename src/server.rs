@@ -76,6 +76,8 @@ pub struct Options {
     pub last_used: usage::Policy,
     /// What TLS is served with; without it, both listeners are plain.
     pub tls: Option<PemFiles>,
+    /// Whether a connection has to speak TLS, where it is served.
+    pub tls_required: bool,
 }
 
 /// How often the files of certificates are looked at. A kubelet brings a change of a Secret within a minute or two.
@@ -113,7 +115,13 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     allow_open_files();
     let mut registry = Registry::with_prefix("keywright");
     let tls = options.tls.map(|files| open(files, &mut registry)).transpose()?;
-    let acceptor = |protocol| tls.as_ref().map(|keeper| Acceptor::new(keeper.served(), protocol, REMEDY));
+    let acceptor = |protocol| {
+        let acceptor = tls.as_ref().map(|keeper| Acceptor::new(keeper.served(), protocol, REMEDY));
+        acceptor.map(|acceptor| acceptor.required(options.tls_required))
+    };
+    if tls.is_some() && !options.tls_required {
+        warn!("connections in plain text are answered as well, without any certificate: until --tls-required is true");
+    }
     let http_listener = bind(options.http_address, "--http-address").await?;
     let grpc_listener = bind(options.grpc_address, "--grpc-address").await?;
     let admin_listener = bind(options.admin_address, "--admin-address").await?;

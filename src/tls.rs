@@ -52,6 +52,7 @@ pub struct Served {
     config: ArcSwap<ServerConfig>,
     renewals: Counter,
     failures: Family<Failure, Counter>,
+    plain: Counter,
     complaints: Mutex<BTreeMap<&'static str, Instant>>,
 }
 
@@ -64,6 +65,7 @@ pub struct Acceptor {
     served: Arc<Served>,
     protocol: &'static str,
     remedy: &'static str,
+    is_required: bool,
 }
 
 /// The one protocol of [`Acceptor`]s for HTTP (RFC 7301), although Go would take HTTP/2: with one request at a time on a
@@ -140,10 +142,12 @@ impl Served {
         let certificate = Arc::new(Resolver::default());
         let config = ArcSwap::from_pointee(config(Arc::clone(&certificate), Arc::new(NoClientAuth))?);
         let (renewals, failures) = (Counter::default(), Family::<Failure, Counter>::default());
+        let plain = Counter::default();
         registry.register("certificate_renewals", "Certificates taken into use", renewals.clone());
         registry.register("tls_handshake_failures", "Connections that ended before any request", failures.clone());
+        registry.register("plain_text_connections", "Connections without TLS, which is not required", plain.clone());
         registry.register_collector(Box::new(Expiry(Arc::clone(&certificate))));
-        Ok(Arc::new(Self { certificate, config, renewals, failures, complaints: Mutex::default() }))
+        Ok(Arc::new(Self { certificate, config, renewals, failures, plain, complaints: Mutex::default() }))
     }
 
     /// Serves this certificate from the next connection on.
@@ -212,7 +216,23 @@ impl Acceptor {
     /// Serves what `served` holds at each connection's beginning, for the one `protocol`; without anything there,
     /// connections are refused. `remedy` is for the log: what to do when a client does not accept the certificate.
     pub fn new(served: Arc<Served>, protocol: &'static str, remedy: &'static str) -> Self {
-        Self { served, protocol, remedy }
+        Self { served, protocol, remedy, is_required: true }
+    }
+
+    /// Whether every connection has to speak TLS. Otherwise those that do not are to be taken as they are: while clients are
+    /// switched over, one after another.
+    pub fn required(self, is_required: bool) -> Self {
+        Self { is_required, ..self }
+    }
+
+    /// See [`Acceptor::required`].
+    pub fn is_required(&self) -> bool {
+        self.is_required
+    }
+
+    /// One came in plain text.
+    pub fn count_plain(&self) {
+        self.served.plain.inc();
     }
 
     /// The configuration of this moment.

@@ -48,7 +48,7 @@ use crate::tls;
 pub struct Listener {
     /// Accepts them.
     pub tcp: TcpListener,
-    /// Ends their TLS; without it they are plain.
+    /// Ends their TLS, and says whether some may be plain; without it they all are.
     pub tls: Option<tls::Acceptor>,
 }
 
@@ -440,10 +440,9 @@ impl Server {
             let Some((stream, peer, requests, mut closing, place)) = accepted else { continue };
             let (converse, tls) = (converse.clone(), tls.clone());
             workers.spawn(async move {
-                let handshake_timeout = limits.read_timeout.min(HANDSHAKE_TIMEOUT);
                 let stream = tokio::select! {
                     biased;
-                    stream = adopt(stream, tls, handshake_timeout) => stream,
+                    stream = adopt(stream, tls, limits) => stream,
                     () = closing.making_room() => None,
                 };
                 if let Some(stream) = stream {
@@ -497,14 +496,26 @@ impl Leaving {
     }
 }
 
-/// Takes a connection over into this runtime. `None` if it ended in its TLS handshake.
-async fn adopt(stream: std::net::TcpStream, tls: Option<tls::Acceptor>, handshake_timeout: Duration) -> Option<Stream> {
+/// Takes a connection over into this runtime. `None` if it ended before any request, in its TLS handshake for one.
+async fn adopt(stream: std::net::TcpStream, tls: Option<tls::Acceptor>, limits: Limits) -> Option<Stream> {
     let stream =
         TcpStream::from_std(stream).inspect_err(|error| warn!(%error, "cannot take over a connection")).ok()?;
-    match tls {
-        None => Some(Either::Left(stream)),
-        Some(tls) => tls.accept(stream, handshake_timeout).await.map(|stream| Either::Right(Box::new(stream))),
+    let Some(tls) = tls else { return Some(Either::Left(stream)) };
+    if !tls.is_required() && !begins_tls(&stream, limits.idle_timeout).await? {
+        tls.count_plain();
+        return Some(Either::Left(stream));
     }
+    let stream = tls.accept(stream, limits.read_timeout.min(HANDSHAKE_TIMEOUT)).await?;
+    Some(Either::Right(Box::new(stream)))
+}
+
+/// Whether the first that comes is a TLS handshake (RFC 8446, 5.1): no request of HTTP begins with that octet. `None` if
+/// nothing comes within the `limit`.
+async fn begins_tls(stream: &TcpStream, limit: Duration) -> Option<bool> {
+    const HANDSHAKE: u8 = 22;
+    let mut first = [0];
+    let length = timeout(limit, stream.peek(&mut first)).await.ok()?.ok()?;
+    (length == 1).then_some(first == [HANDSHAKE])
 }
 
 /// Answers the requests of one connection until it ends, or the server does.

@@ -661,6 +661,7 @@ async fn a_verifier_follows_the_records_and_answers() {
             budget: usage::Budget { writes_per_second: 0 },
         },
         tls: None,
+        tls_required: true,
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { stopped.await.unwrap_or_default() };

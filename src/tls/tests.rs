@@ -40,7 +40,11 @@ impl Running {
     }
 
     pub(super) async fn serve(limits: Limits, served: Arc<Served>, registry: Registry) -> Self {
-        let tls = Some(Acceptor::new(Arc::clone(&served), HTTP_1, "mend it"));
+        Self::serve_requiring(true, limits, served, registry).await
+    }
+
+    async fn serve_requiring(is_required: bool, limits: Limits, served: Arc<Served>, registry: Registry) -> Self {
+        let tls = Some(Acceptor::new(Arc::clone(&served), HTTP_1, "mend it").required(is_required));
         let tcp = bind(Address::Given("127.0.0.1:0".parse().unwrap()), "--https-address").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -196,6 +200,35 @@ async fn whoever_fails_the_handshake_or_dawdles_disturbs_nobody() {
     idle.conn.complete_io(&mut idle.sock).unwrap();
     assert_eq!(idle.read(&mut [0]).unwrap_or(0), 0, "closed for silence");
     assert!(started.elapsed() < PATIENCE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_tls_is_not_required_each_connection_says_by_its_first_octet_what_it_speaks() {
+    let mut registry = Registry::default();
+    let served = Served::new(&mut registry).unwrap();
+    let limits = Limits { idle_timeout: Duration::from_secs(1), ..Limits::default() };
+    let running = Running::serve_requiring(false, limits, served, registry).await;
+    let authority = authority();
+    running.served.replace(certificate(&authority, DAY));
+    let config = Arc::new(trusting(&authority, ALL_VERSIONS));
+    let plain = |beginning: &[u8]| {
+        let mut socket = TcpStream::connect(running.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (first, rest) = beginning.split_at(beginning.len().min(1));
+        socket.write_all(first).unwrap();
+        socket.write_all(rest).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).map(|_| answer)
+    };
+    for _ in 0..2 {
+        assert_eq!(ask(running.address, &config).unwrap(), "HTTP/1.1 200 OK");
+        let answer = plain(b"GET / HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    }
+    assert_eq!(plain(b"").unwrap(), "", "closed for silence");
+    let mut metrics = String::new();
+    text::encode(&mut metrics, &running.registry).unwrap();
+    assert!(metrics.contains("plain_text_connections_total 2\n"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

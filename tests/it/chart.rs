@@ -524,10 +524,14 @@ async fn a_secret_has_the_verifier_speak_tls_at_both_ports() {
     let demanding = "verifier: {tls: {secretName: verifier-certificate, clientCertificates: true}}";
     let pair = ["--tls-certificate=/tls/tls.crt", "--tls-key=/tls/tls.key"];
     let authorities = "--tls-client-ca=/tls/ca.crt";
+    let either = "verifier: {tls: {secretName: verifier-certificate, required: false}}";
     for (values, expected, protocols) in [
         ("{}", &[][..], ["http", "kubernetes.io/h2c"]),
         (secret, &pair, ["https", "https"]),
         (demanding, &[pair[0], pair[1], authorities], ["https", "https"]),
+        // Proxies that go by the protocol are switched by the last step, when nothing else is answered any more.
+        (either, &[pair[0], pair[1], "--tls-required=false"], ["http", "kubernetes.io/h2c"]),
+        ("verifier: {tls: {required: false}}", &[], ["http", "kubernetes.io/h2c"]),
     ] {
         let objects = parsed(&rendered(control_plane, values));
         let find = |wanted: &str| objects.iter().find(|object| title(object) == wanted).unwrap();

@@ -1,7 +1,9 @@
 //! The verifier's TLS: the real program, as a proxy sees it, with files as a kubelet mounts them.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::poll_fn;
@@ -20,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::overload::ask_over_grpc;
 use super::testbed::{Installation, Program, wait};
 use super::verifier::Bench;
 
@@ -133,9 +136,13 @@ impl<'a> Proxy<'a> {
 
     /// A connection with this protocol.
     async fn connect(&self, verifier: &Program, listener: &str, protocol: &str) -> TlsStream<TcpStream> {
+        self.connect_to(verifier.address(listener), protocol).await
+    }
+
+    async fn connect_to(&self, address: SocketAddr, protocol: &str) -> TlsStream<TcpStream> {
         let mut config = self.config.clone();
         config.alpn_protocols = vec![protocol.into()];
-        let stream = TcpStream::connect(verifier.address(listener)).await.unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from(NAME).unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
     }
@@ -318,6 +325,122 @@ async fn no_request_fails_while_the_files_are_replaced() {
     assert!(proxy_before.ask(&mut refused).await.is_err());
     let metrics = verifier.metrics().await;
     assert!(metrics.contains("keywright_certificate_renewals_total 3"), "{metrics}");
+}
+
+/// Where a proxy asks, and how.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Upstream {
+    verifiers: Vec<SocketAddr>,
+    is_tls: bool,
+}
+
+/// Asks without a pause, over a connection that it keeps until it is closed or told to ask elsewhere; each has to be answered.
+async fn ask_for_ever(proxy: &Proxy<'_>, upstream: &Mutex<Upstream>, answered: &AtomicUsize) {
+    loop {
+        let current = upstream.lock().unwrap().clone();
+        if current.verifiers.is_empty() {
+            sleep(Duration::from_millis(5)).await;
+            continue;
+        }
+        let address = current.verifiers[answered.load(Ordering::Relaxed) % current.verifiers.len()];
+        let mut sender = if current.is_tls {
+            let (sender, connection) =
+                http1::handshake(TokioIo::new(proxy.connect_to(address, "http/1.1").await)).await.unwrap();
+            tokio::spawn(connection);
+            sender
+        } else {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            sender
+        };
+        for _ in 0..10 {
+            if sender.ready().await.is_err() || *upstream.lock().unwrap() != current {
+                break;
+            }
+            assert_eq!(proxy.ask(&mut sender).await.expect("an answer"), 200, "{current:?}");
+            answered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The steps of docs/certificates.md, there and back, with two proxies that ask all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_switched_on_and_off_again_without_a_refused_request() {
+    let bench = Bench::new("tls-steps").await;
+    let (mounted, ca) = (Mounted::new(&bench.installation), Ca::new());
+    mounted.write(&ca.server(), "");
+    let key = bench.issue(1).await;
+    let [certificate, private_key, _] = mounted.flags();
+    let optional = [&*certificate, &private_key, "--tls-required=false"];
+    let required = [&*certificate, &private_key, "--tls-required=true"];
+    let shown = ca.client();
+    let proxies = [Proxy::new(&ca, &shown, &key), Proxy::new(&ca, &shown, &key)];
+    let (upstreams, answered): ([Mutex<Upstream>; 2], [AtomicUsize; 2]) = Default::default();
+
+    // Until both have asked each verifier a few times.
+    let some_answers = async || {
+        let before = answered.each_ref().map(|answered| answered.load(Ordering::Relaxed));
+        let all = async {
+            while answered.iter().zip(before).any(|(now, before)| now.load(Ordering::Relaxed) < before + 30) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(wait::DEADLINE, all).await.expect("answers");
+    };
+    let route = |verifiers: &[&Program]| {
+        let addresses: Vec<_> = verifiers.iter().map(|verifier| verifier.address("http")).collect();
+        upstreams.iter().for_each(|upstream| upstream.lock().unwrap().verifiers.clone_from(&addresses));
+    };
+    // As a Deployment does it: the new one is there before the old one goes.
+    let roll_out = async |old: Program, flags: &[&str]| {
+        let new = bench.verifier(flags).await;
+        route(&[&old, &new]);
+        some_answers().await;
+        route(&[&new]);
+        some_answers().await;
+        assert_eq!(old.terminate().await.code(), Some(0));
+        new
+    };
+    let switch = async |is_tls| {
+        for upstream in &upstreams {
+            upstream.lock().unwrap().is_tls = is_tls;
+            some_answers().await;
+        }
+    };
+    let steps = async {
+        let plain = bench.verifier(&[]).await;
+        super::verifier::answers(&plain, &key, 200).await;
+        route(&[&plain]);
+        let both = roll_out(plain, &optional).await;
+        both.says("connections in plain text are answered as well").await;
+        assert_eq!(health(&proxies[0], &both).await, [0, 0, 0, 0, 2, 8, 1], "gRPC over TLS");
+        assert_eq!(ask_over_grpc(&both, &key).await, ("0".to_owned(), vec![8, 1]), "gRPC in plain text");
+        switch(true).await;
+        let plain_before = plain_text_connections(&both).await;
+        some_answers().await;
+        assert_eq!(plain_text_connections(&both).await, plain_before, "nobody is left");
+        assert!(plain_before > 0);
+        let tls = roll_out(both, &required).await;
+        assert_eq!(curl(&tls, "http", &["--header", &format!("X-API-Key: {key}")]).await, "000");
+        let both = roll_out(tls, &optional).await;
+        switch(false).await;
+        let plain = roll_out(both, &[]).await;
+        some_answers().await;
+        plain
+    };
+    tokio::select! {
+        _ = steps => {}
+        () = ask_for_ever(&proxies[0], &upstreams[0], &answered[0]) => {}
+        () = ask_for_ever(&proxies[1], &upstreams[1], &answered[1]) => {}
+    }
+    println!("{answered:?} requests, all answered");
+}
+
+async fn plain_text_connections(verifier: &Program) -> usize {
+    let metrics = verifier.metrics().await;
+    let value = metrics.lines().find_map(|line| line.strip_prefix("keywright_plain_text_connections_total "));
+    value.unwrap().parse().unwrap()
 }
 
 #[tokio::test]
