@@ -4,11 +4,14 @@
 //! minutes after it was decided on; and it waits for an answer without end. Here nothing is retried below the loop that
 //! decides, and whatever is not a watch is given up after [`REQUEST_TIMEOUT`].
 
+mod proxy;
+
+use std::env;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{ExecAuthCluster, Kubeconfig};
 use kube::{Client, Config};
 
 /// How long an answer may take, watches apart.
@@ -17,22 +20,57 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the API server is and who we are: the file, else `KUBECONFIG`, else the Pod's ServiceAccount.
+/// Where the API server is and who we are: the file, else `KUBECONFIG`, else the Pod's ServiceAccount. Through a proxy, if the
+/// file or the environment says so.
 pub async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<Config> {
     let mut config = match kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)
                 .with_context(|| format!("--kubeconfig {}: not a readable kubeconfig", path.display()))?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
+            of_current_context(file)
                 .with_context(|| format!("--kubeconfig {}: its current context is not usable", path.display()))?
         }
-        None => Config::infer()
-            .await
-            .context("no way to the Kubernetes API: give --kubeconfig or KUBECONFIG, or run in a Pod")?,
+        None => match Kubeconfig::read().map_err(anyhow::Error::from).and_then(of_current_context) {
+            Ok(config) => config,
+            Err(_) => Config::incluster()
+                .context("no way to the Kubernetes API: give --kubeconfig or KUBECONFIG, or run in a Pod")?,
+        },
     };
+    if config.proxy_url.is_none() {
+        config.proxy_url = proxy::proxy_for(&config.cluster_url, |name| env::var(name).ok())?;
+    }
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    Ok(config)
+}
+
+/// What kube makes of it, but for proxies. Kube takes one from the environment by itself, looks for the proxy's own name in
+/// `NO_PROXY`, and gives up where that holds what it does not understand.
+fn of_current_context(file: Kubeconfig) -> anyhow::Result<Config> {
+    let name = file.current_context.context("there is no current-context")?;
+    let context = file.contexts.into_iter().find(|named| named.name == name).and_then(|named| named.context);
+    let context = context.with_context(|| format!("there is no context {name}"))?;
+    let cluster = file.clusters.into_iter().find(|named| named.name == context.cluster);
+    let cluster = cluster.and_then(|named| named.cluster);
+    let cluster = cluster.with_context(|| format!("there is no cluster {}", context.cluster))?;
+    let user = file.auth_infos.into_iter().find(|named| Some(&named.name) == context.user.as_ref());
+
+    let described = ExecAuthCluster::try_from(&cluster)?;
+    let mut config = Config::new(cluster.server.context("its cluster has no server")?.parse()?);
+    if let Some(bundle) = &described.certificate_authority_data {
+        let certificates = pem::parse_many(bundle)?.into_iter().filter(|block| block.tag() == "CERTIFICATE");
+        config.root_cert = Some(certificates.map(pem::Pem::into_contents).collect());
+    }
+    config.accept_invalid_certs = cluster.insecure_skip_tls_verify.unwrap_or_default();
+    config.disable_compression = cluster.disable_compression.unwrap_or_default();
+    config.tls_server_name = cluster.tls_server_name;
+    config.default_namespace = context.namespace.unwrap_or(config.default_namespace);
+    let proxy_url = cluster.proxy_url.filter(|url| !url.is_empty());
+    config.proxy_url = proxy_url.map(|url| proxy::proxy(&url, "proxy-url")).transpose()?;
+    config.auth_info = user.and_then(|named| named.auth_info).unwrap_or_default();
+    if let Some(exec) = config.auth_info.exec.as_mut().filter(|exec| exec.provide_cluster_info) {
+        exec.cluster = Some(described);
+    }
     Ok(config)
 }
 
@@ -49,4 +87,64 @@ pub fn requesting(config: &Config) -> anyhow::Result<Client> {
     // Otherwise the time that a pooled connection lay idle counts against the next answer.
     config.reset_reader_on_write = true;
     Ok(Client::try_from(config)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+mod tests {
+    use kube::config::KubeConfigOptions;
+    use rcgen::generate_simple_self_signed;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kubeconfig_is_read_as_kube_reads_it() {
+        let certificate = generate_simple_self_signed(["k8s".to_owned()]).unwrap().cert;
+        let pem = pem::encode(&pem::Pem::new("CERTIFICATE", certificate.der().to_vec()));
+        let bundle = serde_json::to_value(k8s_openapi::ByteString(pem.into_bytes())).unwrap();
+        let file = |context: serde_json::Value, cluster: serde_json::Value| -> Kubeconfig {
+            serde_json::from_value(serde_json::json!({
+                "current-context": "one",
+                "contexts": [{"name": "other", "context": {"cluster": "other"}}, {"name": "one", "context": context}],
+                "clusters": [{"name": "one", "cluster": cluster}],
+                "users": [
+                    {"name": "token", "user": {"token": "secret"}},
+                    {"name": "exec", "user": {"exec": {
+                        "apiVersion": "client.authentication.k8s.io/v1", "command": "true", "provideClusterInfo": true,
+                        "interactiveMode": "Never",
+                    }}},
+                ],
+            }))
+            .unwrap()
+        };
+        let server = serde_json::json!({"server": "https://k8s:6443"});
+        let everything = serde_json::json!({
+            "server": "https://[::1]:6443", "certificate-authority-data": bundle, "tls-server-name": "k8s",
+            "disable-compression": true, "insecure-skip-tls-verify": true, "proxy-url": "http://proxy:3128",
+        });
+        for cluster in [server.clone(), everything] {
+            for user in ["token", "exec", "absent"] {
+                let context = serde_json::json!({"cluster": "one", "user": user, "namespace": "system"});
+                let own = of_current_context(file(context.clone(), cluster.clone())).unwrap();
+                let options = KubeConfigOptions::default();
+                let mut kubes = Config::from_custom_kubeconfig(file(context, cluster.clone()), &options).await.unwrap();
+                assert_eq!(own.proxy_url.is_some(), cluster["proxy-url"].is_string());
+                kubes.proxy_url.clone_from(&own.proxy_url);
+                let plugin = |config: &Config| serde_json::to_value(&config.auth_info.exec).unwrap();
+                assert_eq!(plugin(&own), plugin(&kubes), "{cluster} {user}");
+                assert_eq!(format!("{own:?}"), format!("{kubes:?}"), "{cluster} {user}");
+            }
+        }
+        for (context, cluster, said) in [
+            (serde_json::json!({"cluster": "two"}), server.clone(), "there is no cluster two"),
+            (serde_json::json!({"cluster": "one"}), serde_json::json!({}), "its cluster has no server"),
+            (
+                serde_json::json!({"cluster": "one"}),
+                serde_json::json!({"server": "https://k8s", "proxy-url": "socks5://eve:secret@proxy"}),
+                "proxy-url: not the URL of an HTTP proxy; write http://HOST:PORT or https://HOST:PORT",
+            ),
+        ] {
+            assert_eq!(of_current_context(file(context, cluster)).unwrap_err().to_string(), said);
+        }
+    }
 }

@@ -650,3 +650,64 @@ async fn a_replica_reads_the_one_secret_and_asks_for_nothing_else() {
         assert!(matches!(&refused, Err(kube::Error::Api(status)) if status.code == 403), "{refused:?}");
     }
 }
+
+/// An HTTP proxy that tunnels, and counts.
+async fn tunnelling_proxy() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, tunnels) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&tunnels);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let counted = Arc::clone(&counted);
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    if client.read_buf(&mut head).await.unwrap() == 0 {
+                        return;
+                    }
+                }
+                let head = String::from_utf8(head).unwrap();
+                let target = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()).unwrap();
+                // eve:p@ss
+                let is_authorized = head.to_lowercase().contains("\r\nproxy-authorization: basic zxzlonbac3m=\r\n");
+                assert!(is_authorized, "{head}");
+                let mut server = TcpStream::connect(target).await.unwrap();
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                counted.fetch_add(1, Ordering::Relaxed);
+                copy_bidirectional(&mut client, &mut server).await.ok();
+            });
+        }
+    });
+    (address, tunnels)
+}
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_used_unless_the_api_server_is_excepted() {
+    let installation = Installation::new("proxy").await;
+    let run = async |variables: &[(&str, &str)]| {
+        let launch = installation.program("certificates").argument("--webhook-configuration=");
+        variables.iter().fold(launch, |launch, (name, value)| launch.variable(name, value)).run().await
+    };
+    let (proxy, tunnels) = tunnelling_proxy().await;
+    let nowhere = "http://eve:p%40ss@127.0.0.1:9";
+    for variable in ["HTTPS_PROXY", "all_proxy"] {
+        let (code, printed) = run(&[(variable, nowhere)]).await;
+        assert_eq!(code, Some(1), "{printed}");
+        assert!(!printed.contains("p%40ss") && !printed.contains("p@ss"), "{printed}");
+    }
+    for exceptions in ["127.0.0.1", "*", "localhost, 127.0.0.0/8 ,.svc,", ".svc [::1] 127.0.0.1"] {
+        for variable in ["NO_PROXY", "no_proxy"] {
+            let (code, printed) = run(&[("HTTPS_PROXY", nowhere), (variable, exceptions)]).await;
+            assert_eq!(code, Some(0), "{variable}={exceptions}: {printed}");
+        }
+    }
+    assert_eq!(tunnels.load(Ordering::Relaxed), 0);
+    let somewhere = format!("http://eve:p%40ss@{proxy}");
+    for variable in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"] {
+        let before = tunnels.load(Ordering::Relaxed);
+        let (code, printed) = run(&[(variable, &somewhere), ("NO_PROXY", "localhost,.svc,10.0.0.0/8")]).await;
+        assert_eq!(code, Some(0), "{variable}: {printed}");
+        assert!(tunnels.load(Ordering::Relaxed) > before, "{variable}: it went past the proxy");
+        assert!(!printed.contains("p%40ss"), "{printed}");
+    }
+}

@@ -30,6 +30,7 @@ pub struct Launch<'a> {
     server: Option<String>,
     credentials: Option<&'a Credentials>,
     arguments: Vec<String>,
+    environment: Vec<String>,
 }
 
 /// A running `keywright`. Dropping it kills it.
@@ -57,7 +58,7 @@ struct Printed {
 
 impl<'a> Launch<'a> {
     pub(super) fn new(installation: &'a Installation, role: &'static str) -> Self {
-        Self { installation, role, server: None, credentials: None, arguments: Vec::new() }
+        Self { installation, role, server: None, credentials: None, arguments: Vec::new(), environment: Vec::new() }
     }
 
     /// Reaches the API server through the fault proxy.
@@ -75,6 +76,12 @@ impl<'a> Launch<'a> {
     /// One more argument: `--resync=1m`.
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// With this variable in its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push(format!("{name}={value}"));
         self
     }
 
@@ -111,6 +118,8 @@ impl<'a> Launch<'a> {
     fn command(self, credentials: &Credentials) -> Vec<String> {
         let kubeconfig = credentials.write_kubeconfig(self.server.as_deref());
         let mut command = vec!["setpriv".to_owned(), "--pdeathsig=KILL".to_owned()];
+        command.push("env".to_owned());
+        command.extend(self.environment);
         command.extend([env!("CARGO_BIN_EXE_keywright").to_owned(), self.role.to_owned()]);
         command.push(format!("--kubeconfig={}", kubeconfig.display()));
         command.push(format!("--namespace={}", self.installation.system_namespace));
@@ -266,7 +275,8 @@ fn spawn(command: &[String]) -> std::io::Result<(std::io::PipeReader, Child)> {
     let (from_child, to_us) = std::io::pipe()?;
     let mut child = Command::new(&command[0]);
     child.args(&command[1..]).stdin(Stdio::null()).stdout(to_us.try_clone()?).stderr(to_us).kill_on_drop(true);
-    for variable in "HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy https_proxy all_proxy KUBECONFIG".split(' ') {
+    for variable in "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY KUBECONFIG".split(' ') {
+        child.env_remove(variable.to_lowercase());
         child.env_remove(variable);
     }
     Ok((from_child, child.spawn()?))
