@@ -12,7 +12,7 @@ use rand::RngExt;
 use rustls::pki_types::ServerName;
 
 use crate::address::client::ClientAddressSource;
-use crate::server::connections::Address;
+use crate::server::listen::Address;
 use crate::server::places::Share;
 use crate::telemetry::LogFormat;
 use crate::tls::files::PemFiles;

@@ -33,7 +33,8 @@ use tracing::info;
 
 use crate::client;
 use crate::server::admin;
-use crate::server::connections::{Address, ConnectionMetrics, bind};
+use crate::server::listen::{Address, bind};
+use crate::server::room::ConnectionMetrics;
 use crate::telemetry::ControllerMetrics;
 use error::Error;
 use gauges::ApiKeyGauges;

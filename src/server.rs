@@ -11,8 +11,10 @@ pub mod decisions;
 pub mod ext_authz;
 pub mod grpc;
 pub mod http;
+pub mod listen;
 pub mod places;
 pub mod protobuf;
+pub mod room;
 pub mod timed;
 pub mod webhook;
 pub mod workers;
@@ -46,11 +48,13 @@ use crate::tls::files::{Keeper, PemFiles};
 use crate::tls::{Acceptor, HTTP_1, HTTP_2};
 use crate::usage;
 use crate::verify::Denial;
-use connections::{Address, ConnectionMetrics, Leaving, Limits, Listener, Server, bind};
+use connections::{Leaving, Limits, Listener, Server};
 use decisions::{DecisionMetrics, Decisions, Tally};
 use ext_authz::Authorization;
 use grpc::Services;
+use listen::{Address, bind};
 use places::Share;
+use room::ConnectionMetrics;
 use workers::Workers;
 
 /// What a verifier is told by its flags.

@@ -18,8 +18,10 @@ use tracing::info;
 
 use crate::clock;
 use crate::server::admin;
-use crate::server::connections::{Address, ConnectionMetrics, Leaving, Listener, Server, bind};
+use crate::server::connections::{Leaving, Listener, Server};
+use crate::server::listen::{Address, bind};
 use crate::server::places::Share;
+use crate::server::room::ConnectionMetrics;
 use crate::server::webhook::{BODY_LIMITS, LIMITS, Webhook};
 use crate::server::workers::Workers;
 use crate::tls::files::{self, PemFiles};

@@ -4,16 +4,14 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use futures::FutureExt;
 use futures::future::poll_fn;
 use http_body_util::{BodyExt, Full};
@@ -23,14 +21,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
-use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
@@ -39,7 +31,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::INTERNAL_SERVER_ERROR;
-use super::places::{Admission, Cause, Client, Occupant, Places, Share, Ticket};
+use super::places::{Client, Share};
+use super::room::{Guest, Occupancy, Room};
 use super::timed::{Requests, Timed, Timeouts};
 use super::workers::Workers;
 use crate::tls;
@@ -107,75 +100,8 @@ pub const BODIES_AT_ONCE: usize = 256;
 /// How long to wait before accepting again after that failed: for want of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections that the system may hold before they are accepted.
-const BACKLOG: i32 = 1024;
-
-/// How long to wait for a connection to end that is to make room, before another one has to; and where all are busy, before
-/// the next look at them.
-const ROOM_PAUSE: Duration = Duration::from_millis(20);
-
-/// For how long a listener may be full of the busy before it is not Ready.
-const FULL_TOLERANCE: Duration = Duration::from_secs(5);
-
 /// How long a TLS handshake may take; the read timeout where that is shorter. A client needs two round trips for it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Where to listen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// There, and nowhere else.
-    Given(SocketAddr),
-    /// On all addresses of this machine, at this port.
-    All(u16),
-}
-
-impl Address {
-    /// What was given, else the default.
-    pub fn or_all(given: Option<SocketAddr>, port: u16) -> Self {
-        given.map_or(Self::All(port), Self::Given)
-    }
-}
-
-/// A listener on `address`.
-///
-/// # Errors
-/// Names the flag that the address came from.
-pub(crate) async fn bind(address: Address, flag: &str) -> anyhow::Result<TcpListener> {
-    bind_by(listen, address, flag)
-}
-
-fn bind_by<L>(listen: impl Fn(SocketAddr) -> io::Result<L>, address: Address, flag: &str) -> anyhow::Result<L> {
-    let (address, listening) = match address {
-        Address::Given(address) => (address, listen(address)),
-        Address::All(port) => {
-            let (ipv6, ipv4) = ((Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into());
-            match listen(ipv6) {
-                Err(error) if has_no_ipv6(&error) => (ipv4, listen(ipv4)),
-                listening => (ipv6, listening),
-            }
-        }
-    };
-    listening.with_context(|| format!("{flag} {address}: cannot listen there; is the port taken?"))
-}
-
-/// Whether it failed as this machine has IPv6 switched off; anything else, as a port that is taken, would not be better with
-/// IPv4.
-fn has_no_ipv6(error: &io::Error) -> bool {
-    const EAFNOSUPPORT: i32 = 97;
-    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
-}
-
-/// As tokio would, but that `[::]` is always for IPv4 too, whatever the machine's default is.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
 
 /// Where connections come in, what they may take up, who works on them, and whether they are to come to an end.
 pub struct Server {
@@ -201,164 +127,6 @@ pub struct Accepted {
     pub requests: Requests,
     /// When it should come to an end.
     pub closing: Closing,
-}
-
-/// How full a listener is: for `/metrics` and `/readyz`.
-#[derive(Clone, Debug, Default)]
-pub struct Occupancy {
-    name: &'static str,
-    held: Gauge,
-    listener_full: Counter,
-    client_full: Counter,
-    refused: Counter,
-    full_since: Arc<Mutex<Option<Instant>>>,
-}
-
-/// What is told of all listeners of a program.
-pub struct ConnectionMetrics {
-    held: Family<ListenerLabels, Gauge>,
-    closed: Family<ClosedLabels, Counter>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ListenerLabels {
-    listener: &'static str,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ClosedLabels {
-    listener: &'static str,
-    cause: &'static str,
-}
-
-impl ConnectionMetrics {
-    /// Registers them; `registry` gives the prefix.
-    pub fn new(registry: &mut Registry) -> Self {
-        let metrics = Self { held: Family::default(), closed: Family::default() };
-        registry.register("connections", "Connections that hold a place of a listener", metrics.held.clone());
-        registry.register("connections_closed", "Connections closed to make room", metrics.closed.clone());
-        metrics
-    }
-
-    /// What is told of one listener, named as the flag of its address. All is there from the start, at 0.
-    pub fn of(&self, listener: &'static str) -> Occupancy {
-        let closed = |cause| self.closed.get_or_create_owned(&ClosedLabels { listener, cause });
-        Occupancy {
-            name: listener,
-            held: self.held.get_or_create_owned(&ListenerLabels { listener }),
-            listener_full: closed("listener_full"),
-            client_full: closed("client_full"),
-            refused: closed("client_refused"),
-            full_since: Arc::default(),
-        }
-    }
-}
-
-impl Occupancy {
-    /// # Errors
-    /// If new connections have found no room for a while, as all those that are there are busy.
-    pub fn readiness(&self, now: Instant) -> Result<(), String> {
-        let full_for = self.full_since().map(|since| now.saturating_duration_since(since));
-        match full_for.filter(|full_for| *full_for > FULL_TOLERANCE) {
-            Some(full_for) => Err(format!(
-                "all connections of the listener {} have been busy for {} s",
-                self.name,
-                full_for.as_secs()
-            )),
-            None => Ok(()),
-        }
-    }
-
-    fn full_since(&self) -> Option<Instant> {
-        *self.full_since.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tell_full(&self, is_full: bool) {
-        let mut full_since = self.full_since.lock().unwrap_or_else(PoisonError::into_inner);
-        *full_since = is_full.then(|| full_since.unwrap_or_else(Instant::now));
-    }
-
-    fn count(&self, cause: Cause) {
-        match cause {
-            Cause::ListenerFull => self.listener_full.inc(),
-            Cause::ClientFull => self.client_full.inc(),
-        };
-    }
-}
-
-/// The places of a listener.
-struct Room {
-    held: Mutex<Places<Guest>>,
-    /// One for each place, also of those who are just making room.
-    free: Arc<Semaphore>,
-    occupancy: Occupancy,
-}
-
-/// A connection, and how it is asked to make room.
-struct Guest {
-    requests: Requests,
-    make_room: CancellationToken,
-}
-
-/// One connection's place, for as long as it lives.
-struct Place {
-    room: Arc<Room>,
-    ticket: Ticket,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Occupant for Guest {
-    fn idle_since(&self) -> Option<Instant> {
-        self.requests.idle_since()
-    }
-}
-
-impl Room {
-    fn new(limits: Limits, occupancy: Occupancy) -> Self {
-        let held = Mutex::new(Places::new(limits.connections_per_client));
-        Self { held, free: Arc::new(Semaphore::new(limits.connections)), occupancy }
-    }
-
-    fn held<T>(&self, act: impl FnOnce(&mut Places<Guest>) -> T) -> T {
-        act(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// A place for a connection of `client`, once another has made room if need be. `None` if there is not to be one.
-    async fn place(self: &Arc<Self>, client: Client, guest: Guest) -> Option<Place> {
-        let permit = loop {
-            let is_full = self.free.available_permits() == 0;
-            match self.held(|places| places.admit(client, is_full)) {
-                Admission::Free => {}
-                Admission::InsteadOf(ticket, cause) => {
-                    if let Some(guest) = self.held(|places| places.leave(ticket)) {
-                        self.occupancy.count(cause);
-                        guest.make_room.cancel();
-                    }
-                }
-                Admission::Full => self.occupancy.tell_full(true),
-                Admission::Refused => {
-                    self.occupancy.refused.inc();
-                    return None;
-                }
-            }
-            // The semaphore is never closed.
-            if let Ok(permit) = timeout(ROOM_PAUSE, Arc::clone(&self.free).acquire_owned()).await {
-                break permit.ok()?;
-            }
-        };
-        self.occupancy.tell_full(false);
-        self.occupancy.held.inc();
-        let ticket = self.held(|places| places.enter(client, guest));
-        Some(Place { room: Arc::clone(self), ticket, _permit: permit })
-    }
-}
-
-/// Also if the connection ends in a panic.
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.room.held(|places| places.leave(self.ticket));
-        self.room.occupancy.held.dec();
-    }
 }
 
 impl Server {
@@ -725,63 +493,6 @@ impl Default for Limits {
             connections_per_client: 2_500,
             leave_taking: Duration::from_secs(3),
             drain: Duration::from_secs(10),
-        }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-mod tests {
-    use std::cell::RefCell;
-
-    use super::*;
-
-    #[test]
-    fn without_ipv6_the_default_is_ipv4_and_nothing_else_is_replaced() {
-        const EAFNOSUPPORT: i32 = 97;
-        const EADDRNOTAVAIL: i32 = 99;
-        const EADDRINUSE: i32 = 98;
-        const EACCES: i32 = 13;
-        const EMFILE: i32 = 24;
-        let given = |text: &str| Address::Given(text.parse().unwrap());
-        for (address, ipv6_fails, tried, works) in [
-            (Address::All(9090), None, &["[::]:9090"][..], true),
-            (Address::All(9090), Some(EAFNOSUPPORT), &["[::]:9090", "0.0.0.0:9090"], true),
-            (Address::All(9090), Some(EADDRNOTAVAIL), &["[::]:9090", "0.0.0.0:9090"], true),
-            (Address::All(9090), Some(EADDRINUSE), &["[::]:9090"], false),
-            (Address::All(9090), Some(EACCES), &["[::]:9090"], false),
-            (Address::All(9090), Some(EMFILE), &["[::]:9090"], false),
-            (given("[::]:9090"), Some(EAFNOSUPPORT), &["[::]:9090"], false),
-            (given("[::1]:9090"), Some(EADDRNOTAVAIL), &["[::1]:9090"], false),
-            (given("0.0.0.0:9090"), Some(EAFNOSUPPORT), &["0.0.0.0:9090"], true),
-        ] {
-            let asked = RefCell::new(Vec::new());
-            let listen = |address: SocketAddr| {
-                asked.borrow_mut().push(address.to_string());
-                match ipv6_fails.filter(|_| address.is_ipv6()) {
-                    Some(error) => Err(io::Error::from_raw_os_error(error)),
-                    None => Ok(()),
-                }
-            };
-            let bound = bind_by(listen, address, "--admin-address");
-            assert_eq!(bound.is_ok(), works, "{address:?} {ipv6_fails:?}");
-            assert_eq!(*asked.borrow(), tried, "{address:?} {ipv6_fails:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn all_addresses_are_those_of_ipv4_too() {
-        let listener = bind(Address::All(0), "--http-address").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let mut addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
-        if listener.local_addr().unwrap().is_ipv6() {
-            addresses.push(Ipv6Addr::LOCALHOST.into());
-        }
-        for address in addresses {
-            let connecting = TcpStream::connect((address, port));
-            let (connected, accepted) = tokio::join!(connecting, listener.accept());
-            connected.unwrap();
-            assert_eq!(accepted.unwrap().1.ip().to_canonical(), address);
         }
     }
 }

@@ -7,7 +7,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::connections::{Address, BodyLimits, Occupancy};
+use super::connections::BodyLimits;
+use super::room::Occupancy;
 use super::*;
 use crate::feed::tests::{LIST, Reply, Script, event, list, record};
 use crate::key::Digest;
@@ -397,7 +398,8 @@ async fn a_panic_fails_its_own_request_and_nothing_else() {
     assert_eq!(statuses(&answers), [500, 500, 500, 200, 500]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+/// On one thread, so that what a client has heard of is over on the other side before the next connection is looked at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_connection_that_has_been_idle_longest_makes_room() {
     let running = Running::verifier(Limits { connections: 3, ..Limits::default() }).await;
     let ask = |socket: &mut Socket| {
@@ -439,7 +441,8 @@ async fn whatever_has_not_come_to_its_end_is_idle() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+/// On one thread, so that what a client has heard of is over on the other side before the next connection is looked at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_connection_too_many_waits_while_all_others_are_busy() {
     let running = Running::verifier(Limits { connections: 2, ..Limits::default() }).await;
     let mut busy = [running.connect(), running.connect()];
@@ -465,7 +468,8 @@ async fn a_connection_too_many_waits_while_all_others_are_busy() {
     assert!(one_answer(&mut other).starts_with("HTTP/1.1 200 "), "it was busy, and is answered");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+/// On one thread, so that what a client has heard of is over on the other side before the next connection is looked at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_client_makes_room_for_itself_and_for_nobody_else() {
     let limits = Limits { connections: 100, connections_per_client: 2, ..Limits::default() };
     let running = Running::verifier(limits).await;

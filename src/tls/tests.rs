@@ -16,7 +16,9 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::authority::Authority;
-use crate::server::connections::{Address, Leaving, Limits, Listener, Occupancy, Server, bind};
+use crate::server::connections::{Leaving, Limits, Listener, Server};
+use crate::server::listen::{Address, bind};
+use crate::server::room::Occupancy;
 use crate::server::workers::Workers;
 
 pub(super) const NAME: &str = "keywright-webhook.keywright-system.svc";

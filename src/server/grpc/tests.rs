@@ -12,9 +12,11 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::super::connections::{Address, Listener, Occupancy, bind};
+use super::super::connections::Listener;
 use super::super::decisions::{Decisions, Tally};
+use super::super::listen::{Address, bind};
 use super::super::protobuf::put;
+use super::super::room::Occupancy;
 use super::super::tests::PATIENCE;
 use super::super::workers::Workers;
 use super::*;
