@@ -56,8 +56,9 @@ const BUCKETS: [u64; 10] = [1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000
 /// More threads than this share places, and lose nothing but time.
 const SHARDS: usize = 64;
 
-/// Lines about denials in a second. Whoever sends junk at full rate must not fill the disk, nor make the others wait for
-/// the log; all denials are counted in the metrics.
+/// Lines about denials of what is no known key in a second. Whoever sends junk at full rate must not fill the disk, nor make
+/// the others wait for the log; all denials are counted in the metrics. A known key has a line in each second, which no
+/// junk can take.
 const DENIALS_LOGGED: u32 = 100;
 
 /// So many in each second, and no more.
@@ -92,7 +93,7 @@ impl Decisions {
         let started = Instant::now();
         let now = (self.now)();
         let decision = match self.feed.current(started) {
-            Err(_) => Err(self.deny(Denial::Stale, None, |_| None, now)),
+            Err(_) => Err(self.deny(Denial::Stale, None, now)),
             Ok(keyring) => match verify::check(&keyring, request, now) {
                 Ok(permit) => {
                     self.allow(&permit, now);
@@ -100,7 +101,12 @@ impl Decisions {
                 }
                 Err(denial) => {
                     let key = request.credential.ok().map(|credential| credential.key);
-                    Err(self.deny(denial, key, |key| keyring.get(key.digest()).ok(), now))
+                    // Junk at full rate is not worth a second look.
+                    let known = key.filter(|_| denial.is_of_known_key());
+                    match known.and_then(|key| Some((key, keyring.get(key.digest()).ok()?))) {
+                        Some((key, entry)) => Err(self.deny_known(denial, key, entry, request, now)),
+                        None => Err(self.deny(denial, key, now)),
+                    }
                 }
             },
         };
@@ -120,25 +126,40 @@ impl Decisions {
         self.tally.count(Ok(()));
     }
 
-    /// `entry_of` is asked only for a line in the log: junk at full rate is not worth a second look.
-    fn deny<'k>(
-        &self,
-        denial: Denial,
-        key: Option<Presented<'_>>,
-        entry_of: impl FnOnce(Presented<'_>) -> Option<Entry<'k>>,
-        now: Timestamp,
-    ) -> Answer {
+    /// Denies what is no known key.
+    fn deny(&self, denial: Denial, key: Option<Presented<'_>>, now: Timestamp) -> Answer {
         self.tally.count(Err(denial));
         if let Some(held_back) = self.denials_logged.admit(now.as_second()) {
-            let entry = key.and_then(entry_of);
             info!(
                 reason = denial.reason(),
                 cause = denial.cause(),
-                namespace = entry.map(|entry| entry.namespace()),
-                name = entry.map(|entry| entry.name()),
                 prefix = key.map(|key| field::display(key.prefix())),
-                client = denial.client_address().map(field::display),
                 not_logged = (held_back > 0).then_some(held_back),
+                "denied"
+            );
+        }
+        denial.into()
+    }
+
+    /// Denies a key that has a record, with a line for each record and second.
+    fn deny_known(
+        &self,
+        denial: Denial,
+        key: Presented<'_>,
+        entry: Entry<'_>,
+        request: &verify::Request<'_>,
+        now: Timestamp,
+    ) -> Answer {
+        self.tally.count(Err(denial));
+        if self.feed.marks().note_denial(entry.slot(), usage::second(now)) {
+            info!(
+                reason = denial.reason(),
+                cause = denial.cause(),
+                record = %entry.record_name(),
+                namespace = entry.namespace(),
+                name = entry.name(),
+                prefix = %key.prefix(),
+                client = (request.client_address)().ok().map(field::display),
                 "denied"
             );
         }
@@ -258,12 +279,81 @@ fn read(counter: &AtomicU64) -> u64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 mod tests {
+    use std::io::{self, Write};
+    use std::net::IpAddr;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicI64;
     use std::thread;
 
     use prometheus_client::encoding::text;
     use prometheus_client::registry::Registry;
 
     use super::*;
+    use crate::key::credential;
+    use crate::keyring::Keyring;
+    use crate::keyring::tests::{record_name, stored};
+    use crate::verify::Route;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(octets)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is denied of known keys stands in the log, with whose it is and where it comes from, once a second for each
+    /// record, however much junk comes with it.
+    #[test]
+    fn junk_does_not_crowd_denials_of_known_keys_out_of_the_log() {
+        const REVOKED: &str = "keyw1_x3dylZ3lzYKIhQQXeAJ94cGS4sbYtvgcYDsSikFczMP1KVy2b";
+        const SUSPENDED: &str = "keyw1_5LdvPPYbsFuXItWtxeRYxNSM0lFE7WG6AJPOloe336t3XOvuE";
+        const UNKNOWN: &str = "keyw1_00000000000000000000000000000000000000000003dznj0";
+        static NOW: AtomicI64 = AtomicI64::new(1_795_000_000);
+        let mut keyring = Keyring::default();
+        let keys = [(REVOKED, "revoked", serde_json::json!({ "at": "2026-01-01T00:00:00Z", "reason": "Deleted" }))];
+        let keys = keys.into_iter().chain([(SUSPENDED, "suspended", serde_json::json!(true))]);
+        for (number, (key, field, value)) in (1..).zip(keys) {
+            let api_key = serde_json::json!({ "namespace": "team-a", "name": format!("{field}-key"), "uid": "c" });
+            let mut spec = serde_json::json!({ "digest": Digest::of(key.as_bytes()).to_string(), "apiKey": api_key });
+            spec[field] = value;
+            keyring.upsert(stored(&record_name(number), &spec)).unwrap();
+        }
+        let now = || Timestamp::from_second(NOW.load(Ordering::SeqCst)).unwrap();
+        let decisions = Decisions::new(Arc::new(Feed::holding(&keyring)), now, Arc::new(Tally::new("http")));
+        let deny = |key: Option<&str>| {
+            let credential = credential([].into_iter(), key.iter().map(|key| key.as_bytes()));
+            let client_address = || Ok(IpAddr::from([203, 0, 113, 7]));
+            let request = verify::Request { credential, route: Ok(Route::default()), client_address: &client_address };
+            assert!(decisions.decide(&request, |_| ()).is_err());
+        };
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(log, || {
+            for _ in 0..5 {
+                (0..150).for_each(|number| deny([None, Some("junk"), Some(UNKNOWN)][number % 3]));
+                (0..35).for_each(|_| deny(Some(REVOKED)));
+                (0..150).for_each(|_| deny(Some("junk")));
+                (0..3).for_each(|_| deny(Some(SUSPENDED)));
+                NOW.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let said = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        for (reason, number) in [("revoked", 1), ("suspended", 2)] {
+            let of_key: Vec<_> = said.lines().filter(|line| line.contains(&format!("{reason}-key"))).collect();
+            assert_eq!(of_key.len(), 5, "one a second: {of_key:?}");
+            let words = [&*format!("reason=\"{reason}\""), &*record_name(number), "team-a", "client=203.0.113.7"];
+            assert!(words.iter().all(|word| of_key[0].contains(word)), "{}", of_key[0]);
+        }
+        assert_eq!(said.lines().count(), 5 * (DENIALS_LOGGED as usize + 2));
+        assert!(![REVOKED, SUSPENDED, UNKNOWN].iter().any(|key| said.contains(&key[..15])), "no more than a prefix");
+    }
 
     #[test]
     fn a_throttle_lets_so_many_pass_in_a_second_and_tells_how_many_it_held_back() {

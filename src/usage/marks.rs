@@ -1,4 +1,5 @@
-//! When each key was last used, and what the API server has of that: two numbers for each slot of the keyring.
+//! When each key was last used, and what the API server has of that; and when it was last denied: three numbers for each slot
+//! of the keyring.
 //!
 //! The table grows by chunks, each twice as long as the one before, that stay where they are: whoever decides never
 //! waits for whoever makes room.
@@ -18,6 +19,7 @@ pub struct Marks {
 struct Mark {
     used: AtomicU32,
     written: AtomicU32,
+    denied: AtomicU32,
 }
 
 /// When one key was last used. Seconds since 1970, which last until 2106; 0 is never.
@@ -67,6 +69,16 @@ impl Marks {
         {
             mark.used.fetch_max(second, Ordering::Release);
         }
+    }
+
+    /// Takes note of a denial, and answers whether it is the first one in this second. One in a slot for which there is no
+    /// room is not.
+    pub fn note_denial(&self, slot: u32, second: u32) -> bool {
+        let is_new = |mark: &Mark| {
+            let denied = &mark.denied;
+            denied.load(Ordering::Relaxed) != second && denied.swap(second, Ordering::Relaxed) != second
+        };
+        self.mark(slot).is_some_and(is_new)
     }
 
     /// Takes note of what the API server has.

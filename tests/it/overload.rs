@@ -643,7 +643,7 @@ async fn without_file_descriptors_it_waits_and_then_goes_on() {
     let cut = bench.faults.inject(Fault::CutWatch, Nth(1), |request: &ApiRequest| request.watch);
     bench.revoke(2).await;
     cut.hit().await;
-    verifier.says("cannot follow the records").await;
+    verifier.says("cannot follow apikeyrecords").await;
     kept.ask(&key).await;
 
     allow_files(verifier.id(), open + 256);
