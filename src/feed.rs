@@ -97,9 +97,8 @@ struct Pace {
 }
 
 impl Pace {
-    /// Where nothing fails, what is known is never older than a goal's way (`catch_up`), a watch after it and the next
-    /// goal's way, or that of the list that takes its place: 36 s, or seven tenths of a lease that is shorter than that
-    /// takes, and the time that the answers need.
+    /// What is known is oldest when the next goal is reached, or the list complete that takes its place: 39 s after it was
+    /// asked for, or seven tenths of a short lease, and as long as the answers take.
     fn within(lease_duration: Duration) -> Self {
         let fifth = lease_duration / 5;
         let seconds = |seconds| fifth.min(Duration::from_secs(seconds));
@@ -354,6 +353,8 @@ enum Interruption {
     TooLarge,
     #[error("no answer in time")]
     Silence(#[from] Elapsed),
+    #[error("the watch tells of version {0}, which is past: all records are read anew")]
+    Past(String),
     #[error("the watch does not end when it should: its connection is taken for dead")]
     DeadWatch,
     #[error("the watch ended as soon as it had begun")]
@@ -569,6 +570,22 @@ impl Follower<'_> {
     }
 
     fn apply(&mut self, event: WatchEvent<Record>) -> Result<(), Interruption> {
+        let told = match &event {
+            WatchEvent::Added(record) | WatchEvent::Modified(record) | WatchEvent::Deleted(record) => {
+                &record.metadata.resource_version
+            }
+            WatchEvent::Bookmark(bookmark) => &bookmark.metadata.resource_version,
+            WatchEvent::Error(_) => "",
+        };
+        // What is past is never told again by a server that is in step, and could bring back a key that was revoked since.
+        if self.version.as_ref().is_some_and(|version| is_number(told) && is_number(version) && is_older(told, version))
+        {
+            return if matches!(event, WatchEvent::Bookmark(_)) {
+                Ok(())
+            } else {
+                Err(Interruption::Past(told.to_owned()))
+            };
+        }
         let version = match event {
             WatchEvent::Added(record) => {
                 tell(&record, self.keyring.upsert(record.stored()), || true);
@@ -622,7 +639,8 @@ impl Interruption {
     /// Whether the records have to be read anew: the version is too old to watch from (410), an event was lost because it
     /// could not be read, or the watch does not come from where the lists do.
     fn voids_version(&self) -> bool {
-        self.kind() == WatchErrorKind::Expired || matches!(self, Self::Event(_) | Self::NotReached { .. })
+        self.kind() == WatchErrorKind::Expired
+            || matches!(self, Self::Event(_) | Self::Past(_) | Self::NotReached { .. })
     }
 
     /// Whether it is the API server that holds a goal up, or the way to it, and not what the watch is served from.
@@ -635,9 +653,12 @@ impl Interruption {
             Self::Request(error) | Self::Event(error) => WatchErrorKind::of(error),
             Self::Watch(status) => WatchErrorKind::of_status(status),
             Self::Silence(_) | Self::DeadWatch => WatchErrorKind::Unreachable,
-            Self::Json(_) | Self::NoVersion | Self::TooLarge | Self::CutShort | Self::NotReached { .. } => {
-                WatchErrorKind::Other
-            }
+            Self::Json(_)
+            | Self::NoVersion
+            | Self::TooLarge
+            | Self::Past(_)
+            | Self::CutShort
+            | Self::NotReached { .. } => WatchErrorKind::Other,
         }
     }
 }
@@ -645,8 +666,11 @@ impl Interruption {
 /// Whether version `a` comes before version `b`. Versions of one resource are decimal numbers of any length that can
 /// be compared (KEP-5504); one that is not a number counts as older, which costs no more than a list.
 fn is_older(a: &str, b: &str) -> bool {
-    let is_number = |version: &str| !version.is_empty() && version.bytes().all(|octet| octet.is_ascii_digit());
     !is_number(a) || !is_number(b) || (a.len(), a) < (b.len(), b)
+}
+
+fn is_number(version: &str) -> bool {
+    !version.is_empty() && version.bytes().all(|octet| octet.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -1260,6 +1284,20 @@ pub(crate) mod tests {
         follow_until_at(&script, &feed, pace, |feed| names(feed, &["key-2"])).await;
         let (age, limit) = (feed.age(Instant::now()), Duration::from_secs(60));
         assert!(age < limit, "known as of {age:?} ago");
+    }
+
+    /// A watch that is served from an old cache may tell of a record that is gone by now, or was revoked.
+    #[tokio::test]
+    async fn what_is_past_is_not_told_again() {
+        let all = || list("9000", "", &[record(2, "8", &spec(2))]);
+        let past = Reply::Events(vec![bookmark("105"), event("ADDED", record(1, "106", &spec(1)))]);
+        let replies = vec![(LIST, all()), ("resourceVersion=9000&", past), (LIST, all())];
+        let (script, feed) = (Script::start(replies, quiet), feed());
+        follow_until(&script, &feed, |feed| {
+            assert!(!good(feed).unwrap_or_default().contains(&"key-1".to_owned()));
+            script.targets().len() > 3
+        })
+        .await;
     }
 
     /// What is known is as old as the question that it answers, and not as the answer, or any event.
