@@ -12,6 +12,7 @@ mod bed;
 mod certificates;
 mod chart;
 mod crds;
+mod documents;
 mod house;
 mod keys;
 mod last_used;

@@ -134,7 +134,7 @@ impl ControlPlane {
     }
 
     /// Where the API server writes its audit log.
-    pub(super) fn audit_log(&self) -> PathBuf {
+    pub fn audit_log(&self) -> PathBuf {
         self.state.join("audit.log")
     }
 

@@ -1,0 +1,90 @@
+//! What people copy out of the documents, as they would.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use k8s_openapi::api::core::v1::Secret;
+use keywright::api::{ApiKey, Reason};
+use kube::api::PostParams;
+use serde_json::json;
+
+use super::scene::{api_key, is};
+use super::testbed::{ControlPlane, Installation, output, project, wait};
+
+/// The first block of code after `title`, as it stands in the page.
+fn block(page: &str, title: &str) -> String {
+    let text = std::fs::read_to_string(project().join(page)).unwrap();
+    let (_, after) = text.split_once(title).unwrap_or_else(|| panic!("{page} has no {title:?}"));
+    let lines = after.lines().skip_while(|line| !line.starts_with("    "));
+    lines.map_while(|line| line.strip_prefix("    ")).fold(String::new(), |block, line| block + line + "\n")
+}
+
+/// A shell with `kubectl` in it; `input` is what is typed.
+fn typed(control_plane: &ControlPlane, commands: &str, input: &str) -> String {
+    let kubectl = control_plane.kubectl([""; 0]);
+    let mut bash = Command::new("bash");
+    bash.envs(kubectl.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let path = format!("{}:{}", control_plane.programs().display(), std::env::var("PATH").unwrap());
+    bash.env("PATH", path).args(["-euo", "pipefail", "-c", commands]);
+    let mut bash = bash.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    bash.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let answer = bash.wait_with_output().unwrap();
+    assert!(answer.status.success(), "{commands}\n{}", String::from_utf8_lossy(&answer.stderr));
+    String::from_utf8(answer.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn the_owner_of_a_leaked_key_is_found_and_the_key_is_sent_to_nobody() {
+    let installation = Installation::new("documents-leaked").await;
+    let control_plane = installation.control_plane;
+    let _controller = installation.program("controller").start().await;
+    let api_keys = installation.tenant::<ApiKey>();
+    api_keys.create(&PostParams::default(), &api_key("ci", json!({"owner": "ada"}))).await.unwrap();
+    wait::for_object(&api_keys, "ci", |api_key| is(api_key, Reason::Active)).await;
+    let secret = installation.tenant::<Secret>().get("ci").await.unwrap();
+    let key = String::from_utf8(secret.data.unwrap()["api-key"].0.clone()).unwrap();
+
+    for (page, title) in [("README.md", "### A leaked key"), ("docs/runbooks.md", "### You have the key")] {
+        let commands = block(page, title).replace("keywright-system", &installation.system_namespace);
+        assert!(commands.contains("apikeyrecords.keywright.dev"), "{page}: {commands}");
+        let said = typed(control_plane, &commands, &format!("{key}\n"));
+        let line = said.lines().find(|line| line.contains(&key[..14])).unwrap_or_else(|| panic!("{page}: {said}"));
+        assert!(line.contains(&installation.tenant_namespace) && line.contains(" ci "), "{page}: {line}");
+        assert!(!said.contains(&key[..15]), "{page} shows the key");
+    }
+    let asked = installation.audited_requests().await;
+    assert!(asked.iter().any(|request| request.resource == "apikeyrecords" && request.verb == "list"), "{asked:?}");
+    let log = std::fs::read_to_string(control_plane.audit_log()).unwrap();
+    assert!(!log.contains(&key[7..]), "the key is in the audit log");
+}
+
+#[tokio::test]
+async fn every_example_is_accepted() {
+    let control_plane = ControlPlane::shared().await;
+    let namespace = format!("documents-{:06x}", rand::random::<u32>() >> 8);
+    output(&mut control_plane.kubectl(["create", "namespace", &namespace])).unwrap();
+    let mut tried = 0;
+    for folder in ["examples", "examples/rights", "examples/workload"] {
+        for file in std::fs::read_dir(project().join(folder)).unwrap().map(|entry| entry.unwrap().path()) {
+            if file.extension().is_some_and(|extension| extension == "yaml") {
+                accepted(control_plane, &file, &namespace);
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried >= 5, "the examples are not where they were");
+    output(&mut control_plane.kubectl(["delete", "namespace", "--wait=false", &namespace])).unwrap();
+}
+
+/// In a namespace that exists, as a dry run makes none.
+fn accepted(control_plane: &ControlPlane, file: &Path, namespace: &str) {
+    let mut text = std::fs::read_to_string(file).unwrap();
+    for named in ["team-a", "keywright-system"] {
+        text = text.replace(&format!("namespace: {named}\n"), &format!("namespace: {namespace}\n"));
+    }
+    let copy = control_plane.folder().join("example.yaml");
+    std::fs::write(&copy, text).unwrap();
+    let create = ["create", "--dry-run=server", "--validate=strict", "--namespace", namespace, "--filename"];
+    output(control_plane.kubectl(create).arg(copy)).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+}
