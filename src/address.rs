@@ -18,6 +18,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use crate::key::{begins_like_a_key, may_hold_a_key};
+
 /// Octets in the longest entry: an IPv6 address in full, and `/128`.
 const MAX_ENTRY_LENGTH: usize = 43;
 /// Entries in the longest list.
@@ -44,6 +46,7 @@ pub struct Network {
 pub struct Refusal {
     entry: String,
     rule: Rule,
+    has_port: bool,
     suggestion: Option<String>,
 }
 
@@ -137,6 +140,7 @@ impl Network {
         Self::read(entry).map_err(|rule| Refusal {
             entry: printable(entry),
             rule,
+            has_port: spelling::without_port(entry) != entry,
             suggestion: spelling::nearest(entry),
         })
     }
@@ -259,7 +263,10 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (problem, remedy) = self.rule.problem_and_remedy();
+        let (problem, remedy) = match self.has_port {
+            true => ("has a port", "write the address without it"),
+            false => self.rule.problem_and_remedy(),
+        };
         write!(f, "\"{}\" {problem}; ", self.entry)?;
         match &self.suggestion {
             Some(suggestion) => write!(f, "did you mean \"{suggestion}\"?"),
@@ -486,15 +493,29 @@ fn is_unspecified_or_broadcast(address: IpAddr) -> bool {
     address.is_unspecified() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
-/// `text` as it may stand between quotes in a message, a log or a terminal: escaped, and cut if it is long.
+/// `text` as it may stand between quotes in a message, a log or a terminal: escaped, and cut if it is long. A text that
+/// may be a key in the wrong place is not repeated.
 pub(crate) fn printable(text: &str) -> String {
+    shown(text, char::escape_default)
+}
+
+/// As [`printable`], with letters of all languages as they were written: for people, and not where two letters that look
+/// alike have to be told apart.
+pub(crate) fn as_written(text: &str) -> String {
+    shown(text, char::escape_debug)
+}
+
+fn shown<E: Iterator<Item = char>>(text: &str, escape: impl Fn(char) -> E) -> String {
     let mut shown = String::new();
+    if begins_like_a_key(text) || may_hold_a_key(text) {
+        return "(not repeated here)".to_owned();
+    }
     for character in text.chars() {
         if shown.len() >= MAX_SHOWN {
             shown.push_str("...");
             break;
         }
-        shown.extend(character.escape_default());
+        shown.extend(escape(character));
     }
     shown
 }

@@ -18,7 +18,7 @@ mod warnings;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::address::printable;
+use crate::address::{as_written, printable};
 use crate::api::{CREATED_BY_ANNOTATION, GROUP, VERSION};
 use crate::declaration::{self, DEFAULT_SECRET_KEY, OWNER_RULE, Problem};
 use completion::Completion;
@@ -40,7 +40,7 @@ pub enum Verdict {
     Allowed {
         /// What is filled in; empty when validating.
         patch: Vec<PatchOperation>,
-        /// For the person who asks. At most 256 characters each, or the API server cuts them.
+        /// For the person who asks, each with the object's name. At most 256 characters, or the API server cuts them.
         warnings: Vec<String>,
     },
     /// The object is wrong: everything that is, at once.
@@ -118,7 +118,7 @@ fn judge_object(
     let mut problems = Vec::new();
     let created = object.metadata.created().unwrap_or(now);
     let read = declaration::read(&new.spec, new.name, created);
-    let mut warnings = Vec::new();
+    let mut warnings = completion.warnings;
     match &read {
         Ok(declaration) if phase == Phase::Validating && old.as_ref().is_none_or(|old| old.spec != new.spec) => {
             warnings = warnings::about(declaration, &new.spec, now);
@@ -136,6 +136,7 @@ fn judge_object(
     }
     problems.extend(identity_problems(&new, old.as_ref(), &request.user));
     if problems.is_empty() {
+        let warnings = warnings::about_object(&request.namespace, &request.object_name(), warnings);
         Verdict::Allowed { patch: completion.patch, warnings }
     } else {
         Verdict::Invalid(problems)
@@ -178,19 +179,20 @@ fn identity_problems(new: &ApiKey<'_>, old: Option<&ApiKey<'_>>, user: &str) -> 
                 "must name the requesting user, as /mutate stamps it; does another webhook change it?".to_owned(),
             );
         }
-        if !new.has_owner() {
+        // A spec that is none is told as such.
+        if !new.has_owner() && new.spec.is_object() {
             let hint = match declaration::is_owner(user) {
                 true => "name the person of responsibility".to_owned(),
-                false => format!("your user name \"{}\" will not do as one, which {OWNER_RULE}", printable(user)),
+                false => format!("your user name \"{}\" will not do as one, which {OWNER_RULE}", as_written(user)),
             };
             refuse("spec.owner", format!("is missing: {hint}"));
         }
         return problems;
     };
     if new.created_by != old.created_by {
-        refuse(&created_by, "is stamped at creation and immutable: leave it out".to_owned());
+        refuse(&created_by, "must stay as /mutate stamped it; does another webhook change it?".to_owned());
     }
-    if !new.has_owner() && old.has_owner() {
+    if !new.has_owner() && old.has_owner() && new.spec.is_object() {
         refuse("spec.owner", "can be changed and not removed: name the new owner".to_owned());
     }
     if new.secret_name() != old.secret_name() {

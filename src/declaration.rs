@@ -7,13 +7,12 @@
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::address::{AllowedAddresses, printable};
-use crate::duration;
-use crate::key::Digest;
+use crate::address::{AllowedAddresses, MAX_ENTRIES, Network, as_written};
+use crate::date_time;
+use crate::duration::{self, InvalidDuration, hint};
+use crate::key::{Digest, begins_like_a_key, may_hold_a_key};
 
 /// A spec that can be acted on.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,7 +66,9 @@ impl fmt::Display for Problem {
 pub const DEFAULT_SECRET_KEY: &str = "api-key";
 
 /// What an owner may be, in words. [`is_owner`] is the same in code.
-pub const OWNER_RULE: &str = "must be 1 to 128 letters, digits and ._@:/+=-";
+pub const OWNER_RULE: &str = "must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces";
+
+const LIFE_RULE: &str = "must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d";
 
 const DEFAULT_OVERLAP: SignedDuration = SignedDuration::from_hours(24);
 
@@ -77,7 +78,9 @@ const MAX_SCOPES: usize = 32;
 /// Reads the raw `spec` of the ApiKey called `name` and created at `created`, or says everything that is wrong with it.
 pub fn read(spec: &Value, name: &str, created: Timestamp) -> Result<Declaration, Vec<Problem>> {
     let mut reader = Reader { problems: Vec::new() };
-    if !spec.is_object() {
+    if spec.is_null() {
+        reader.refuse("spec", "is missing");
+    } else if !spec.is_object() {
         reader.refuse("spec", "must be an object");
     }
     let rule = "must be 1 to 128 characters, none of them a control character";
@@ -92,7 +95,7 @@ pub fn read(spec: &Value, name: &str, created: Timestamp) -> Result<Declaration,
         owner: reader.text(spec, "spec", "owner", OWNER_RULE, is_owner),
         scopes: reader.scopes(spec),
         allowed_ips: reader.allowed_ips(spec),
-        suspended: reader.field(spec, "spec", "suspended", "true or false").unwrap_or_default(),
+        suspended: reader.suspended(spec),
         expires_at: reader.expiry(spec, created),
         overlap: reader.overlap(spec),
         delivery: reader.delivery(spec, name),
@@ -110,17 +113,15 @@ impl Reader {
         self.problems.push(Problem { path: path.into(), rule: rule.into() });
     }
 
-    /// A field of any type; absent and null are the same.
-    fn field<T: DeserializeOwned>(&mut self, within: &Value, path: &str, name: &str, expected: &str) -> Option<T> {
-        let value = within.get(name).filter(|value| !value.is_null())?;
-        let read = serde_json::from_value(value.clone()).ok();
-        if read.is_none() {
-            // YAML reads an unquoted 12 or true as something else than a string.
-            let quotes = value.is_number() || value.is_boolean();
-            let remedy = if quotes && expected == "a string" { ": put it in quotes" } else { "" };
-            self.refuse(format!("{path}.{name}"), format!("must be {expected}{remedy}"));
+    /// Absent and null are the same.
+    fn string(&mut self, within: &Value, path: &str, name: &str) -> Option<String> {
+        match given(within, name)? {
+            Value::String(text) => Some(text.clone()),
+            other => {
+                self.refuse(format!("{path}.{name}"), format!("must be a string{}", quotes_for(other)));
+                None
+            }
         }
-        read
     }
 
     fn text(
@@ -131,23 +132,79 @@ impl Reader {
         rule: &str,
         fits: impl Fn(&str) -> bool,
     ) -> Option<String> {
-        let text = self.field::<String>(within, path, name, "a string")?;
-        if !fits(&text) {
-            self.refuse(format!("{path}.{name}"), format!("{rule}, not \"{}\"", printable(&text)));
-        }
+        let text = self.string(within, path, name)?;
+        self.check(&text, &format!("{path}.{name}"), rule, fits);
         Some(text)
     }
 
+    fn check(&mut self, text: &str, path: &str, rule: &str, fits: impl Fn(&str) -> bool) -> bool {
+        if may_hold_a_key(text) {
+            self.refuse(path, "this looks like a key, which nothing here should hold; treat it as leaked");
+            return false;
+        }
+        let good = fits(text);
+        if !good {
+            self.refuse(path, format!("{rule}, not \"{}\"", as_written(text)));
+        }
+        good
+    }
+
+    fn object<'v>(&mut self, spec: &'v Value, name: &str, example: impl Fn(&Value) -> String) -> Option<&'v Value> {
+        let value = given(spec, name)?;
+        if !value.is_object() {
+            self.refuse(format!("spec.{name}"), format!("must be an object: write {name}: {{{}}}", example(value)));
+        }
+        value.is_object().then_some(value)
+    }
+
+    /// The strings of a list; the first `most` of them are looked at. `item`: whether a text may stand in the list.
+    fn list(&mut self, spec: &Value, name: &str, most: usize, item: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+        let path = format!("spec.{name}");
+        let values = match given(spec, name)? {
+            Value::Array(values) => values,
+            Value::String(text) if !may_hold_a_key(text) => {
+                let items: Vec<_> = text.split([',', ' ']).filter(|item| !item.is_empty()).take(4).collect();
+                let example = items.join(", ");
+                let good =
+                    !items.is_empty() && items.iter().all(|text| item(text)) && example.len() >= text.trim().len();
+                let remedy = if good { format!(": write {name}: [{example}]") } else { String::new() };
+                self.refuse(path, format!("must be a list of strings{remedy}"));
+                return None;
+            }
+            _ => {
+                self.refuse(path, "must be a list of strings");
+                return None;
+            }
+        };
+        let mut fit = true;
+        for (index, value) in values.iter().take(most).enumerate().filter(|(_, value)| !value.is_string()) {
+            self.refuse(format!("{path}[{index}]"), format!("must be a string{}", quotes_for(value)));
+            fit = false;
+        }
+        fit.then(|| values.iter().map(|value| value.as_str().unwrap_or_default().to_owned()).collect())
+    }
+
+    fn suspended(&mut self, spec: &Value) -> bool {
+        match given(spec, "suspended") {
+            None => return false,
+            Some(Value::Bool(suspended)) => return *suspended,
+            Some(Value::String(_)) => self.refuse("spec.suspended", "must be true or false, without quotes"),
+            Some(_) => self.refuse("spec.suspended", "must be true or false"),
+        }
+        false
+    }
+
     fn scopes(&mut self, spec: &Value) -> Vec<String> {
-        let scopes: Vec<String> = self.field(spec, "spec", "scopes", "a list of strings").unwrap_or_default();
+        let scopes = self.list(spec, "scopes", MAX_SCOPES, is_scope).unwrap_or_default();
         if scopes.len() > MAX_SCOPES {
             self.refuse("spec.scopes", format!("has {} items; write at most {MAX_SCOPES}", scopes.len()));
         }
         for (index, scope) in scopes.iter().take(MAX_SCOPES).enumerate() {
             let path = format!("spec.scopes[{index}]");
-            if !is_word(scope, 64, "._:/-") {
-                self.refuse(path, format!("must be 1 to 64 letters, digits and ._:/-, not \"{}\"", printable(scope)));
-            } else if let Some(first) = scopes.iter().take(index).position(|earlier| earlier == scope) {
+            if !self.check(scope, &path, "must be 1 to 64 letters, digits and ._:/-", is_scope) {
+                continue;
+            }
+            if let Some(first) = scopes.iter().take(index).position(|earlier| earlier == scope) {
                 self.refuse(path, format!("is the same as spec.scopes[{first}]; remove one of them"));
             }
         }
@@ -155,7 +212,7 @@ impl Reader {
     }
 
     fn allowed_ips(&mut self, spec: &Value) -> Option<Vec<String>> {
-        let entries: Vec<String> = self.field(spec, "spec", "allowedIPs", "a list of strings")?;
+        let entries = self.list(spec, "allowedIPs", MAX_ENTRIES, |text| Network::parse(text).is_ok())?;
         match AllowedAddresses::parse(&entries) {
             Ok(allowed) => Some(allowed.canonical_entries()),
             Err(refusals) => {
@@ -167,51 +224,120 @@ impl Reader {
         }
     }
 
-    fn duration(&mut self, within: &Value, path: &str, name: &str, at_least: SignedDuration) -> Option<SignedDuration> {
-        let text = self.field::<String>(within, path, name, "a string")?;
+    /// `unit` is the likely one of a bare number.
+    fn duration(
+        &mut self,
+        within: &Value,
+        (path, name): (&str, &str),
+        at_least: SignedDuration,
+        unit: char,
+    ) -> Option<SignedDuration> {
+        let path = format!("{path}.{name}");
+        let (text, duration) = self.written_duration(within, &path, name, unit)?;
+        let rule = match duration {
+            Ok(duration) if duration >= at_least => return Some(duration),
+            Ok(_) => format!("must be at least {}, not \"{}\"", duration::Display(at_least), as_written(&text)),
+            Err(_) if name == "every" && is_never(&text) => {
+                format!("must be a duration, not \"{}\": leave the field out for no rotation", as_written(&text))
+            }
+            Err(InvalidDuration::Malformed { nearest }) => {
+                let rule = InvalidDuration::Malformed { nearest: None };
+                format!("{rule}, not \"{}\"{}", as_written(&text), hint(nearest.as_deref()))
+            }
+            Err(problem) => format!("{problem}, not \"{}\"", as_written(&text)),
+        };
+        self.refuse(path, rule);
+        None
+    }
+
+    /// What stands in a field, and the duration that it is. A number without its unit is refused here.
+    fn written_duration(
+        &mut self,
+        within: &Value,
+        path: &str,
+        name: &str,
+        unit: char,
+    ) -> Option<(String, Result<SignedDuration, InvalidDuration>)> {
+        let text = match given(within, name)? {
+            Value::String(text) => text.clone(),
+            Value::Number(number) if number.is_u64() => number.to_string(),
+            other => {
+                self.refuse(path, format!("must be a string{}", quotes_for(other)));
+                return None;
+            }
+        };
         match duration::parse(&text) {
-            Ok(duration) if duration >= at_least => Some(duration),
-            Ok(_) => {
-                let rule = format!("must be at least {}, not \"{}\"", duration::Display(at_least), printable(&text));
-                self.refuse(format!("{path}.{name}"), rule);
+            Err(InvalidDuration::NoUnit) => {
+                let guess = format!("{text}{unit}");
+                let good = duration::parse(&guess).is_ok();
+                self.refuse(path, format!("needs a unit: d, h, m or s{}", hint(good.then_some(&*guess))));
                 None
             }
-            Err(problem) => {
-                self.refuse(format!("{path}.{name}"), format!("{problem}, not \"{}\"", printable(&text)));
-                None
-            }
+            duration => Some((text, duration)),
         }
     }
 
     /// `expiresIn` where it is not `Never`.
     fn life(&mut self, spec: &Value) -> Option<SignedDuration> {
-        let text = self.field::<String>(spec, "spec", "expiresIn", "a string")?;
-        let life = duration::parse(&text).ok().filter(|life| *life >= duration::SHORTEST_LIFE);
-        if life.is_none() {
-            let rule = "must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d";
-            self.refuse("spec.expiresIn", format!("{rule}, not \"{}\"", printable(&text)));
-        }
-        life
+        let (path, name) = ("spec.expiresIn", "expiresIn");
+        let (text, duration) = self.written_duration(spec, path, name, 'd')?;
+        let rule = match duration {
+            Ok(life) if life >= duration::SHORTEST_LIFE => return Some(life),
+            Err(_) if is_never(&text) => {
+                format!("{LIFE_RULE}, not \"{}\"{}", as_written(&text), hint(Some("Never")))
+            }
+            Err(InvalidDuration::Malformed { nearest: Some(nearest) }) => {
+                format!("{LIFE_RULE}, not \"{}\"{}", as_written(&text), hint(Some(&nearest)))
+            }
+            Err(_) if let Some(time) = date_time::nearest(&text) => {
+                format!("is a time and not a duration: write expiresAt: \"{time}\"")
+            }
+            _ => format!("{LIFE_RULE}, not \"{}\"", as_written(&text)),
+        };
+        self.refuse(path, rule);
+        None
+    }
+
+    fn instant(&mut self, spec: &Value) -> Option<Timestamp> {
+        let text = match given(spec, "expiresAt")? {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => String::new(),
+        };
+        let rule = match date_time::parse(&text) {
+            Some(instant) => return Some(instant),
+            None if is_never(&text) => "must be a time: write expiresIn: Never".to_owned(),
+            None => match (date_time::nearest(&text), duration::parse(&text)) {
+                (Some(time), _) => format!("must be an RFC 3339 time: quote it; did you mean \"{time}\"?"),
+                (None, Ok(_)) => format!("must be a time, and this is a duration: write expiresIn: {text}"),
+                (None, Err(InvalidDuration::Malformed { nearest: Some(life) })) => {
+                    format!("must be a time, and this looks like a duration: write expiresIn: {life}")
+                }
+                _ => "must be an RFC 3339 time such as 2027-01-31T00:00:00Z".to_owned(),
+            },
+        };
+        self.refuse("spec.expiresAt", rule);
+        None
     }
 
     /// Whole seconds, rounded down: a key is refused a fraction of a second early rather than late.
     fn expiry(&mut self, spec: &Value, created: Timestamp) -> Option<Timestamp> {
-        let at = self.field::<Time>(spec, "spec", "expiresAt", "an RFC 3339 time such as 2027-01-31T00:00:00Z");
+        let at = self.instant(spec);
         let never = spec.get("expiresIn").and_then(Value::as_str) == Some("Never");
         let life = if never { None } else { self.life(spec) };
         if at.is_some() && (never || life.is_some()) {
             self.refuse("spec", "expiresIn and expiresAt exclude each other: keep one");
         }
-        let instant = at.map(|time| time.0).or_else(|| created.checked_add(life?).ok())?;
+        let instant = at.or_else(|| created.checked_add(life?).ok())?;
         Timestamp::from_second(instant.as_second()).ok()
     }
 
     fn overlap(&mut self, spec: &Value) -> SignedDuration {
-        let Some(rotation) = self.field::<Value>(spec, "spec", "rotation", "an object") else {
+        let Some(rotation) = self.object(spec, "rotation", |value| format!("every: {}", period_in(value))) else {
             return DEFAULT_OVERLAP;
         };
-        let every = self.duration(&rotation, "spec.rotation", "every", duration::SHORTEST_LIFE);
-        let overlap = self.duration(&rotation, "spec.rotation", "overlap", SignedDuration::ZERO);
+        let every = self.duration(rotation, ("spec.rotation", "every"), duration::SHORTEST_LIFE, 'd');
+        let overlap = self.duration(rotation, ("spec.rotation", "overlap"), SignedDuration::ZERO, 'h');
         let longest = every.unwrap_or(duration::LONGEST);
         if overlap.is_some_and(|overlap| overlap > longest) {
             self.refuse("spec.rotation.overlap", "must not be longer than spec.rotation.every");
@@ -220,10 +346,13 @@ impl Reader {
     }
 
     fn delivery(&mut self, spec: &Value, name: &str) -> Delivery {
-        let given = |field: &str| spec.get(field).is_some_and(|value| !value.is_null());
-        let secret: Value = self.field(spec, "spec", "secret", "an object").unwrap_or_default();
-        if let Some(digest) = self.field::<String>(spec, "spec", "keyHash", "a string") {
-            for other in ["secret", "rotation"].into_iter().filter(|other| given(other)) {
+        let secret = self.object(spec, "secret", |value| {
+            let name = value.as_str().filter(|name| is_dns_subdomain(name) && !begins_like_a_key(name));
+            format!("name: {}", name.unwrap_or("NAME"))
+        });
+        let secret = secret.unwrap_or(&Value::Null);
+        if let Some(digest) = self.string(spec, "spec", "keyHash") {
+            for other in ["secret", "rotation"].into_iter().filter(|other| given(spec, other).is_some()) {
                 self.refuse(
                     "spec",
                     format!(
@@ -233,7 +362,11 @@ impl Reader {
             }
             match digest.parse::<Digest>() {
                 Ok(digest) => return Delivery::Submitted(digest),
-                Err(problem) => self.refuse("spec.keyHash", problem.to_string()),
+                // Whatever it is, it is not repeated.
+                Err(_) if begins_like_a_key(&digest) || may_hold_a_key(&digest) => {
+                    self.refuse("spec.keyHash", "this looks like a key, not its digest; treat it as leaked");
+                }
+                Err(problem) => self.refuse("spec.keyHash", format!("{problem}{}", slip_in(&digest))),
             }
         }
         let name_rule = "must be a Secret's name: lower-case letters and digits, with - and . between them";
@@ -241,13 +374,55 @@ impl Reader {
         let is_key = |text: &str| is_word(text, 253, "-._") && text != "." && !text.starts_with("..");
         Delivery::Secret {
             name: self
-                .text(&secret, "spec.secret", "name", name_rule, is_dns_subdomain)
+                .text(secret, "spec.secret", "name", name_rule, is_dns_subdomain)
                 .unwrap_or_else(|| name.to_owned()),
             key: self
-                .text(&secret, "spec.secret", "key", key_rule, is_key)
+                .text(secret, "spec.secret", "key", key_rule, is_key)
                 .unwrap_or_else(|| DEFAULT_SECRET_KEY.to_owned()),
         }
     }
+}
+
+/// Absent and null are the same.
+fn given<'v>(within: &'v Value, name: &str) -> Option<&'v Value> {
+    within.get(name).filter(|value| !value.is_null())
+}
+
+/// YAML reads an unquoted 12 or true as something else than a string.
+fn quotes_for(value: &Value) -> &'static str {
+    if value.is_number() || value.is_boolean() { ": put it in quotes" } else { "" }
+}
+
+/// What people write for "no end".
+fn is_never(text: &str) -> bool {
+    let word = text.trim().to_ascii_lowercase();
+    ["never", "none", "no", "off", "forever", "infinite", "infinity", "unlimited"].contains(&&*word)
+}
+
+/// The period that somebody wrote in place of an object with one, or one to begin with.
+fn period_in(value: &Value) -> String {
+    let text = value.as_str().unwrap_or_default();
+    match duration::parse(text) {
+        Ok(_) => text.to_owned(),
+        Err(InvalidDuration::Malformed { nearest: Some(nearest) }) => nearest,
+        Err(_) => "30d".to_owned(),
+    }
+}
+
+/// What is wrong with a text that was probably meant as a digest.
+fn slip_in(text: &str) -> &'static str {
+    let text = text.trim();
+    let (start, digits) = text.split_once(':').unwrap_or(("", text));
+    let is_hexadecimal = digits.len() == 64 && digits.bytes().all(|octet| octet.is_ascii_hexdigit());
+    match () {
+        () if !is_hexadecimal => ", as printf %s \"$KEY\" | sha256sum prints them",
+        () if start.is_empty() => ": put sha256: before them",
+        () => ": write all of it in lower case, without spaces",
+    }
+}
+
+fn is_scope(text: &str) -> bool {
+    is_word(text, 64, "._:/-")
 }
 
 /// Whether an ApiKey may have this owner.
@@ -270,7 +445,7 @@ fn is_word(text: &str, longest: usize, others: &str) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
 
@@ -321,6 +496,7 @@ mod tests {
             read(&spec, "ci", created()).unwrap_err().iter().map(|problem| problem.path.clone()).collect::<Vec<_>>()
         };
         assert_eq!(said(json!("text")), ["spec"]);
+        assert_eq!(said(Value::Null), ["spec"]);
         for (spec, path) in [
             (json!({"displayName": "a\tb"}), "spec.displayName"),
             (json!({"displayName": 7}), "spec.displayName"),
@@ -328,6 +504,12 @@ mod tests {
             (json!({"owner": "a b"}), "spec.owner"),
             (json!({"scopes": ["ok", "not ok"]}), "spec.scopes[1]"),
             (json!({"scopes": "all"}), "spec.scopes"),
+            (json!({"scopes": ["ok", 7]}), "spec.scopes[1]"),
+            (json!({"allowedIPs": ["10.0.0.1", 7]}), "spec.allowedIPs[1]"),
+            (json!({"allowedIPs": {"a": "b"}}), "spec.allowedIPs"),
+            (json!({"secret": "x"}), "spec.secret"),
+            (json!({"secret": []}), "spec.secret"),
+            (json!({"rotation": 7}), "spec.rotation"),
             (json!({"scopes": ["a", "b", "a"]}), "spec.scopes[2]"),
             (json!({"scopes": (0..33).map(|n| n.to_string()).collect::<Vec<_>>()}), "spec.scopes"),
             (json!({"allowedIPs": ["10.0.0.0/8", "10.0.0.1/8"]}), "spec.allowedIPs[1]"),
@@ -358,33 +540,79 @@ mod tests {
         assert_eq!(said(json!({"owner": "a b", "expiresIn": "x"})), ["spec.owner", "spec.expiresIn"]);
     }
 
+    /// The one problem of this spec.
+    fn problem(spec: &Value) -> String {
+        let problems = read(spec, "ci", created()).unwrap_err();
+        assert_eq!(problems.len(), 1, "{spec}: {problems:?}");
+        problems[0].to_string()
+    }
+
+    /// Each with a name, so that the webhook's tests on a real API server can try the same.
     #[test]
-    fn a_problem_names_the_rule_and_what_was_written() {
-        for (spec, said) in [
-            (json!({"owner": "Ada L"}), r#"spec.owner: must be 1 to 128 letters, digits and ._@:/+=-, not "Ada L""#),
-            (json!({"owner": 7}), "spec.owner: must be a string: put it in quotes"),
-            (json!({"owner": ["ada"]}), "spec.owner: must be a string"),
-            (
-                json!({"displayName": "a\tb"}),
-                r#"spec.displayName: must be 1 to 128 characters, none of them a control character, not "a\tb""#,
-            ),
-            (
-                json!({"expiresIn": "never"}),
-                r#"spec.expiresIn: must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d, not "never""#,
-            ),
-            (
-                json!({"rotation": {"every": "1w"}}),
-                r#"spec.rotation.every: must be numbers with the units d, h, m or s, such as 90d, 1d12h or 10m, not "1w""#,
-            ),
-            (json!({"rotation": {"every": "1s"}}), r#"spec.rotation.every: must be at least 1m, not "1s""#),
-            (
-                json!({"secret": {"name": "Ci"}}),
-                r#"spec.secret.name: must be a Secret's name: lower-case letters and digits, with - and . between them, not "Ci""#,
-            ),
-            (json!({"scopes": ["a", "a"]}), "spec.scopes[1]: is the same as spec.scopes[0]; remove one of them"),
+    fn a_problem_names_the_rule_what_was_written_and_what_was_meant() {
+        let mut rows = 0;
+        for row in include_str!("../tests/cases/slips.tsv").lines().filter(|line| !line.starts_with("# ")) {
+            let [spec, said] = row.split('\t').collect::<Vec<_>>()[..] else { panic!("not two columns: {row}") };
+            assert_eq!(problem(&serde_json::from_str(spec).unwrap()), said, "{row}");
+            rows += 1;
+        }
+        assert!(rows > 60, "{rows}");
+    }
+
+    #[test]
+    fn what_may_be_a_key_is_never_repeated() {
+        const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
+        let leaked = "this looks like a key, not its digest; treat it as leaked";
+        for key in
+            [KEY, &KEY.to_uppercase(), &KEY[..40], "keyw", "KEYW2_x", &format!(" {KEY}"), &format!("sha256:{KEY}")]
+        {
+            assert_eq!(problem(&json!({ "keyHash": key })), format!("spec.keyHash: {leaked}"));
+        }
+        for other in ["hunter2", "", "sha256:00", &"a".repeat(64), &format!("SHA256:{}", "A".repeat(64))] {
+            let said = problem(&json!({ "keyHash": other }));
+            assert!(said.starts_with("spec.keyHash: expected sha256: followed by 64 lower-case"), "{said}");
+            assert!(other.is_empty() || other == "sha256:00" || !said.contains(other), "{said}");
+        }
+        for (field, spec) in [
+            ("displayName", json!({ "displayName": KEY })),
+            ("displayName", json!({ "displayName": format!("the key of CI, {KEY}") })),
+            ("description", json!({ "description": format!("curl -H 'X-API-Key: {KEY}'") })),
+            ("owner", json!({ "owner": KEY })),
+            ("owner", json!({ "owner": KEY.to_lowercase() })),
+            ("scopes[0]", json!({ "scopes": [KEY] })),
+            ("secret.key", json!({ "secret": {"key": KEY} })),
         ] {
-            let problems = read(&spec, "ci", created()).unwrap_err();
-            assert_eq!(problems.iter().map(Problem::to_string).collect::<Vec<_>>(), [said]);
+            let said = "this looks like a key, which nothing here should hold; treat it as leaked";
+            assert_eq!(problem(&spec), format!("spec.{field}: {said}"));
+        }
+        for spec in [
+            json!({ "owner": format!("{} ", &KEY[..14]) }),
+            json!({ "expiresIn": KEY }),
+            json!({ "expiresAt": KEY }),
+            json!({ "allowedIPs": [KEY] }),
+            json!({ "allowedIPs": KEY }),
+            json!({ "scopes": KEY }),
+            json!({ "secret": KEY }),
+            json!({ "secret": KEY.to_lowercase() }),
+            json!({ "rotation": KEY }),
+            json!({ "rotation": {"every": KEY} }),
+            json!({ "secret": {"name": KEY} }),
+            json!({ "suspended": KEY }),
+        ] {
+            let said = problem(&spec).to_lowercase();
+            assert!(!said.contains("keyw") && !said.contains("evulq"), "{said}");
+        }
+        let prefix = json!({ "description": format!("takes the place of {}", &KEY[..14]), "owner": "keywright-team" });
+        read(&prefix, "ci", created()).unwrap();
+        let ours = problem(&json!({ "owner": "Keywright Team" }));
+        assert!(ours.ends_with("not \"Keywright Team\""), "{ours}");
+    }
+
+    #[test]
+    fn the_end_of_all_times_is_taken() {
+        let at = |text: &str| read(&json!({ "expiresAt": text }), "ci", created()).unwrap().expires_at;
+        for text in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999999999-23:59", "9999-12-30T22:00:00Z"] {
+            assert_eq!(at(text), Timestamp::from_second(Timestamp::MAX.as_second()).ok(), "{text}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! PURE. Durations as ApiKeys and flags write them: `90d`, `1d12h`, `10m`, `30s`.
 
+mod spelling;
+
 use std::fmt;
 
 use jiff::SignedDuration;
@@ -15,8 +17,14 @@ pub const SHORTEST_LIFE: SignedDuration = SignedDuration::from_mins(1);
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum InvalidDuration {
     /// Something else than numbers, each with a unit.
+    #[error("must be numbers with the units d, h, m or s, such as 90d, 1d12h or 10m{}", hint(nearest.as_deref()))]
+    Malformed {
+        /// A duration that is taken and is likely what was meant.
+        nearest: Option<String>,
+    },
+    /// A number alone.
     #[error("must be numbers with the units d, h, m or s, such as 90d, 1d12h or 10m")]
-    Malformed,
+    NoUnit,
     /// Longer than [`LONGEST`].
     #[error("must be at most 3650d")]
     TooLong,
@@ -24,30 +32,39 @@ pub enum InvalidDuration {
 
 /// Reads `([0-9]+(d|h|m|s))+`, in any order of units, as the sum of its parts.
 pub fn parse(text: &str) -> Result<SignedDuration, InvalidDuration> {
+    let malformed = || InvalidDuration::Malformed { nearest: spelling::nearest(text) };
+    if text.is_empty() {
+        return Err(malformed());
+    }
+    if text.bytes().all(|octet| octet.is_ascii_digit()) {
+        return Err(InvalidDuration::NoUnit);
+    }
     let mut seconds: i64 = 0;
     let mut rest = text;
     while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or(InvalidDuration::Malformed)?;
+        let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(malformed)?;
         let (digits, tail) = rest.split_at(end);
         let unit = match tail.as_bytes().first() {
             Some(b'd') => 86_400,
             Some(b'h') => 3_600,
             Some(b'm') => 60,
             Some(b's') => 1,
-            _ => return Err(InvalidDuration::Malformed),
+            _ => return Err(malformed()),
         };
         if digits.is_empty() {
-            return Err(InvalidDuration::Malformed);
+            return Err(malformed());
         }
         let part = digits.parse::<i64>().ok().and_then(|number| number.checked_mul(unit));
         seconds = part.and_then(|part| seconds.checked_add(part)).ok_or(InvalidDuration::TooLong)?;
         rest = tail.split_at(1).1;
     }
-    match SignedDuration::from_secs(seconds) {
-        _ if text.is_empty() => Err(InvalidDuration::Malformed),
-        duration if duration > LONGEST => Err(InvalidDuration::TooLong),
-        duration => Ok(duration),
-    }
+    let duration = SignedDuration::from_secs(seconds);
+    if duration > LONGEST { Err(InvalidDuration::TooLong) } else { Ok(duration) }
+}
+
+/// The end of a message about a refused text: the nearest good spelling, where there is one.
+pub fn hint(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |nearest| format!("; did you mean \"{nearest}\"?"))
 }
 
 /// A duration as [`parse`] reads it, in the largest units that fit: `36h` is shown as `1d12h`.
@@ -70,6 +87,7 @@ impl fmt::Display for Display {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use proptest::prelude::*;
 
@@ -91,23 +109,52 @@ mod tests {
     }
 
     #[test]
-    fn refuses_everything_else() {
-        use InvalidDuration::{Malformed, TooLong};
-        for (text, problem) in [
-            ("", Malformed),
-            ("Never", Malformed),
-            ("10", Malformed),
-            ("d", Malformed),
-            ("1w", Malformed),
-            ("-1d", Malformed),
-            ("1d ", Malformed),
-            ("1.5h", Malformed),
-            ("1é", Malformed),
-            ("3651d", TooLong),
-            ("99999999999999999999s", TooLong),
-            ("9223372036854775807d", TooLong),
+    fn refuses_everything_else_and_says_what_was_meant() {
+        for (text, nearest) in [
+            ("", None),
+            ("Never", None),
+            ("d", None),
+            ("-1d", None),
+            ("1é", None),
+            ("1x", None),
+            ("30M", None),
+            ("500ms", None),
+            ("1d2", None),
+            ("P", None),
+            ("0w", None),
+            ("11y", None),
+            ("1.2.3h", None),
+            ("1w", Some("7d")),
+            ("2w", Some("14d")),
+            ("1y", Some("365d")),
+            ("3 months", Some("90d")),
+            ("30 days", Some("30d")),
+            ("30 Days", Some("30d")),
+            ("30D", Some("30d")),
+            ("90D", Some("90d")),
+            (" 30d ", Some("30d")),
+            ("\"30d\"", Some("30d")),
+            ("1d ", Some("1d")),
+            ("1d 12h", Some("1d12h")),
+            ("1 week, 2 days", Some("9d")),
+            ("1.5h", Some("1h30m")),
+            ("+30d", Some("30d")),
+            ("5minutes", Some("5m")),
+            ("24hrs", Some("1d")),
+            ("P30D", Some("30d")),
+            ("P1M", Some("30d")),
+            ("PT1M", Some("1m")),
+            ("P1DT12H", Some("1d12h")),
+            ("p1y", Some("365d")),
         ] {
-            assert_eq!(parse(text), Err(problem), "{text}");
+            let nearest = nearest.map(str::to_owned);
+            assert_eq!(parse(text), Err(InvalidDuration::Malformed { nearest }), "{text}");
+        }
+        for text in ["0", "10", "030", "99999999999999999999"] {
+            assert_eq!(parse(text), Err(InvalidDuration::NoUnit), "{text}");
+        }
+        for text in ["3651d", "99999999999999999999s", "9223372036854775807d"] {
+            assert_eq!(parse(text), Err(InvalidDuration::TooLong), "{text}");
         }
     }
 
@@ -119,8 +166,10 @@ mod tests {
         }
 
         #[test]
-        fn any_text_gets_an_answer(text in ".*") {
-            let _ = parse(&text);
+        fn any_text_gets_an_answer_and_a_hint_is_good(text in "[Pp]?([0-9.]{0,9} ?[A-Za-z]{0,7} ?){0,4}|.*") {
+            if let Err(InvalidDuration::Malformed { nearest: Some(nearest) }) = parse(&text) {
+                parse(&nearest).unwrap();
+            }
         }
     }
 }

@@ -91,6 +91,29 @@ pub struct Prefix([u8; PREFIX_LENGTH]);
 #[error("expected keyw1_ followed by 8 characters of 0-9, A-Z and a-z")]
 pub struct InvalidPrefix;
 
+/// Whether a text that should not hold a key may well hold one, or more of one than its [`Prefix`]: `keyw`, a digit, `_`
+/// and more than eight symbols, in any letter case. What such a text says must not be repeated.
+pub fn may_hold_a_key(text: &str) -> bool {
+    let start = KEY_START.len();
+    let begins_so = |octets: &[u8]| match octets.get(..start) {
+        Some([k, e, y, w, digit, b'_']) => {
+            [*k, *e, *y, *w].eq_ignore_ascii_case(b"keyw")
+                && digit.is_ascii_digit()
+                && octets.iter().skip(start).take_while(|octet| octet.is_ascii_alphanumeric()).count()
+                    > PREFIX_LENGTH - start
+        }
+        _ => false,
+    };
+    (0..text.len()).any(|at| text.as_bytes().get(at..).is_some_and(begins_so))
+}
+
+/// Whether a text begins as keys do, in any letter case, and not as Keywright's own name.
+pub fn begins_like_a_key(text: &str) -> bool {
+    let begins_with =
+        |start: &str| text.trim_start().get(..start.len()).is_some_and(|text| text.eq_ignore_ascii_case(start));
+    begins_with("keyw") && !begins_with("keywright")
+}
+
 impl Key {
     /// Makes a new key out of `rng`, which should be the operating system's.
     ///

@@ -18,10 +18,11 @@
 
 pub mod api;
 
+pub mod key;
+
 pub mod address;
 pub mod date_time;
 pub mod duration;
-pub mod key;
 
 pub mod admission;
 pub mod declaration;

@@ -45,7 +45,18 @@ pub enum InvalidRoute {
     /// A parameter other than `namespace` and `scope`: perhaps one of them misspelt, which must not demand nothing.
     UnknownParameter,
     /// A value that is empty, or that no namespace and no scope can have.
-    InvalidValue,
+    InvalidValue(Parameter),
+    /// Several values in one, with commas between them, where each should have a parameter of its own.
+    Comma(Parameter),
+}
+
+/// What a route may demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parameter {
+    /// `namespace`.
+    Namespace,
+    /// `scope`.
+    Scope,
 }
 
 /// Proof that a request may pass.
@@ -150,14 +161,15 @@ impl<'r> Route<'r> {
     pub fn read(parameters: impl Iterator<Item = (Cow<'r, str>, Cow<'r, str>)>) -> Result<Self, InvalidRoute> {
         let mut route = Self::default();
         for (name, value) in parameters {
-            let values = match &*name {
-                "namespace" => &mut route.namespaces,
-                "scope" => &mut route.scopes,
+            let (parameter, values) = match &*name {
+                "namespace" => (Parameter::Namespace, &mut route.namespaces),
+                "scope" => (Parameter::Scope, &mut route.scopes),
                 _ => return Err(InvalidRoute::UnknownParameter),
             };
             // What a codec could not decode shows up here: as %, as a space or as U+FFFD.
             if !is_word(&value, 64, b"._:/-") {
-                return Err(InvalidRoute::InvalidValue);
+                let comma = value.contains(',');
+                return Err(if comma { InvalidRoute::Comma(parameter) } else { InvalidRoute::InvalidValue(parameter) });
             }
             values.push(value);
         }
@@ -248,9 +260,21 @@ impl Denial {
             Self::Address(AddressDenial::Unresolved(unresolved)) => Some(unresolved.as_str()),
             Self::Address(AddressDenial::NotAllowed(_)) => Some("not_allowed"),
             Self::Route(InvalidRoute::UnknownParameter) => Some("unknown_parameter"),
-            Self::Route(InvalidRoute::InvalidValue) => Some("invalid_value"),
+            Self::Route(InvalidRoute::InvalidValue(_) | InvalidRoute::Comma(_)) => Some("invalid_value"),
             _ => None,
         }
+    }
+
+    /// What to do, for whoever configured the proxy.
+    pub fn remedy(self) -> Option<&'static str> {
+        let Self::Route(invalid) = self else { return None };
+        Some(match invalid {
+            InvalidRoute::UnknownParameter => "ask with the parameters namespace and scope only",
+            InvalidRoute::InvalidValue(Parameter::Namespace) => "namespace: write the name of one namespace",
+            InvalidRoute::InvalidValue(Parameter::Scope) => "scope: write 1 to 64 letters, digits and ._:/-",
+            InvalidRoute::Comma(Parameter::Namespace) => "namespace: repeat the parameter instead of a comma",
+            InvalidRoute::Comma(Parameter::Scope) => "scope: repeat the parameter instead of a comma",
+        })
     }
 }
 
@@ -474,7 +498,12 @@ mod tests {
             );
         }
         for parameter in bad {
-            assert_eq!(route(&[("scope", "ok"), *parameter]), Err(InvalidRoute::InvalidValue), "{parameter:?}");
+            let asked = if parameter.0 == "scope" { Parameter::Scope } else { Parameter::Namespace };
+            let invalid = match parameter.1.contains(',') {
+                true => InvalidRoute::Comma(asked),
+                false => InvalidRoute::InvalidValue(asked),
+            };
+            assert_eq!(route(&[("scope", "ok"), *parameter]), Err(invalid), "{parameter:?}");
         }
         for name in ["", "Namespace", "namespaces", "scopes", "key", "namespace "] {
             assert_eq!(route(&[(name, "a")]), Err(InvalidRoute::UnknownParameter), "{name:?}");
@@ -484,7 +513,8 @@ mod tests {
     #[test]
     fn every_reason_is_listed() {
         let address = Denial::Address(AddressDenial::Unresolved(Unresolved::Missing));
-        let (unknown, route) = (Denial::Unknown(Untrusted::Absent), Denial::Route(InvalidRoute::InvalidValue));
+        let (unknown, route) =
+            (Denial::Unknown(Untrusted::Absent), Denial::Route(InvalidRoute::InvalidValue(Parameter::Scope)));
         let all = [
             Denial::Missing,
             Denial::Malformed,

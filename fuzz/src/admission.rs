@@ -49,7 +49,7 @@ fn assert_answer(request: &Request<'_>, verdict: &Verdict) {
 fn assert_complete(data: &[u8], patch: &[PatchOperation]) {
     let Ok(mut review) = serde_json::from_slice::<Value>(data) else { return };
     let Some(object) = review.pointer_mut("/request/object") else { return };
-    if !patch.iter().all(|operation| add(object, operation)) {
+    if !patch.iter().all(|operation| carry_out(object, operation)) {
         return;
     }
     let completed = review.to_string();
@@ -64,16 +64,20 @@ fn assert_complete(data: &[u8], patch: &[PatchOperation]) {
     }
 }
 
-/// Carries an `add` of RFC 6902 out, where there is a place for it.
-fn add(object: &mut Value, operation: &PatchOperation) -> bool {
+/// Carries an operation of RFC 6902 out, where there is a place for it.
+fn carry_out(object: &mut Value, operation: &PatchOperation) -> bool {
     let Some((parent, name)) = operation.path.rsplit_once('/') else { return false };
     match object.pointer_mut(parent) {
         Some(Value::Object(fields)) => {
-            fields.insert(name.replace("~1", "/").replace("~0", "~"), operation.value.clone());
+            let name = name.replace("~1", "/").replace("~0", "~");
+            match &operation.value {
+                Some(value) => drop(fields.insert(name, value.clone())),
+                None => drop(fields.remove(&name)),
+            }
             true
         }
         Some(Value::Array(items)) if name == "-" => {
-            items.push(operation.value.clone());
+            items.extend(operation.value.clone());
             true
         }
         _ => false,

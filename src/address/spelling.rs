@@ -16,7 +16,7 @@ pub(super) fn nearest(entry: &str) -> Option<String> {
         return None;
     }
     let text: String = entry.chars().map(half_width).collect();
-    let text = text.trim_matches(is_padding);
+    let text = without_port(text.trim_matches(is_padding));
     let guess = match text.split_once('/') {
         Some((address, "")) => single(lenient_address(address)?),
         Some((address, length)) => network(address.trim(), length.trim())?,
@@ -26,6 +26,18 @@ pub(super) fn nearest(entry: &str) -> Option<String> {
         },
     };
     Network::read(&guess).is_ok().then_some(guess)
+}
+
+/// `text` without the port after an IPv4 address, an IPv4 network or an IPv6 address in brackets.
+pub(super) fn without_port(text: &str) -> &str {
+    match text.rsplit_once(':') {
+        Some((address, port)) if is_port(port) => {
+            let is_ipv4 = address.contains('.') && address.bytes().all(|o| o.is_ascii_digit() || b"./".contains(&o));
+            let is_bracketed = address.starts_with('[') && address.ends_with(']');
+            if is_ipv4 || is_bracketed { address } else { text }
+        }
+        _ => text,
+    }
 }
 
 fn single(address: IpAddr) -> String {
@@ -51,15 +63,10 @@ fn network(address: &str, length: &str) -> Option<String> {
 
 /// An address without the brackets, port or zone around it and the leading zeros in it.
 fn lenient_address(text: &str) -> Option<IpAddr> {
+    let text = without_port(text);
     let text = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (inside, after) = rest.split_once(']')?;
-            (after.is_empty() || is_port(after.strip_prefix(':')?)).then_some(inside)?
-        }
-        None => match text.split_once(':') {
-            Some((address, port)) if address.contains('.') && is_port(port) => address,
-            _ => text,
-        },
+        Some(rest) => rest.strip_suffix(']')?,
+        None => text,
     };
     let text = text.split_once('%').map_or(text, |(address, _zone)| address);
     without_leading_zeros(text).parse().ok()

@@ -1,16 +1,19 @@
 //! PURE. What `/mutate` fills in: the owner, who created the object, and the finalizer that holds it until its keys are
 //! revoked.
 //!
-//! | left out | at creation | in an update |
+//! | field | at creation | in an update |
 //! |---|---|---|
-//! | `spec.owner` | the requesting user | the owner it had |
-//! | annotation `created-by` | the requesting user, whatever was given | the value it had |
-//! | finalizer | added | put back |
+//! | `spec.owner`, left out | the requesting user | the owner it had |
+//! | annotation `created-by`, whatever was given | the requesting user | what it was |
+//! | finalizer, left out | added | put back |
+//!
+//! So a manifest can be applied by anybody and for ever, however it came by these fields.
 
 use serde_json::{Value, json};
 
 use super::ApiKey;
 use super::review::{Object, PatchOperation};
+use crate::address::printable;
 use crate::api::{CREATED_BY_ANNOTATION, FINALIZER};
 use crate::declaration;
 
@@ -19,6 +22,8 @@ use crate::declaration;
 pub(super) struct Completion {
     /// What makes the object that was sent the object that is judged.
     pub(super) patch: Vec<PatchOperation>,
+    /// What came out otherwise than whoever asked may think.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Completion {
@@ -38,20 +43,17 @@ impl Completion {
         if let (false, Some(owner), Some(spec)) = (new.has_owner(), owner, new.spec.as_object_mut()) {
             spec.insert("owner".to_owned(), owner.into());
             self.add("/spec/owner".to_owned(), owner.into());
-        }
-
-        let created_by = match old {
-            None => Some(user),
-            Some(old) => new.created_by.or(old.created_by),
-        };
-        if let Some(created_by) = created_by.filter(|_| created_by != new.created_by) {
-            new.created_by = Some(created_by);
-            if object.metadata.annotations.is_some() {
-                self.add(format!("/metadata/annotations/{}", escaped(CREATED_BY_ANNOTATION)), created_by.into());
-            } else {
-                self.add("/metadata/annotations".to_owned(), json!({ CREATED_BY_ANNOTATION: created_by }));
+            if old.is_none() && owner.starts_with("system:") {
+                let who = match owner.starts_with("system:serviceaccount:") {
+                    true => "the pipeline's ServiceAccount",
+                    false => "the requesting user",
+                };
+                self.warnings.push(format!("spec.owner was filled in with {who} {owner}; name a person"));
             }
         }
+
+        let created_by = old.map_or(Some(user), |old| old.created_by);
+        self.put_back_created_by(new, object, created_by, old.is_some());
 
         match &object.metadata.finalizers {
             Some(finalizers) if finalizers.hold_ours => {}
@@ -60,8 +62,38 @@ impl Completion {
         }
     }
 
+    fn put_back_created_by<'a>(
+        &mut self,
+        new: &mut ApiKey<'a>,
+        object: &Object<'_>,
+        created_by: Option<&'a str>,
+        is_update: bool,
+    ) {
+        let given = std::mem::replace(&mut new.created_by, created_by);
+        if given == created_by {
+            return;
+        }
+        let path = format!("/metadata/annotations/{}", escaped(CREATED_BY_ANNOTATION));
+        match created_by {
+            None => self.patch.push(PatchOperation { op: "remove", path, value: None }),
+            Some(created_by) if object.metadata.annotations.is_some() => self.add(path, created_by.into()),
+            Some(created_by) => {
+                self.add("/metadata/annotations".to_owned(), json!({ CREATED_BY_ANNOTATION: created_by }));
+            }
+        }
+        if given.is_some() {
+            let what = match (is_update, created_by) {
+                (false, _) => "says who creates the object, and was set to",
+                (true, Some(_)) => "says who created the object, and was put back to",
+                (true, None) => "says who created the object, which nobody noted: it was left out",
+            };
+            let shown = created_by.map(|user| format!(" \"{}\"", printable(user))).unwrap_or_default();
+            self.warnings.push(format!("metadata.annotations[{CREATED_BY_ANNOTATION}] {what}{shown}"));
+        }
+    }
+
     fn add(&mut self, path: String, value: Value) {
-        self.patch.push(PatchOperation { op: "add", path, value });
+        self.patch.push(PatchOperation { op: "add", path, value: Some(value) });
     }
 }
 

@@ -134,12 +134,13 @@ pub struct Finalizers {
 /// One change of an object (RFC 6902).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PatchOperation {
-    /// `add`, which replaces what is there.
+    /// `add`, which replaces what is there, or `remove`.
     pub op: &'static str,
     /// Where: a JSON pointer.
     pub path: String,
-    /// What.
-    pub value: Value,
+    /// What to add.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
 }
 
 /// The octets are no review that can be answered: it has no uid that an answer could carry.

@@ -71,19 +71,31 @@ fn problems(phase: Phase, review: &Value) -> Vec<String> {
     }
 }
 
-fn warnings(review: &Value) -> Vec<String> {
-    match verdict(Phase::Validating, review) {
+fn whole_warnings(phase: Phase, review: &Value) -> Vec<String> {
+    match verdict(phase, review) {
         Verdict::Allowed { warnings, .. } => warnings,
         refused => panic!("{refused:?}"),
     }
 }
 
+/// Without the object's name, which all of them begin with.
+fn warnings(review: &Value) -> Vec<String> {
+    let whole = whole_warnings(Phase::Validating, review);
+    whole.iter().map(|warning| warning.strip_prefix("team-a/ci: ").unwrap().to_owned()).collect()
+}
+
 /// What the API server does with a patch, for the operations that we send.
 fn apply(object: &mut Value, patch: &[PatchOperation]) {
     for PatchOperation { op, path, value } in patch {
-        assert_eq!(*op, "add");
         let (parent, name) = path.rsplit_once('/').unwrap();
         let name = name.replace("~1", "/").replace("~0", "~");
+        let Some(value) = value else {
+            assert_eq!(*op, "remove");
+            let removed = object.pointer_mut(parent).and_then(|parent| parent.as_object_mut()?.remove(&name));
+            assert!(removed.is_some(), "{path} is not there");
+            continue;
+        };
+        assert_eq!(*op, "add");
         match object.pointer_mut(parent).unwrap_or_else(|| panic!("{parent} is not there")) {
             Value::Object(fields) => drop(fields.insert(name, value.clone())),
             Value::Array(items) if name == "-" => items.push(value.clone()),
@@ -204,7 +216,8 @@ fn an_owner_is_who_asks_only_where_that_name_will_do() {
             None => {
                 let said = problems(Phase::Mutating, &create);
                 assert_eq!(said.len(), 1, "{said:?}");
-                let (start, end) = ("spec.owner: is missing: your user name \"", "letters, digits and ._@:/+=-");
+                let (start, end) =
+                    ("spec.owner: is missing: your user name \"", "letters, digits and ._@:/+=-, without spaces");
                 assert!(said[0].starts_with(start) && said[0].ends_with(end), "{said:?}");
             }
         }
@@ -243,32 +256,96 @@ fn what_stands_fast_is_refused_when_it_changes() {
 }
 
 #[test]
-fn created_by_cannot_be_changed_made_up_or_taken_away() {
-    let path = "metadata.annotations[keywright.dev/created-by]: ";
-    let fast = format!("{path}is stamped at creation and immutable: leave it out");
-    let with = |created_by: Value| {
+fn created_by_is_put_back_whatever_is_sent() {
+    let subject = "team-a/ci: metadata.annotations[keywright.dev/created-by] says who";
+    let with = |created_by: &Value| {
         let mut object = stored(json!({"owner": "ada"}));
-        object["metadata"]["annotations"] = json!({CREATED_BY_ANNOTATION: created_by});
+        object["metadata"]["annotations"] = json!({CREATED_BY_ANNOTATION: created_by, "a": "b"});
         object
     };
-    for (old, new, mutating, validating) in [
-        (json!("a"), json!("a"), true, true),
-        (json!("a"), json!("b"), false, false),
-        (json!("a"), Value::Null, true, false),
-        (Value::Null, json!("b"), false, false),
-        (Value::Null, Value::Null, true, true),
+    let put_back = format!("{subject} created the object, and was put back to \"a\"");
+    let made_up = format!("{subject} created the object, which nobody noted: it was left out");
+    for (old, new, warning) in [
+        (json!("a"), json!("a"), None),
+        (json!("a"), json!("b"), Some(&put_back)),
+        (json!("a"), json!(""), Some(&put_back)),
+        (json!("a"), Value::Null, None),
+        (Value::Null, json!("b"), Some(&made_up)),
+        (Value::Null, Value::Null, None),
     ] {
-        let update = review("UPDATE", &with(new), &with(old));
-        for (phase, passes) in [(Phase::Mutating, mutating), (Phase::Validating, validating)] {
-            let expected: &[_] = if passes { &[] } else { std::slice::from_ref(&fast) };
-            assert_eq!(problems(phase, &update), expected, "{phase:?} {update}");
-        }
+        let mut update = review("UPDATE", &with(&new), &with(&old));
+        let Verdict::Allowed { patch, warnings } = verdict(Phase::Mutating, &update) else { panic!("{update}") };
+        assert_eq!(warnings.first(), warning, "{update}");
+        assert!(warnings.len() <= 1, "{warnings:?}");
+        apply(&mut update["request"]["object"], &patch);
+        let annotations = &update["request"]["object"]["metadata"]["annotations"];
+        assert_eq!((&annotations[CREATED_BY_ANNOTATION], &annotations["a"]), (&old, &json!("b")));
+        assert_eq!(problems(Phase::Validating, &update), [""; 0]);
+        assert_eq!(verdict(Phase::Mutating, &update), Verdict::Allowed { patch: vec![], warnings: vec![] });
     }
+    let update = review("UPDATE", &with(&json!("b")), &with(&json!("a")));
+    let expected = "metadata.annotations[keywright.dev/created-by]: must stay as /mutate stamped it; does another webhook change it?";
+    assert_eq!(problems(Phase::Validating, &update), [expected]);
     for created_by in [json!("somebody else"), Value::Null] {
-        let said = problems(Phase::Validating, &review("CREATE", &with(created_by), &Value::Null));
+        let create = review("CREATE", &with(&created_by), &Value::Null);
+        let Verdict::Allowed { warnings, .. } = verdict(Phase::Mutating, &create) else { panic!("{create}") };
+        let told = format!("{subject} creates the object, and was set to \"{USER}\"");
+        assert_eq!(warnings.first(), (!created_by.is_null()).then_some(&told));
+        let said = problems(Phase::Validating, &create);
         assert_eq!(said.len(), 1, "{said:?}");
-        assert!(said[0].starts_with(&format!("{path}must name the requesting user")), "{said:?}");
+        assert!(said[0].contains("must name the requesting user"), "{said:?}");
     }
+}
+
+#[test]
+fn an_owner_that_is_no_person_is_told_of() {
+    let account = "system:serviceaccount:team-a:deployer";
+    for (user, spec, expected) in [
+        (
+            account,
+            json!({}),
+            Some(format!(
+                "team-a/ci: spec.owner was filled in with the pipeline's ServiceAccount {account}; name a person"
+            )),
+        ),
+        (
+            "system:admin",
+            json!({}),
+            Some("team-a/ci: spec.owner was filled in with the requesting user system:admin; name a person".to_owned()),
+        ),
+        (account, json!({"owner": account}), None),
+        (USER, json!({}), None),
+    ] {
+        let mut create = review("CREATE", &api_key(spec), &Value::Null);
+        create["request"]["userInfo"]["username"] = json!(user);
+        let Verdict::Allowed { warnings, .. } = verdict(Phase::Mutating, &create) else { panic!("{create}") };
+        assert_eq!(warnings, Vec::from_iter(expected), "{user}");
+    }
+}
+
+#[test]
+fn a_spec_that_is_missing_is_all_that_is_missing() {
+    for object in [json!({"metadata": {"name": "ci"}}), api_key(Value::Null)] {
+        let mut create = review("CREATE", &object, &Value::Null);
+        create["request"]["userInfo"]["username"] = json!("Ada L");
+        assert_eq!(problems(Phase::Mutating, &create), ["spec: is missing"]);
+        let update = review("UPDATE", &object, &stored(json!({"owner": "ada"})));
+        assert_eq!(problems(Phase::Mutating, &update), ["spec: is missing"]);
+    }
+}
+
+#[test]
+fn warnings_name_the_object_and_stay_short() {
+    let spec = json!({"owner": "ada"});
+    let create = |name: &str, namespace: &str| {
+        let mut create = review("CREATE", &stored(spec.clone()), &Value::Null);
+        create["request"]["namespace"] = json!(namespace);
+        create["request"]["object"]["metadata"]["name"] = json!(name);
+        whole_warnings(Phase::Validating, &create).remove(0)
+    };
+    assert!(create("ci", "team-a").starts_with("team-a/ci: spec.expiresIn: this key never expires"));
+    let long = create(&"a".repeat(253), &"n".repeat(63));
+    assert!(long.len() <= 256 && long.contains("...: spec.expiresIn: this key never expires; 90d, say"), "{long}");
 }
 
 #[test]
@@ -309,13 +386,13 @@ fn all_problems_of_an_object_are_causes_with_their_paths() {
         status["message"],
         "ApiKey.keywright.dev \"ci\" is invalid: \
          spec.displayName: must be 1 to 128 characters, none of them a control character, not \"\"; \
-         spec.owner: must be 1 to 128 letters, digits and ._@:/+=-, not \"Ada L\"; \
+         spec.owner: must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces, not \"Ada L\"; \
          spec.scopes[0]: must be 1 to 64 letters, digits and ._:/-, not \"not ok\"; \
          spec.allowedIPs[0]: \"10.0.0.1/8\" has host bits set; did you mean \"10.0.0.0/8\"?; \
          spec.allowedIPs[2]: entries 1 and 2 are both 10.0.0.0/8; remove one of them; \
          spec.allowedIPs[3]: \"192.0.2.1,192.0.2.2\" holds a comma; write each address or CIDR as an entry of the list of its own; \
          spec.allowedIPs[4]: \"010.0.0.1\" has a number with a leading zero, which some programs read as octal; did you mean \"10.0.0.1\"?; \
-         spec.expiresIn: must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d, not \"1w\"; \
+         spec.expiresIn: must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d, not \"1w\"; did you mean \"7d\"?; \
          and 2 more"
     );
     let details = &status["details"];
@@ -406,7 +483,8 @@ fn an_update_is_not_refused_for_what_it_leaves_as_bad_as_it_was() {
                 }
                 Verdict::Allowed { warnings, .. } => {
                     assert!(refused.is_empty(), "{new}");
-                    let warned: Vec<_> = warnings.iter().map(|warning| warning.split(": ").next().unwrap()).collect();
+                    let path = |warning: &str| warning.split(": ").nth(1).unwrap().to_owned();
+                    let warned: Vec<_> = warnings.iter().map(|warning| path(warning)).collect();
                     let expected = if phase == Phase::Validating { tolerated.clone() } else { vec![] };
                     assert_eq!(warned, expected, "{new}");
                 }
@@ -448,6 +526,11 @@ fn what_deserves_a_second_look_is_warned_about() {
             ],
         ),
         (json!({"expiresIn": "90d", "allowedIPs": ["0.0.0.0/1", "8000::/1"]}), &[]),
+        (
+            json!({"expiresAt": "9999-12-31T23:59:59Z"}),
+            &["spec.expiresAt: 9999-12-30T22:00:00Z is as good as never; consider expiresIn: Never, or 90d, say"],
+        ),
+        (json!({"expiresAt": "2100-01-01T00:00:00Z"}), &[]),
     ] {
         let mut spec = spec;
         spec["owner"] = json!("ada");

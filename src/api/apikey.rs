@@ -43,6 +43,11 @@ use super::schema;
         .message("keyHash excludes secret: a key that was made elsewhere is not delivered"),
     validation = Rule::new("!has(self.keyHash) || !has(self.rotation)")
         .message("keyHash excludes rotation: a key that was made elsewhere cannot be replaced here"),
+    // Here and not at the field, as a refused field is repeated in the message, and a key must not be.
+    validation = Rule::new("!has(self.keyHash) || !self.keyHash.lowerAscii().startsWith('keyw')")
+        .message("this looks like a key, not its digest; treat it as leaked").field_path(".keyHash"),
+    validation = Rule::new("!has(self.keyHash) || self.keyHash.lowerAscii().startsWith('keyw') || self.keyHash.matches('^sha256:[0-9a-f]{64}$')")
+        .message("keyHash must be sha256: and 64 lower-case hexadecimal digits").field_path(".keyHash"),
     validation = Rule::new("has(self.keyHash) == has(oldSelf.keyHash) && (!has(self.keyHash) || self.keyHash == oldSelf.keyHash)")
         .message("keyHash is immutable: create another ApiKey for another key"),
     validation = Rule::new(SAME_SECRET_KEY)
@@ -64,20 +69,21 @@ pub struct ApiKeySpec {
     /// The person of responsibility.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._@:/+=-]{1,128}$')").message("owner must be 1 to 128 letters, digits and ._@:/+=-"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._@:/+=-]{1,128}$')").message("owner must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces"))]
     pub owner: Option<String>,
 
     /// How long the key lives from its object's creation: `Never`, or a duration such as `1d`, `30d`, `90d` or
     /// `1d12h`, from 1m to 3650d. Absent, with `expiresAt` absent too: it never expires.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
-    #[x_kube(validation = Rule::new(format!("self == 'Never' || {}", lifetime("self"))).message("expiresIn must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d"))]
+    #[x_kube(validation = Rule::new(format!("self == 'Never' || {}", lifetime("self"))).message("expiresIn must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d"), validation = schema::has_never_as_written(), validation = schema::has_unit(), validation = schema::has_known_units(), validation = schema::has_bare_units())]
     pub expires_in: Option<String>,
 
     /// The instant from which the key is refused (RFC 3339).
+    // As it was written: the API server takes times that no `Timestamp` can hold.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
-    pub expires_at: Option<Time>,
+    #[schemars(length(max = 64), extend("format" = "date-time"))]
+    pub expires_at: Option<String>,
 
     /// The client addresses that may use the key: IPv4 and IPv6 addresses and CIDRs. Absent: any address.
     #[serde(rename = "allowedIPs", default, skip_serializing_if = "Option::is_none")]
@@ -104,7 +110,6 @@ pub struct ApiKeySpec {
     /// The SHA-256 digest of a key that was made elsewhere; no Secret is written then.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71))]
-    #[x_kube(validation = Rule::new("self.matches('^sha256:[0-9a-f]{64}$')").message("keyHash must be sha256: and 64 lower-case hexadecimal digits"))]
     pub key_hash: Option<String>,
 }
 
@@ -118,14 +123,14 @@ pub struct Rotation {
     /// How long a key serves before the next one is made, from 1m to 3650d. Absent: no scheduled rotation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
-    #[x_kube(validation = Rule::new(lifetime("self")).message("every must be a duration such as 30d or 12h, from 1m to 3650d"))]
+    #[x_kube(validation = Rule::new(lifetime("self")).message("every must be a duration such as 30d or 12h, from 1m to 3650d"), validation = schema::has_unit(), validation = schema::has_known_units(), validation = schema::has_bare_units())]
     pub every: Option<String>,
 
     /// How long the old key stays valid once the new one is in the Secret, from 0s to `every`. Absent: the smaller of
     /// 24h and `every`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
-    #[x_kube(validation = Rule::new(format!("{} && {} <= 3650 * 86400", schema::is_duration("self"), schema::seconds("self"))).message("overlap must be a duration such as 24h or 0s, at most 3650d"))]
+    #[x_kube(validation = Rule::new(format!("{} && {} <= 3650 * 86400", schema::is_duration("self"), schema::seconds("self"))).message("overlap must be a duration such as 24h or 0s, at most 3650d"), validation = schema::has_unit(), validation = schema::has_known_units(), validation = schema::has_bare_units())]
     pub overlap: Option<String>,
 }
 
@@ -354,6 +359,7 @@ impl fmt::Display for Reason {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
 

@@ -4,7 +4,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::schema;
@@ -70,12 +70,12 @@ pub struct ApiKeyRecordSpec {
 
     /// What the key is good for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::scopes")]
+    #[schemars(schema_with = "scopes")]
     pub scopes: Vec<String>,
 
     /// The client addresses that may use the key, in canonical form. Absent: any address.
     #[serde(rename = "allowedIPs", default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::allowed_ips")]
+    #[schemars(schema_with = "allowed_ips")]
     pub allowed_ips: Option<Vec<String>>,
 
     /// The instant from which the key is refused. Absent: never.
@@ -103,6 +103,14 @@ const SAME_ROTATE_REQUEST: &str = "has(self.rotateRequest) \
     ? has(oldSelf.rotateRequest) && (self.rotateRequest == oldSelf.rotateRequest \
         || !oldSelf.rotateRequest.matches('^sha256:[0-9a-f]{64}$')) \
     : !has(oldSelf.rotateRequest) || has(self.revoked)";
+
+fn scopes(generator: &mut SchemaGenerator) -> Schema {
+    schema::written_as_a_whole(schema::scopes(generator))
+}
+
+fn allowed_ips(generator: &mut SchemaGenerator) -> Schema {
+    schema::written_as_a_whole(schema::allowed_ips(generator))
+}
 
 /// The ApiKey that a key belongs to.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Hash)]

@@ -5,6 +5,7 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
+use kube::core::Rule;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 /// An address or a network, as [`crate::address::Network`] judges it.
@@ -36,6 +37,10 @@ pub(super) fn allowed_ips(_: &mut SchemaGenerator) -> Schema {
                 {
                     "rule": "!self.contains(',')",
                     "message": "one address or CIDR for each item: write a list instead of commas",
+                },
+                {
+                    "rule": r"!self.matches('^([0-9.]+(/[0-9]+)?|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}$')",
+                    "message": "has a port: write the address without it",
                 },
                 {
                     "rule": format!("self.contains(',') || (!(self.contains(':') && self.contains('.')) && (({address}) || ({network})))"),
@@ -96,6 +101,36 @@ pub(super) fn seconds(text: &str) -> String {
 /// CEL: `text` is a duration as in [`crate::duration`]. At most nine digits a unit keep the sum within 64 bits.
 pub(super) fn is_duration(text: &str) -> String {
     format!("{text}.matches('^([0-9]{{1,9}}[dhms])+$')")
+}
+
+/// A list that is always written as a whole. Of a set, the API server keeps each item a second time, in `managedFields`:
+/// the largest record would be twice its size.
+pub(super) fn written_as_a_whole(mut list: Schema) -> Schema {
+    list.insert("x-kubernetes-list-type".to_owned(), "atomic".into());
+    list
+}
+
+/// The commonest slips in durations have messages of their own. In words, as a message that CEL puts together costs more
+/// than the API server allows.
+pub(super) fn has_unit() -> Rule {
+    Rule::new("!self.matches('^[0-9]+$')").message("a number needs a unit: did you mean days, as in 30d?")
+}
+
+/// See [`has_unit`].
+pub(super) fn has_known_units() -> Rule {
+    Rule::new("!self.matches('(?i)^ *[0-9]+ *(w|weeks?|mo|months?|y|years?) *$')")
+        .message("weeks, months and years are written in days: did you mean 7d, 30d or 365d for each?")
+}
+
+/// See [`has_unit`].
+pub(super) fn has_bare_units() -> Rule {
+    Rule::new("self.matches('^[0-9]+d$') || !self.matches('(?i)^ *[0-9]+ *d(ays?)? *$')")
+        .message("days are a number and a small d, without spaces: did you mean, say, 30d?")
+}
+
+/// See [`has_unit`].
+pub(super) fn has_never_as_written() -> Rule {
+    Rule::new("self == 'Never' || !self.matches('(?i)^ *never *$')").message("did you mean Never?")
 }
 
 /// The CRD without what the derived schema says too much: `nullable`, with which a `null` would be stored instead of

@@ -133,6 +133,7 @@ impl Decisions {
             info!(
                 reason = denial.reason(),
                 cause = denial.cause(),
+                remedy = denial.remedy(),
                 prefix = key.map(|key| field::display(key.prefix())),
                 not_logged = (held_back > 0).then_some(held_back),
                 "denied"

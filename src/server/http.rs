@@ -466,7 +466,15 @@ mod tests {
             assert_eq!(lines.len(), 1, "{lines:?}");
             assert_eq!((&lines[0]["fields"], &lines[0]["level"]), (&fields, &json!(level)));
         }
-        assert_eq!(logged(&fixture, "/verify?scope=", &with_key(KEY))[0]["fields"]["cause"], "invalid_value");
+        for (target, cause, remedy) in [
+            ("/verify?scope=", "invalid_value", "scope: write 1 to 64 letters, digits and ._:/-"),
+            ("/verify?namespace=orders,demo", "invalid_value", "namespace: repeat the parameter instead of a comma"),
+            ("/verify?scope=a%2Cb", "invalid_value", "scope: repeat the parameter instead of a comma"),
+            ("/verify?scopes=a", "unknown_parameter", "ask with the parameters namespace and scope only"),
+        ] {
+            let line = &logged(&fixture, target, &with_key(KEY))[0]["fields"];
+            assert_eq!((&line["cause"], &line["remedy"]), (&json!(cause), &json!(remedy)), "{target}");
+        }
     }
 
     #[test]

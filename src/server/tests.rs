@@ -355,7 +355,7 @@ async fn all_refusals_of_a_key_are_the_same_to_the_octet() {
 fn every_answer_is_a_problem_document_that_is_not_to_be_stored() {
     use crate::address::client::Unresolved;
     use crate::keyring::Untrusted;
-    use crate::verify::{AddressDenial, InvalidRoute};
+    use crate::verify::{AddressDenial, InvalidRoute, Parameter};
 
     let denials = [
         (Denial::Missing, 401),
@@ -367,7 +367,7 @@ fn every_answer_is_a_problem_document_that_is_not_to_be_stored() {
         (Denial::Namespace, 403),
         (Denial::Scope, 403),
         (Denial::Address(AddressDenial::Unresolved(Unresolved::Missing)), 403),
-        (Denial::Route(InvalidRoute::InvalidValue), 403),
+        (Denial::Route(InvalidRoute::InvalidValue(Parameter::Scope)), 403),
         (Denial::Stale, 503),
     ];
     for (denial, status) in denials {

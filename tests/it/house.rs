@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 const EDGES: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("key", &[]),
-    ("address", &[]),
+    ("address", &["key"]),
     ("duration", &[]),
+    ("date_time", &[]),
     ("clock", &[]),
     ("client", &[]),
     ("telemetry", &[]),
-    ("declaration", &["key", "address", "duration"]),
+    ("declaration", &["key", "address", "duration", "date_time"]),
     ("admission", &["api", "declaration", "address"]),
     ("lifecycle", &["api", "declaration", "key", "address", "duration"]),
     ("keyring", &["api", "key", "address"]),
@@ -49,8 +50,19 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that take values and the time, and give values.
-const PURE: &[&str] =
-    &["key", "address", "duration", "declaration", "admission", "lifecycle", "keyring", "usage", "verify", "authority"];
+const PURE: &[&str] = &[
+    "key",
+    "address",
+    "duration",
+    "date_time",
+    "declaration",
+    "admission",
+    "lifecycle",
+    "keyring",
+    "usage",
+    "verify",
+    "authority",
+];
 
 const NOT_PURE: &[&str] = &[
     "async ",

@@ -424,6 +424,19 @@ async fn a_key_made_elsewhere_is_enforced_and_never_delivered() {
     assert_eq!(scene.ask(key, INSIDE, "/verify").await.status, 401, "what was revoked stays revoked");
 }
 
+#[tokio::test]
+async fn a_very_long_name_has_its_events_and_the_end_of_all_times_is_for_ever() {
+    let scene = Scene::new("extremes").await;
+    for name in [format!("{}.b", "a".repeat(251)), format!("{}.{}", "c".repeat(235), "d"), "e".repeat(236)] {
+        scene.declare(&name, json!({"expiresAt": "9999-12-31T23:59:59Z"})).await;
+        let active = scene.reason(&name, Reason::Active).await.status.unwrap();
+        assert_eq!(active.expires.as_deref(), Some("9999-12-30T22:00:00Z"));
+        let key = scene.delivered(&name).await;
+        scene.answers(&key, INSIDE, 200).await;
+        wait_for_event(&scene, &name, "Issued").await;
+    }
+}
+
 /// The ApiKey is looked at again: there is no watch on Secrets.
 async fn touch(scene: &Scene, name: &str) {
     let touched = jiff::Timestamp::now().to_string();

@@ -6,7 +6,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::scene::{Scene, api_key};
-use super::testbed::Installation;
+use super::testbed::{Installation, output};
 
 const CREATED_BY: &str = "keywright.dev/created-by";
 const USER: &str = "ada@example.org";
@@ -21,10 +21,14 @@ struct Said {
 
 /// A user at a terminal: `kubectl ARGUMENTS --filename`, with the object in the file.
 fn kubectl(installation: &Installation, arguments: &[&str], object: &Value) -> Said {
+    kubectl_as(USER, installation, arguments, object)
+}
+
+fn kubectl_as(user: &str, installation: &Installation, arguments: &[&str], object: &Value) -> Said {
     let file = format!("{}-{:08x}.json", installation.tenant_namespace, rand::random::<u32>());
     let file = installation.control_plane.write_private(&file, &object.to_string());
     let mut kubectl = installation.control_plane.kubectl(arguments);
-    kubectl.args(["--namespace", &installation.tenant_namespace, "--as", USER, "--as-group", "system:masters"]);
+    kubectl.args(["--namespace", &installation.tenant_namespace, "--as", user, "--as-group", "system:masters"]);
     let output = kubectl.arg("--filename").arg(file).output().unwrap();
     let text = |octets| String::from_utf8(octets).unwrap();
     Said { done: output.status.success(), stdout: text(output.stdout), stderr: text(output.stderr) }
@@ -97,11 +101,11 @@ async fn a_user_sees_every_problem_at_once_with_its_path() {
     });
     let expected = [
         "The ApiKey \"ci\" is invalid: ",
-        "* spec.owner: must be 1 to 128 letters, digits and ._@:/+=-, not \"Ada L\"",
+        "* spec.owner: must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces, not \"Ada L\"",
         "* spec.allowedIPs[1]: \"10.0.0.1/8\" has host bits set; did you mean \"10.0.0.0/8\"?",
         "* spec.allowedIPs[2]: \"192.0.2.1,192.0.2.2\" holds a comma; write each address or CIDR as an entry of the list of its own",
         "* spec.allowedIPs[3]: entries 0 and 3 are both 192.0.2.0/24; remove one of them",
-        "* spec.expiresIn: must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d, not \"1w\"",
+        "* spec.expiresIn: must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d, not \"1w\"; did you mean \"7d\"?",
     ];
     for arguments in [&["create"][..], &["apply"], &["create", "--dry-run=server"]] {
         let said = kubectl(&installation, arguments, &object("ci", spec.clone()));
@@ -109,8 +113,7 @@ async fn a_user_sees_every_problem_at_once_with_its_path() {
         assert_eq!(said.stderr.lines().collect::<Vec<_>>(), expected, "{arguments:?}");
     }
     let said = kubectl(&installation, &["create"], &object("ci", json!({"owner": "a b"})));
-    let expected =
-        "The ApiKey \"ci\" is invalid: spec.owner: must be 1 to 128 letters, digits and ._@:/+=-, not \"a b\"\n";
+    let expected = "The ApiKey \"ci\" is invalid: spec.owner: must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces, not \"a b\"\n";
     assert_eq!(said.stderr, expected);
 
     // Programs get a Status that says the same, as a whole.
@@ -121,7 +124,7 @@ async fn a_user_sees_every_problem_at_once_with_its_path() {
     assert_eq!(
         status.message,
         "admission webhook \"mutate.apikeys.keywright.dev\" denied the request: ApiKey.keywright.dev \"ci\" is invalid: \
-         spec.owner: must be 1 to 128 letters, digits and ._@:/+=-, not \"\""
+         spec.owner: must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces, not \"\""
     );
     let details = status.details.unwrap();
     assert_eq!((&*details.kind, &*details.name, details.causes.len()), ("ApiKey", "ci", 1));
@@ -166,22 +169,106 @@ async fn every_row_of_the_address_cases_is_answered_with_rule_and_hint() {
 async fn what_deserves_a_second_look_is_printed_and_goes_on() {
     let installation = Installation::new("webhook-warnings").await;
     let _webhook = installation.webhook().await;
-    let never = "Warning: spec.expiresIn: this key never expires; 90d, say, would end it if it leaks unnoticed";
+    let warning = |name: &str, text: &str| format!("Warning: {}/{name}: {text}", installation.tenant_namespace);
+    let never = "spec.expiresIn: this key never expires; 90d, say, would end it if it leaks unnoticed";
     let pieces = json!({"allowedIPs": ["0.0.0.0/1", "128.0.0.0/1", "::/0"]});
     let said = kubectl(&installation, &["apply"], &object("wide", pieces.clone()));
     assert!(said.done, "{said:?}");
     let expected = [
         never,
-        "Warning: spec.allowedIPs[2]: ::/0 allows every IPv6 address",
-        "Warning: spec.allowedIPs: together the entries allow every IPv4 address",
-    ];
+        "spec.allowedIPs[2]: ::/0 allows every IPv6 address",
+        "spec.allowedIPs: together the entries allow every IPv4 address",
+    ]
+    .map(|text| warning("wide", text));
     assert_eq!(said.stderr.lines().collect::<Vec<_>>(), expected);
     let said = kubectl(&installation, &["apply"], &object("wide", pieces));
     assert_eq!((said.done, &*said.stderr), (true, ""), "not at every sync");
     let said = kubectl(&installation, &["create"], &object("past", json!({"expiresAt": "2026-01-01T00:00:00Z"})));
     assert!(said.done, "{said:?}");
-    let expected = "Warning: spec.expiresAt: the key expired at 2026-01-01T00:00:00Z and is refused\n";
-    assert_eq!(said.stderr, expected);
+    let expected = warning("past", "spec.expiresAt: the key expired at 2026-01-01T00:00:00Z and is refused");
+    assert_eq!(said.stderr, expected + "\n");
+    let said = kubectl(&installation, &["create"], &object("far", json!({"expiresAt": "9999-12-31T23:59:59Z"})));
+    assert!(said.done && said.stderr.contains("is as good as never; consider expiresIn: Never"), "{said:?}");
+    assert_eq!(stored(&installation, "far").await["spec"]["expiresAt"], "9999-12-31T23:59:59Z", "as it was written");
+    let account = "system:serviceaccount:team-a:deployer";
+    let said = kubectl_as(account, &installation, &["create"], &object("pipeline", json!({"expiresIn": "30d"})));
+    let expected = format!("spec.owner was filled in with the pipeline's ServiceAccount {account}; name a person");
+    assert_eq!((said.done, said.stderr), (true, warning("pipeline", &expected) + "\n"));
+}
+
+/// What `kubectl get -o yaml` printed, put into Git, and applied by somebody else ever after.
+#[tokio::test]
+async fn an_exported_manifest_can_be_applied_by_anybody_for_ever() {
+    let scene = Scene::new("webhook-export").await;
+    let installation = &scene.installation;
+    let _webhook = installation.webhook().await;
+    let created = kubectl(installation, &["create"], &object("ci", json!({"expiresIn": "30d"})));
+    assert!(created.done, "{created:?}");
+    let mut get = installation.control_plane.kubectl(["get", "apikey", "ci", "--output=yaml"]);
+    let exported = output(get.args(["--namespace", &installation.tenant_namespace])).unwrap();
+    let mut manifest: Value = serde_yaml::from_str(&exported).unwrap();
+    assert_eq!(manifest["metadata"]["annotations"][CREATED_BY], USER);
+    manifest["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+
+    let robot = "system:serviceaccount:flux-system:kustomize-controller";
+    let ways = [&["diff"][..], &["apply"], &["diff"], &["apply", "--server-side"], &["diff", "--server-side"]];
+    for suspended in [false, true, false] {
+        manifest["spec"]["suspended"] = json!(suspended);
+        for arguments in ways {
+            let said = kubectl_as(robot, installation, arguments, &manifest);
+            // `kubectl diff` ends with 1 where there is a difference, as before the first of these.
+            assert!(said.done || (arguments[0] == "diff" && said.stderr.is_empty()), "{arguments:?} {said:?}");
+            assert!(!said.stderr.contains(CREATED_BY), "it is what is stored: {said:?}");
+        }
+        let stored = stored(installation, "ci").await;
+        assert_eq!(stored["metadata"]["annotations"][CREATED_BY], USER);
+        assert_eq!(stored["spec"].get("suspended").cloned().unwrap_or(json!(false)), json!(suspended));
+    }
+
+    // Made again by the robot, it was created by the robot, whatever the manifest goes on to say.
+    scene.delete("ci").await;
+    let of = |what: &str| {
+        let place = format!("{}/ci: metadata.annotations[{CREATED_BY}]", installation.tenant_namespace);
+        format!("Warning: {place} says who {what} to \"{robot}\"\n")
+    };
+    let said = kubectl_as(robot, installation, &["apply"], &manifest);
+    assert!(said.done && said.stderr.contains(&of("creates the object, and was set")), "{said:?}");
+    for (arguments, suspended) in
+        [(&["apply"][..], true), (&["apply"], false), (&["diff"], false), (&["replace"], true)]
+    {
+        manifest["spec"]["suspended"] = json!(suspended);
+        let said = kubectl_as(USER, installation, arguments, &manifest);
+        assert!(said.done, "{arguments:?} {said:?}");
+        assert!(said.stderr.contains(&of("created the object, and was put back")), "{arguments:?} {said:?}");
+        assert_eq!(stored(installation, "ci").await["metadata"]["annotations"][CREATED_BY], robot);
+    }
+    // The API server itself asks which of two field managers is to win; told so, ours stays.
+    for _ in 0..2 {
+        let said = kubectl_as(USER, installation, &["apply", "--server-side", "--force-conflicts"], &manifest);
+        assert!(said.done, "{said:?}");
+        assert_eq!(stored(installation, "ci").await["metadata"]["annotations"][CREATED_BY], robot);
+    }
+}
+
+#[tokio::test]
+async fn every_slip_is_answered_with_what_was_meant() {
+    let installation = Installation::new("webhook-slips").await;
+    let _webhook = installation.webhook().await;
+    let resource = kube::api::ApiResource::erase::<ApiKey>(&());
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(installation.client.clone(), &installation.tenant_namespace, &resource);
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let mut wrong = Vec::new();
+    for row in include_str!("../cases/slips.tsv").lines().filter(|row| !row.starts_with("# ")) {
+        let (spec, expected) = row.split_once('\t').unwrap();
+        let object = object("row", serde_json::from_str(spec).unwrap());
+        let answer = api.create(&dry_run, &serde_json::from_value(object).unwrap()).await;
+        let Err(kube::Error::Api(status)) = answer else { panic!("{row}: {answer:?}") };
+        if !status.message.ends_with(&format!("ApiKey.keywright.dev \"row\" is invalid: {expected}")) {
+            wrong.push(format!("{row}: {}", status.message));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[tokio::test]
@@ -203,17 +290,16 @@ async fn what_stands_fast_cannot_be_changed() {
             json!({"spec": {"keyHash": format!("sha256:{}", "0".repeat(64))}}),
             "spec.keyHash: is immutable: create another ApiKey for another key",
         ),
-        (
-            json!({"metadata": {"annotations": {CREATED_BY: "eve"}}}),
-            "metadata.annotations[keywright.dev/created-by]: is stamped at creation and immutable: leave it out",
-        ),
     ] {
         let refused = api.patch("ci", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap_err();
         let kube::Error::Api(status) = refused else { panic!("{refused}") };
         assert!(status.message.ends_with(&format!("\"ci\" is invalid: {expected}")), "{patch}: {}", status.message);
     }
-    // Taken away, they come back.
+    // Changed or taken away, they come back.
     let before = api.get("ci").await.unwrap();
+    let patch = json!({"metadata": {"annotations": {CREATED_BY: "eve"}}});
+    let after = api.patch("ci", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    assert_eq!(after.annotations(), before.annotations());
     let patch = json!({"metadata": {"annotations": null, "finalizers": null}, "spec": {"owner": null}});
     let after = api.patch("ci", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
     assert_eq!(after.annotations(), before.annotations());
@@ -237,7 +323,10 @@ async fn an_object_that_was_bad_before_can_be_touched_and_mended() {
         object("old", spec)
     };
     let said = kubectl(&installation, &["replace"], &with("suspended", json!(true)));
-    assert_eq!((said.done, said.stderr), (true, format!("Warning: {problem}\n")));
+    assert_eq!(
+        (said.done, said.stderr),
+        (true, format!("Warning: {}/old: {problem}\n", installation.tenant_namespace))
+    );
     let said = kubectl(&installation, &["replace"], &with("allowedIPs", json!(["192.0.2.7", "192.0.2.7/32", "::1"])));
     assert_eq!((said.done, said.stderr), (false, format!("The ApiKey \"old\" is invalid: {problem}\n")));
     let said = kubectl(&installation, &["replace"], &with("allowedIPs", json!(["192.0.2.7"])));
