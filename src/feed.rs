@@ -82,7 +82,7 @@ struct Pace {
     /// The same for one that has. Where no record changes, only a bookmark tells that it has reached it, and the API server
     /// sends one two seconds before it ends a watch (KEP-956).
     catch_up: Duration,
-    /// For the watch to reach a goal, however often it is opened and a newer goal is asked for meanwhile. kube-apiserver has
+    /// For a watch to be answered; and to reach a goal, however often it is opened and a newer goal is asked for meanwhile. kube-apiserver has
     /// no bookmark for a watch while the newest write of all is that of a record in another namespace, and the next
     /// goal is past that, mostly.
     reach: Duration,
@@ -355,6 +355,8 @@ enum Interruption {
     Silence(#[from] Elapsed),
     #[error("the watch tells of version {0}, which is past: all records are read anew")]
     Past(String),
+    #[error("the watch is not answered in time")]
+    Unanswered,
     #[error("the watch does not end when it should: its connection is taken for dead")]
     DeadWatch,
     #[error("the watch ended as soon as it had begun")]
@@ -518,8 +520,9 @@ impl Follower<'_> {
             self.pursued_since.get_or_insert(opened);
         }
         let end = opened + longest(duration);
-        let ended = match timeout_at(self.deadline(end), self.client.request_events(request)).await {
-            Err(_) => Err(Interruption::DeadWatch),
+        let answered = self.deadline(end.min(opened + self.pace.reach));
+        let ended = match timeout_at(answered, self.client.request_events(request)).await {
+            Err(_) => Err(Interruption::Unanswered),
             Ok(events) => {
                 let mut events = pin!(events?);
                 loop {
@@ -645,14 +648,14 @@ impl Interruption {
 
     /// Whether it is the API server that holds a goal up, or the way to it, and not what the watch is served from.
     fn explains_delay(&self) -> bool {
-        !matches!(self, Self::DeadWatch | Self::CutShort)
+        !matches!(self, Self::Unanswered | Self::DeadWatch | Self::CutShort)
     }
 
     fn kind(&self) -> WatchErrorKind {
         match self {
             Self::Request(error) | Self::Event(error) => WatchErrorKind::of(error),
             Self::Watch(status) => WatchErrorKind::of_status(status),
-            Self::Silence(_) | Self::DeadWatch => WatchErrorKind::Unreachable,
+            Self::Silence(_) | Self::Unanswered | Self::DeadWatch => WatchErrorKind::Unreachable,
             Self::Json(_)
             | Self::NoVersion
             | Self::TooLarge

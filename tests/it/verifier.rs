@@ -261,9 +261,9 @@ async fn a_revocation_is_enforced_although_no_watch_is_answered() {
     answers(&verifier, &key, 200).await;
     answers(&verifier, &revoked, 200).await;
     let held = bench.faults.inject(Fault::Hold, Every, is_watch);
-    let hung = bench.faults.inject(Fault::HangWatch, Nth(1), is_watch);
+    bench.faults.sever();
+    held.hit().await;
     bench.revoke(2).await;
-    hung.hit().await;
     let took = answers(&verifier, &revoked, 401).await;
     println!("noticed after {took:?}");
     assert_eq!(ask(&verifier, &key).await, 200, "what the lists say is known");
