@@ -143,6 +143,28 @@ async fn a_ca_bundle_that_was_written_stays() {
     still(9, "helm upgrade with force").await;
 }
 
+/// Helm's own default is to forget them.
+#[tokio::test]
+async fn the_documented_upgrade_keeps_the_values_of_the_installation() {
+    let cluster = Cluster::new().await;
+    cluster.helm("install", &chart(), &["--set=webhook.timeoutSeconds=7"]).unwrap();
+    let mut tried = 0;
+    for page in ["README.md", "charts/keywright/README.md", "docs/certificates.md", "docs/security.md"] {
+        let text = std::fs::read_to_string(project().join(page)).unwrap();
+        let commands = text.split(['`', '\n']).filter_map(|words| words.trim().strip_prefix("helm upgrade keywright "));
+        for command in commands {
+            // There is no node, so nothing gets Ready. A line that goes on below only adds to it.
+            let words = command.split(' ').filter(|word| !["charts/keywright", "--wait", "\\"].contains(word));
+            let mut helm = cluster.control_plane.helm(["upgrade", "keywright"]);
+            output(helm.arg(chart()).args(words).arg("--no-hooks")).unwrap_or_else(|error| panic!("{page}: {error}"));
+            let kept = (String::new(), Some(7));
+            assert_eq!(cluster.webhooks().await, [kept.clone(), kept], "{page}: helm upgrade keywright {command}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 4, "the documents do not say how to upgrade: {tried}");
+}
+
 /// There is no node here, which for a Job is as good as an image that cannot be pulled.
 #[tokio::test]
 async fn a_job_that_never_starts_ends_and_helm_says_which() {
