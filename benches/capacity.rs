@@ -65,6 +65,11 @@ async fn main() -> Result<()> {
     publish(&report)
 }
 
+/// Says what is being done, as all of it takes long.
+fn tell(what: &str) {
+    eprintln!("{} {what}", Timestamp::now().strftime("%H:%M:%S"));
+}
+
 fn number(name: &str, default: usize) -> Result<usize> {
     match std::env::var(format!("KEYWRIGHT_BENCH_{name}")) {
         Ok(text) => text.parse().with_context(|| format!("KEYWRIGHT_BENCH_{name} is no number")),
@@ -94,11 +99,14 @@ impl Memory {
 /// Memory at Ready, after a sweep and at rest, with half of the ApiKeys and with all.
 async fn memory(api_keys: usize, large: usize, tombstones: usize) -> Result<String> {
     let installation = Installation::new("capacity").await;
+    tell(&format!("writing {tombstones} tombstones"));
     bury(&installation, tombstones).await?;
     let mut at_rest = Vec::new();
     let mut rows = String::new();
     for (from, to) in [(0, api_keys / 2), (api_keys / 2, api_keys)] {
+        tell(&format!("declaring ApiKeys, until there are {to}"));
         declare_submitted(&installation, from..to, large).await?;
+        tell("waiting until they are Ready");
         // The first one issues; the second one, which is measured, finds all as it should be.
         let controller = installation.program("controller").argument("--leader-elect=false").start().await;
         all_ready(&installation, to, async { Ok(()) }).await?;
@@ -106,7 +114,9 @@ async fn memory(api_keys: usize, large: usize, tombstones: usize) -> Result<Stri
 
         let over = leave_one_that_is_over(&installation).await?;
         let controller = installation.program("controller").argument("--leader-elect=false").start().await;
+        tell("waiting for a new start");
         ready(&controller).await?;
+        tell("waiting for a sweep");
         let at_ready = Memory::of(controller.id())?;
         let records = installation.system::<ApiKeyRecord>();
         timeout(DEADLINE, async {
@@ -118,6 +128,7 @@ async fn memory(api_keys: usize, large: usize, tombstones: usize) -> Result<Stri
         .await
         .context("waiting for a sweep")??;
         let after_sweep = Memory::of(controller.id())?;
+        tell("waiting for every pass");
         at_rest_after(&controller, to).await?;
         let rest = Memory::of(controller.id())?;
         controller.terminate().await;
@@ -276,6 +287,7 @@ async fn speed(count: usize) -> Result<String> {
     ready(&controller).await?;
     let before = Memory::of(controller.id())?;
     let api = installation.tenant::<ApiKey>();
+    tell(&format!("declaring {count} ApiKeys"));
     let started = Instant::now();
     let declare = async |number: usize| create(&api, api_key(&format!("key-{number}"))).await.map(drop);
     let declaring = stream::iter(0..count).map(declare).buffer_unordered(CONCURRENCY).try_collect::<()>();
@@ -360,6 +372,7 @@ async fn plain(issued: &Installation, count: usize) -> Result<Duration> {
         events.create(&post, &event).await?;
         Ok(())
     };
+    tell("making the same writes");
     let started = Instant::now();
     stream::iter(0..count).map(write).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
     Ok(started.elapsed())
