@@ -14,7 +14,8 @@ use keywright::args::{Arguments, CrdsArguments, ProgramArguments, Role};
 use keywright::webhook::Authority;
 use keywright::{api, certificates, client, controller, server, telemetry, webhook};
 
-/// A quarter faster than the system's own for what a verifier does.
+/// A quarter faster than the system's own for what a verifier does. Without huge pages: they have a controller with a
+/// thousand ApiKeys hold 43 MiB instead of 11.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
