@@ -442,10 +442,10 @@ mod tests {
     #[test]
     fn what_is_not_told_where_to_listen_listens_on_all_addresses() {
         let parse = |words: &[&str]| Arguments::try_parse_from([&["keywright"], words].concat()).unwrap().role;
-        let Role::Verifier(verifier) = parse(&["verifier", "--grpc-address=[::]:9001"]) else { unreachable!() };
+        let Role::Verifier(verifier) = parse(&["verifier", "--grpc-address=[::]:9002"]) else { unreachable!() };
         let options = verifier.options();
         assert_eq!((options.http_address, options.admin_address), (Address::All(8080), Address::All(9090)));
-        assert_eq!(options.grpc_address, Address::Given("[::]:9001".parse().unwrap()));
+        assert_eq!(options.grpc_address, Address::All(9002));
         let Role::Webhook(webhook) = parse(&["webhook", "--admin-address=0.0.0.0:1"]) else { unreachable!() };
         let options = webhook.options();
         assert_eq!(options.https_address, Address::All(9443));

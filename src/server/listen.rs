@@ -20,9 +20,14 @@ pub enum Address {
 }
 
 impl Address {
-    /// What was given, else the default.
+    /// What was given, else the default. `[::]` is all addresses, as the chart writes it to move a port: where there is no
+    /// IPv6, those of IPv4.
     pub fn or_all(given: Option<SocketAddr>, port: u16) -> Self {
-        given.map_or(Self::All(port), Self::Given)
+        match given {
+            None => Self::All(port),
+            Some(address) if address.ip() == Ipv6Addr::UNSPECIFIED => Self::All(address.port()),
+            Some(address) => Self::Given(address),
+        }
     }
 }
 
