@@ -351,7 +351,7 @@ impl Keyring {
     fn put_into_bucket(&mut self, digest: &Digest, rank: Rank, claim: Detached) {
         let place = self.place(digest);
         let left = match self.bucket_mut(place) {
-            Some(bucket) => bucket.push(place.run, claim).err(),
+            Some(bucket) => bucket.push(place.run, claim),
             None => Some(claim),
         };
         if let Some(claim) = left {
@@ -729,7 +729,7 @@ pub(crate) mod tests {
         let place = keyring.place(&digest(1));
         let rank = stored(&record_name(2), &spec).rank().unwrap();
         let claim = Detached::new(&other.parse().unwrap(), rank, 9, Arc::default(), None);
-        assert!(keyring.bucket_mut(place).unwrap().push(place.run, claim).is_ok());
+        assert!(keyring.bucket_mut(place).unwrap().push(place.run, claim).is_none());
         assert_eq!(keyring.get(&digest(1)).unwrap().record_name().to_string(), record_name(1));
     }
 
@@ -984,7 +984,7 @@ pub(crate) mod tests {
             let rank = (1, name_of(u32::MAX, number).parse().unwrap());
             let terms = Terms::try_from(&record()).ok();
             let claim = Detached::new(&digest(1_000_000 + number), rank, number, Arc::default(), terms.as_ref());
-            assert!(keyring.bucket_mut(place).unwrap().push(place.run, claim).is_ok());
+            assert!(keyring.bucket_mut(place).unwrap().push(place.run, claim).is_none());
         }
     }
 

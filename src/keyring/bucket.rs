@@ -105,7 +105,7 @@ impl Bucket {
     pub(super) fn of(claim: Detached) -> Self {
         let mut bucket = Self::default();
         // An empty bucket has room.
-        let _ = bucket.push(0, claim);
+        bucket.push(0, claim);
         bucket
     }
 
@@ -122,12 +122,12 @@ impl Bucket {
 
     /// Adds a claim to the end of a run, or gives it back where there is no room: a run has at most 255, which it takes a
     /// hundred million keys to reach.
-    pub(super) fn push(&mut self, run: usize, claim: Detached) -> Result<(), Detached> {
-        let Some(longer) = self.runs.get(run).and_then(|count| count.checked_add(1)) else { return Err(claim) };
-        let Some(tail) = self.tails.add(&claim.tail) else { return Err(claim) };
+    pub(super) fn push(&mut self, run: usize, claim: Detached) -> Option<Detached> {
+        let Some(longer) = self.runs.get(run).and_then(|count| count.checked_add(1)) else { return Some(claim) };
+        let Some(tail) = self.tails.add(&claim.tail) else { return Some(claim) };
         self.rows.insert(self.positions(run).end, Row { tail, ..claim.row });
         self.set_count(run, longer);
-        Ok(())
+        None
     }
 
     /// Takes out the claim at `position`, if there is one.
@@ -360,7 +360,7 @@ mod tests {
     fn push(bucket: &mut Bucket, run: usize, number: u32) -> bool {
         let terms = terms(number);
         let rank = (number, record_name(number));
-        bucket.push(run, Detached::new(&digest(number), rank, number, Arc::default(), Some(&terms))).is_ok()
+        bucket.push(run, Detached::new(&digest(number), rank, number, Arc::default(), Some(&terms))).is_none()
     }
 
     fn run_of(number: u32) -> usize {
