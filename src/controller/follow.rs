@@ -38,6 +38,7 @@ pub(super) struct Source {
     pub(super) metadata_only: bool,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one for each kind that is followed")]
 enum State<T> {
     /// Nothing is known, or what was known cannot be gone on from.
     Unlisted,
