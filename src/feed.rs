@@ -1239,7 +1239,8 @@ pub(crate) mod tests {
     /// it brings. A key that was revoked there is let in for the lease and no longer, even where no list can be had.
     #[tokio::test]
     async fn a_watch_that_does_not_advance_is_not_trusted() {
-        let watches: [(&str, fn(&str) -> Reply); 4] = [
+        type Watch = (&'static str, fn(&str) -> Reply);
+        let watches: [Watch; 4] = [
             ("it ends with an old bookmark", |target| stuck(target, Reply::Events(vec![bookmark("105")]))),
             ("it is open, and silent", |target| stuck(target, Reply::Silence(vec![bookmark("105")]))),
             ("it tells of old events without end", |target| {

@@ -222,7 +222,7 @@ pub struct ApiKeyStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub retiring: Vec<Retiring>,
 
-    /// The newest generation that every live verifier enforces.
+    /// Reserved, and not written yet: the newest generation that every live verifier is known to enforce.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enforced_generation: Option<i64>,
 }

@@ -19,6 +19,10 @@ struct Remembered {
     /// Failed passes in a row.
     failures: u32,
     rest: Option<Rest>,
+    /// Something has happened since the pass under way began that no version tells of.
+    is_disturbed: bool,
+    /// Until when it is not worth a look, whatever its spec says.
+    pausing_until: Option<Instant>,
     /// The version of the Secret that was last tried to be made to say the right things of its key.
     marked: Option<String>,
 }
@@ -62,17 +66,41 @@ impl Memory {
         told.are_known_to(rest.versions).then_some(left)
     }
 
-    /// Remembers that there is nothing left to do.
+    /// How long it is not worth a look at `now`, whatever its spec says.
+    pub(super) fn pause(&self, uid: &str, now: Instant) -> Option<Duration> {
+        let left = self.lock().get(uid)?.pausing_until?.checked_duration_since(now)?;
+        Some(left).filter(|left| !left.is_zero())
+    }
+
+    /// Remembers that it is not worth a look until then, unless it is disturbed.
+    pub(super) fn pause_until(&self, uid: &str, until: Instant) {
+        self.lock().entry(uid.to_owned()).or_default().pausing_until = Some(until);
+    }
+
+    /// Remembers that a pass begins, which will observe everything.
+    pub(super) fn begin(&self, uid: &str) {
+        self.lock().entry(uid.to_owned()).or_default().is_disturbed = false;
+    }
+
+    /// Remembers that there is nothing left to do, unless the ApiKey was disturbed since the pass began.
     pub(super) fn settle(&self, uid: &str, rest: Rest) {
         let mut memory = self.lock();
         let remembered = memory.entry(uid.to_owned()).or_default();
-        (remembered.rest, remembered.failures) = (Some(rest), 0);
+        remembered.rest = Some(rest).filter(|_| !remembered.is_disturbed);
+        remembered.failures = 0;
     }
 
     /// Remembers that a pass did not come to its end: the next one observes everything.
     pub(super) fn unsettle(&self, uid: &str) {
         if let Some(remembered) = self.lock().get_mut(uid) {
             (remembered.rest, remembered.failures) = (None, 0);
+        }
+    }
+
+    /// Remembers that something has happened which no version tells of: the next pass observes everything.
+    pub(super) fn disturb(&self, uid: &str) {
+        if let Some(remembered) = self.lock().get_mut(uid) {
+            (remembered.rest, remembered.is_disturbed, remembered.pausing_until) = (None, true, None);
         }
     }
 
@@ -142,6 +170,34 @@ mod tests {
         memory.settle("a", rest(now + minute));
         memory.forget("a");
         assert_eq!(left(7, 5, now), None);
+    }
+
+    #[test]
+    fn what_happens_during_a_pass_is_not_forgotten_at_its_end() {
+        let (memory, now) = (Memory::default(), Instant::now());
+        let left = || memory.rest("a", Versions::default(), now);
+        let until = now + Duration::from_secs(60);
+        memory.begin("a");
+        memory.disturb("a");
+        memory.settle("a", rest(until));
+        assert_eq!(left(), None);
+        memory.begin("a");
+        memory.settle("a", rest(until));
+        assert!(left().is_some());
+        memory.disturb("a");
+        assert_eq!(left(), None, "nor afterwards");
+    }
+
+    #[test]
+    fn a_pause_ends_with_its_time_or_a_disturbance() {
+        let (memory, now) = (Memory::default(), Instant::now());
+        let minute = Duration::from_secs(60);
+        assert_eq!(memory.pause("a", now), None);
+        memory.pause_until("a", now + minute);
+        assert_eq!((memory.pause("a", now), memory.pause("b", now)), (Some(minute), None));
+        assert_eq!(memory.pause("a", now + minute), None);
+        memory.disturb("a");
+        assert_eq!(memory.pause("a", now), None);
     }
 
     #[test]

@@ -93,9 +93,6 @@ pub(super) async fn observe(
     {
         sight.ask_ownership(cluster, digest).await?;
     }
-    if sight.observed.needs_to_know_obstacle() {
-        sight.observed.obstacle = obstacle(cluster, &sight).await?;
-    }
     Ok(Some(sight))
 }
 
@@ -142,6 +139,14 @@ impl Sight {
             Ok(Declaration { delivery: Delivery::Submitted(digest), .. }) if !self.observed.deleting => Some(*digest),
             _ => None,
         }
+    }
+
+    /// Asks the API server whether it would take a Secret, where the next plan depends on it and it was not asked.
+    pub(super) async fn ask_obstacle(&mut self, cluster: &Cluster) -> Result<(), Error> {
+        if self.observed.obstacle.is_none() && self.observed.needs_to_know_obstacle() {
+            self.observed.obstacle = obstacle(cluster, self).await?;
+        }
+        Ok(())
     }
 
     /// Asks who owns a digest.

@@ -21,7 +21,7 @@ use super::heads::Watched;
 use super::index::RecordIndex;
 use super::memory::{Memory, Rest, Versions};
 use super::observe::{Sight, observe};
-use crate::api::{ApiKey, ApiKeyStatus, ConditionType};
+use crate::api::{ApiKey, ApiKeyStatus, ConditionType, Reason};
 use crate::clock;
 use crate::lifecycle::{self, Announcement, Cause, Marks, Plan, Write};
 use crate::telemetry::ControllerMetrics;
@@ -31,6 +31,10 @@ const WRITES_PER_PASS: u32 = 64;
 
 /// Writes that fail and are looked at again at once, in one pass.
 const SECOND_LOOKS: u32 = 3;
+
+/// How long an ApiKey whose digest is somebody else's is left alone however often it is edited: a digest is immutable, and
+/// to ask who owns it makes the API server go through all records.
+const OWNERSHIP_PAUSE: Duration = Duration::from_secs(30);
 
 /// The first pause after a failed pass; it doubles up to [`LONGEST_PAUSE`].
 pub(super) const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
@@ -76,6 +80,12 @@ pub(super) async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result
     {
         return Ok(Action::requeue(left));
     }
+    if api_key.metadata.deletion_timestamp.is_none()
+        && let Some(left) = context.memory.pause(&uid, Instant::now())
+    {
+        return Ok(Action::requeue(left));
+    }
+    context.memory.begin(&uid);
     let started = Instant::now();
     let span = info_span!("pass", api_key = format!("{namespace}/{name}"));
     let done = reconcile(&context, &namespace, &name).instrument(span).await;
@@ -91,6 +101,9 @@ pub(super) async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result
         }
         End::Rest { sight, status, wake } => {
             let left = context.until(wake);
+            if owns_nothing(&status) {
+                context.memory.pause_until(&uid, Instant::now() + OWNERSHIP_PAUSE);
+            }
             context.memory.settle(&sight.observed.reference.uid, rest(&sight, &status, records, left));
             Action::requeue(left)
         }
@@ -124,6 +137,7 @@ async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<End
                 }
             }
         };
+        seen.ask_obstacle(&context.cluster).await?;
         context.wake_losers(&mut seen);
         let done = match lifecycle::plan(&seen.observed, clock::now()) {
             Plan::Done => return Ok(End::Gone),
@@ -262,6 +276,12 @@ fn rest(sight: &Sight, status: &ApiKeyStatus, told: Option<u64>, left: Duration)
     }
 }
 
+/// Whether the ApiKey's digest is another one's, or revoked.
+fn owns_nothing(status: &ApiKeyStatus) -> bool {
+    let reasons = [Reason::DigestTaken, Reason::DigestRevoked];
+    status.conditions.iter().any(|active| active.type_ == ConditionType::Active && reasons.contains(&active.reason))
+}
+
 /// A resource version as a number.
 fn version(text: Option<&str>) -> Option<u64> {
     text?.parse().ok()
@@ -271,7 +291,7 @@ impl Context {
     /// Has those look again who have a younger claim to this ApiKey's digest: they may have been told that it is theirs.
     fn wake_losers(&self, sight: &mut Sight) {
         for loser in sight.losers.drain(..) {
-            self.memory.unsettle(&loser.uid);
+            self.memory.disturb(&loser.uid);
             // The receiver is gone only while the controller stops.
             let _ = self.waking.unbounded_send(ObjectRef::new(&loser.name).within(&loser.namespace));
         }

@@ -63,7 +63,7 @@ pub(super) async fn work(
         // They were told, and waited after.
         .filter_map(|api_key| future::ready(api_key.ok().map(Ok)));
     let records = source(ApiKeyRecord::url_path(&(), Some(&options.system_namespace)), false);
-    let records = woken_by_records(records, index.clone(), metrics.watch_errors.clone());
+    let records = woken_by_records(records, index.clone(), memory.clone(), metrics.watch_errors.clone());
 
     let sweeper = Sweeper {
         cluster: cluster.clone(),
@@ -161,13 +161,18 @@ fn tell_departures(
 fn woken_by_records(
     source: Source,
     index: Arc<RecordIndex>,
+    memory: Arc<Memory>,
     errors: WatchErrors,
 ) -> impl Stream<Item = ObjectRef<Watched>> + Send + 'static {
     follow::<RecordHead>(source)
         .inspect_err(told(errors, "apikeyrecords"))
         .inspect_ok(move |event| index.observe(event))
         .default_backoff()
-        .filter_map(|event| {
+        .filter_map(move |event| {
+            // No version tells that a record is gone.
+            if let Ok(Event::Delete(record)) = &event {
+                memory.disturb(&record.spec.api_key.uid);
+            }
             future::ready(match event {
                 Ok(Event::Apply(record) | Event::Delete(record)) => {
                     let api_key = record.spec.api_key;

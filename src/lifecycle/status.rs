@@ -299,6 +299,7 @@ pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<
     for (type_, word, warning) in [
         (ConditionType::Active, "Expired", true),
         (ConditionType::Active, "Suspended", false),
+        (ConditionType::Active, "Invalid", true),
         (ConditionType::Active, "SecretNameTaken", true),
         (ConditionType::Active, "DigestTaken", true),
         (ConditionType::Active, "DigestRevoked", true),

@@ -1,6 +1,8 @@
 //! A small world that carries plans out, is crashed after any write, and is meddled with by people. Whatever happens,
 //! it has to come to rest, and the promises have to hold there.
 
+mod ownership;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -914,6 +916,7 @@ fn events_tell_what_changed_and_nothing_twice() {
         (Meddling::Suspend, "Suspended"),
         (Meddling::ExpireSoon, "Expired"),
         (Meddling::TakeSecretName, "SecretNameTaken"),
+        (Meddling::SpoilSpec, "Invalid"),
     ] {
         let mut after = world.clone();
         after.meddle(meddling);

@@ -436,6 +436,7 @@ mod tests {
 
     #[test]
     fn each_decision_is_one_line_that_says_who_and_why() {
+        const RECORD: &str = "0b0e7a4c-93d1-4f5e-8a6b-7c8d9e0f1a2b-1";
         let mut suspended = spec(KEY);
         suspended["suspended"] = json!(true);
         let mut listed = spec(OTHER_KEY);
@@ -445,7 +446,7 @@ mod tests {
             (
                 with_key(KEY),
                 json!({ "message": "denied", "reason": "suspended", "namespace": "team-a", "name": "billing",
-                    "prefix": "keyw1_eVULq19j" }),
+                    "prefix": "keyw1_eVULq19j", "record": RECORD, "client": "10.0.0.5" }),
                 "INFO",
             ),
             (

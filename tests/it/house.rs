@@ -91,7 +91,9 @@ fn modules() -> Vec<(String, PathBuf, String)> {
         for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
             let path = entry.path();
             if path.is_dir() {
-                folders.push(path);
+                if path.file_name().unwrap() != "tests" {
+                    folders.push(path);
+                }
                 continue;
             }
             let relative = path.strip_prefix(&source).unwrap();

@@ -420,7 +420,7 @@ async fn a_key_made_elsewhere_is_enforced_and_never_delivered() {
     scene.delete("laptop").await;
     scene.answers(key, INSIDE, 401).await;
     scene.declare("laptop", json!({"keyHash": digest})).await;
-    scene.reason("laptop", Reason::Active).await;
+    scene.reason("laptop", Reason::DigestRevoked).await;
     assert_eq!(scene.ask(key, INSIDE, "/verify").await.status, 401, "what was revoked stays revoked");
 }
 

@@ -91,7 +91,7 @@ async fn of_many_that_submit_one_digest_at_once_one_is_let_in() {
         futures::future::try_join_all(objects.iter().map(|object| api_keys.create(&post, object))).await.unwrap();
         let is_decided = |api_keys: &[ApiKey]| {
             let racers: Vec<_> = api_keys.iter().filter(|api_key| names.contains(&api_key.name_any())).collect();
-            let count = |reason| racers.iter().filter(|api_key| is(api_key, reason)).count();
+            let count = |reason: Reason| racers.iter().filter(|api_key| is(api_key, reason.clone())).count();
             count(Reason::Active) == 1 && count(Reason::DigestTaken) == 7
         };
         wait::for_objects(&api_keys, Default::default(), wait::DEADLINE, is_decided).await;

@@ -1,0 +1,448 @@
+//! Many ApiKeys, few digests: whoever first claimed a digest is let in exactly while its own ApiKey says so, and what was
+//! revoked is never let in again. Passes are interleaved write by write, crash anywhere, and sweeps come in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::super::tombstones::Tombstone;
+use super::*;
+use crate::declaration;
+use crate::keyring::{Keyring, StoredRecord};
+
+const RETENTION: SignedDuration = SignedDuration::from_hours(24);
+const DIGESTS: usize = 3;
+const NAMES: usize = 4;
+
+/// An ApiKey, and the Secret of its name.
+#[derive(Clone, Debug)]
+struct Declared {
+    uid: String,
+    spec: Value,
+    created: Timestamp,
+    version: u64,
+    deleting: bool,
+    finalizer: bool,
+    status: ApiKeyStatus,
+    secret: Secret,
+}
+
+#[derive(Default)]
+struct Cluster {
+    seconds: i64,
+    version: u64,
+    uids: u64,
+    minted: u64,
+    api_keys: BTreeMap<usize, Declared>,
+    records: BTreeMap<String, Record>,
+    /// Passes under way: what each has observed, and the version of its ApiKey.
+    passes: BTreeMap<usize, (Observed, u64)>,
+    keyring: Keyring,
+    /// Digests of keys that were revoked, until their tombstones are gone.
+    revoked: BTreeSet<String>,
+    generated: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    /// Submit one of the digests; beyond them, one of a generated key if there is any, and else generate a key.
+    Declare(usize, usize),
+    Delete(usize),
+    Suspend(usize, bool),
+    /// One write of a pass, on what it has observed at its beginning.
+    Step(usize),
+    /// A pass to its end.
+    Pass(usize),
+    /// Whatever passes were under way are forgotten.
+    RestartController,
+    RestartVerifier,
+    Sweep,
+    Wait(i64),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        4 => (0..NAMES, 0..DIGESTS + 2).prop_map(|(name, digest)| Action::Declare(name, digest)),
+        3 => (0..NAMES).prop_map(Action::Delete),
+        1 => (0..NAMES, any::<bool>()).prop_map(|(name, suspended)| Action::Suspend(name, suspended)),
+        12 => (0..NAMES).prop_map(Action::Step),
+        6 => (0..NAMES).prop_map(Action::Pass),
+        1 => Just(Action::RestartController),
+        1 => Just(Action::RestartVerifier),
+        2 => Just(Action::Sweep),
+        2 => prop_oneof![Just(0), Just(1), Just(30), Just(RETENTION.as_secs())].prop_map(Action::Wait),
+    ]
+}
+
+impl Cluster {
+    fn now(&self) -> Timestamp {
+        "2026-11-01T00:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_secs(self.seconds)
+    }
+
+    fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+
+    fn take(&mut self, action: Action) {
+        match action {
+            Action::Declare(name, digest) => self.declare(name, digest),
+            Action::Delete(name) => {
+                let version = self.next_version();
+                if let Some(api_key) = self.api_keys.get_mut(&name) {
+                    (api_key.deleting, api_key.version) = (true, version);
+                    if !api_key.finalizer {
+                        self.api_keys.remove(&name);
+                    }
+                }
+            }
+            Action::Suspend(name, suspended) => {
+                let version = self.next_version();
+                if let Some(api_key) = self.api_keys.get_mut(&name) {
+                    api_key.spec["suspended"] = json!(suspended);
+                    api_key.version = version;
+                }
+            }
+            Action::Step(name) => drop(self.step(name)),
+            Action::Pass(name) => self.pass(name),
+            Action::RestartController => self.passes.clear(),
+            Action::RestartVerifier => {
+                self.keyring = Keyring::default();
+                // In the order of their names, which is not the one in which they came.
+                let records: Vec<_> = self.records.values().cloned().collect();
+                records.iter().for_each(|record| self.tell(record));
+            }
+            Action::Sweep => self.sweep(),
+            Action::Wait(seconds) => self.seconds += seconds,
+        }
+        self.check();
+    }
+
+    fn declare(&mut self, name: usize, digest: usize) {
+        if self.api_keys.contains_key(&name) {
+            return;
+        }
+        let spec = match digest {
+            digest if digest < DIGESTS => json!({"keyHash": Digest::of(&[digest as u8]).to_string()}),
+            DIGESTS if !self.generated.is_empty() => json!({"keyHash": self.generated[self.generated.len() / 2]}),
+            _ => json!({}),
+        };
+        self.uids += 1;
+        let hash = Digest::of(&self.uids.to_be_bytes()).to_string();
+        let digits = &hash["sha256:".len()..];
+        let uid = format!("{}-0000-4000-8000-{}", &digits[..8], &digits[8..20]);
+        let (created, version) = (self.now(), self.next_version());
+        let (status, secret) = (ApiKeyStatus::default(), Secret::Absent);
+        let declared = Declared { uid, spec, created, version, deleting: false, finalizer: true, status, secret };
+        self.api_keys.insert(name, declared);
+    }
+
+    /// Tells the verifier of a record that is new, or has changed in anything but its digest.
+    fn tell(&mut self, record: &Record) {
+        let spec = serde_json::to_value(&record.spec).unwrap();
+        let stored = StoredRecord { name: &record.name, created: Some(record.created), spec: &spec };
+        assert!(self.keyring.upsert(stored).is_ok());
+    }
+
+    fn tell_removal(&mut self, record: &Record) {
+        let spec = serde_json::to_value(&record.spec).unwrap();
+        self.keyring.remove(StoredRecord { name: &record.name, created: Some(record.created), spec: &spec });
+    }
+
+    /// The oldest record of a digest.
+    fn ruling(&self, digest: &str) -> Option<&Record> {
+        let claims = self.records.values().filter(|record| record.spec.digest == digest);
+        claims.min_by_key(|record| (record.created, record.spec.api_key.uid.clone(), record.spec.serial))
+    }
+
+    fn ownership(&self, api_key: &Declared) -> Ownership {
+        let Some(digest) = api_key.spec.get("keyHash").and_then(Value::as_str) else { return Ownership::Unasked };
+        self.ruling(digest).map_or(Ownership::Free, |record| {
+            Ownership::Owned(Claim {
+                created: record.created,
+                uid: record.spec.api_key.uid.clone(),
+                serial: record.spec.serial,
+                is_revoked: !record.live(),
+            })
+        })
+    }
+
+    fn observe(&self, name: usize) -> Option<(Observed, u64)> {
+        let api_key = self.api_keys.get(&name)?;
+        let object = format!("key-{name}");
+        let reference = ApiKeyReference { namespace: "team-a".into(), name: object.clone(), uid: api_key.uid.clone() };
+        let own = self.records.values().filter(|record| record.spec.api_key.uid == api_key.uid);
+        let mut records: Vec<_> = own.cloned().collect();
+        records.sort_by_key(|record| record.spec.serial);
+        let observed = Observed {
+            generation: 1,
+            created: api_key.created,
+            deleting: api_key.deleting,
+            finalizer: api_key.finalizer,
+            other_finalizers: Vec::new(),
+            rotate_request: None,
+            declared: declaration::read(&api_key.spec, &object, api_key.created),
+            status: api_key.status.clone(),
+            secret: api_key.secret.clone(),
+            obstacle: None,
+            ownership: self.ownership(api_key),
+            records,
+            held: None,
+            reference,
+        };
+        Some((observed, api_key.version))
+    }
+
+    /// Goes on with the pass over this ApiKey, or begins one. Answers whether it has come to its end.
+    fn step(&mut self, name: usize) -> bool {
+        let Some((mut observed, version)) = self.passes.remove(&name).or_else(|| self.observe(name)) else {
+            return true;
+        };
+        match plan(&observed, self.now()) {
+            Plan::Done => true,
+            Plan::Settled { status, .. } => {
+                let next = self.next_version();
+                // Refused where the ApiKey has changed since it was observed.
+                if let Some(api_key) = self.api_keys.get_mut(&name).filter(|api_key| api_key.version == version) {
+                    api_key.status = *status;
+                    api_key.version = next;
+                    return true;
+                }
+                false
+            }
+            Plan::Write(write) => {
+                if self.write(name, version, &mut observed, write) {
+                    let version = self.api_keys.get(&name).map_or(version, |api_key| api_key.version.max(version));
+                    self.passes.insert(name, (observed, version));
+                }
+                false
+            }
+        }
+    }
+
+    /// Carries a write out where its precondition holds.
+    fn write(&mut self, name: usize, version: u64, observed: &mut Observed, write: Write) -> bool {
+        let next = self.next_version();
+        match write {
+            Write::RemoveFinalizer => {
+                let is_current = self.api_keys.get(&name).is_some_and(|api_key| api_key.version == version);
+                if is_current {
+                    self.api_keys.remove(&name);
+                }
+                // Nothing is left of the ApiKey to be observed.
+                false
+            }
+            Write::CreateRecord { serial, submitted, cause, rules } => {
+                let record = self.new_record(observed, serial, submitted, cause, rules, next);
+                if self.records.contains_key(&record.name) {
+                    return false;
+                }
+                self.tell(&record);
+                self.records.insert(record.name.clone(), record.clone());
+                observed.records.push(record);
+                // As `apply` does.
+                if let Some(api_key) = self.api_keys.get(&name).filter(|api_key| api_key.uid == observed.reference.uid)
+                {
+                    observed.ownership = self.ownership(api_key);
+                }
+                true
+            }
+            Write::UpdateRecord { name, resource_version, spec } => {
+                let Some(record) = self.records.get(&name).filter(|r| r.resource_version == resource_version).cloned()
+                else {
+                    return false;
+                };
+                if spec.revoked.is_some() && record.live() {
+                    self.revoke(&record);
+                }
+                let record = Record { resource_version: next.to_string(), spec: *spec, ..record };
+                self.tell(&record);
+                self.records.insert(name.clone(), record.clone());
+                let own = observed.records.iter_mut().find(|own| own.name == name);
+                *own.unwrap() = record;
+                true
+            }
+            Write::RemoveRecord { name, resource_version } => {
+                let Some(record) = self.records.get(&name).filter(|r| r.resource_version == resource_version).cloned()
+                else {
+                    return false;
+                };
+                assert!(record.live(), "a tombstone is removed by sweeps alone");
+                assert_ne!(
+                    self.ruling(&record.spec.digest).map(|ruling| &ruling.name),
+                    Some(&name),
+                    "the owner's record"
+                );
+                self.tell_removal(&record);
+                self.records.remove(&name);
+                observed.records.retain(|own| own.name != name);
+                true
+            }
+            Write::CreateSecret { marks } | Write::ReplaceSecret { marks, .. } => {
+                let Some(api_key) = self.api_keys.get_mut(&name) else { return false };
+                let digest = observed.held.as_ref().map(|held| held.digest);
+                api_key.secret = Secret::Ours { resource_version: next.to_string(), digest, marks, immutable: false };
+                observed.secret = api_key.secret.clone();
+                self.generated.extend(digest.map(|digest| digest.to_string()));
+                true
+            }
+            Write::AddFinalizer | Write::UpdateStatus { .. } => panic!("not in this world"),
+        }
+    }
+
+    fn new_record(
+        &mut self,
+        observed: &mut Observed,
+        serial: u32,
+        submitted: Option<Digest>,
+        cause: Cause,
+        rules: Rules,
+        version: u64,
+    ) -> Record {
+        self.minted += 1;
+        let digest = submitted.unwrap_or_else(|| Digest::of(&self.minted.to_be_bytes()));
+        let prefix: Prefix = format!("keyw1_{:08}", self.minted).parse().unwrap();
+        if submitted.is_none() {
+            observed.held = Some(Held { serial, digest, prefix, is_refused: false });
+        }
+        let spec = ApiKeyRecordSpec {
+            digest: digest.to_string(),
+            key_prefix: submitted.is_none().then(|| prefix.to_string()),
+            api_key: observed.reference.clone(),
+            serial,
+            owner: None,
+            scopes: vec![],
+            allowed_ips: None,
+            not_after: None,
+            suspended: false,
+            revoked: None,
+            rotate_request: None,
+        };
+        Record {
+            name: record_name(&observed.reference.uid, serial),
+            resource_version: version.to_string(),
+            created: self.now(),
+            cause,
+            last_used_at: None,
+            spec: rules.apply(spec),
+        }
+    }
+
+    /// A key is about to be revoked.
+    fn revoke(&mut self, record: &Record) {
+        let owner = self.api_keys.values().find(|api_key| api_key.uid == record.spec.api_key.uid);
+        let is_submitted = record.spec.key_prefix.is_none();
+        assert!(!is_submitted || owner.is_none_or(|owner| owner.deleting), "nobody else revokes a key: {record:?}");
+        if self.ruling(&record.spec.digest).is_some_and(|ruling| ruling.name == record.name) {
+            self.revoked.insert(record.spec.digest.clone());
+        }
+    }
+
+    fn pass(&mut self, name: usize) {
+        for _ in 0..40 {
+            if self.step(name) {
+                return;
+            }
+        }
+        panic!("no rest: {:#?}", self.observe(name));
+    }
+
+    fn sweep(&mut self) {
+        let orphaned = |record: &&Record| {
+            record.live() && !self.api_keys.values().any(|api_key| api_key.uid == record.spec.api_key.uid)
+        };
+        let orphans: Vec<_> = self.records.values().filter(orphaned).cloned().collect();
+        for orphan in orphans {
+            self.revoke(&orphan);
+            let spec = revoked(&orphan.spec, RevocationReason::Orphaned, self.now());
+            let record = Record { spec, resource_version: self.next_version().to_string(), ..orphan };
+            self.tell(&record);
+            self.records.insert(record.name.clone(), record);
+        }
+        let is_over = |record: &&Record| {
+            let revoked_at = record.spec.revoked.as_ref().map(|revoked| revoked.at.0);
+            revoked_at.is_some_and(|revoked_at| {
+                let is_generated = record.spec.key_prefix.is_some();
+                let tombstone = Tombstone { name: &record.name, namespace: "team-a", revoked_at, is_generated };
+                tombstone.is_over(RETENTION, self.now())
+            })
+        };
+        let over: Vec<_> = self.records.values().filter(is_over).cloned().collect();
+        for record in over {
+            let digest = json!(record.spec.digest);
+            if self.api_keys.values().any(|api_key| api_key.spec.get("keyHash") == Some(&digest)) {
+                continue;
+            }
+            self.tell_removal(&record);
+            self.records.remove(&record.name);
+            if self.ruling(&record.spec.digest).is_none() {
+                self.revoked.remove(&record.spec.digest);
+            }
+        }
+    }
+
+    fn lets_in(&self, digest: &str) -> bool {
+        let entry = self.keyring.get(&digest.parse().unwrap());
+        entry.is_ok_and(|entry| !entry.is_revoked() && !entry.is_suspended())
+    }
+
+    /// What holds after every write.
+    fn check(&self) {
+        for digest in &self.revoked {
+            assert!(!self.lets_in(digest), "a revoked key is let in: {digest}");
+        }
+        let digests: BTreeSet<_> = self.records.values().map(|record| &record.spec.digest).collect();
+        for digest in digests {
+            let ruling = self.ruling(digest).unwrap();
+            assert_eq!(self.lets_in(digest), ruling.live() && !ruling.spec.suspended, "the oldest alone rules");
+        }
+    }
+
+    /// What holds once every pass has come to its end.
+    fn check_rest(&mut self) {
+        // Twice: who owns a digest can change with the pass of another ApiKey, which then wakes the others.
+        for name in (0..NAMES).chain(0..NAMES) {
+            self.passes.remove(&name);
+            self.pass(name);
+        }
+        let mut owners = BTreeMap::new();
+        for api_key in self.api_keys.values() {
+            let Some(digest) = api_key.spec.get("keyHash").and_then(Value::as_str) else { continue };
+            let ruling = self.ruling(digest).unwrap();
+            let is_own = ruling.spec.api_key.uid == api_key.uid;
+            let reason = |status: &ApiKeyStatus| status.conditions[0].reason.clone();
+            let suspended = api_key.spec.get("suspended") == Some(&json!(true));
+            let expected = match (is_own, ruling.live()) {
+                (true, true) if suspended => Reason::Suspended,
+                (true, true) => Reason::Active,
+                (false, true) => Reason::DigestTaken,
+                (_, false) => Reason::DigestRevoked,
+            };
+            assert_eq!(reason(&api_key.status), expected, "{digest} {:#?}", self.records);
+            if is_own && ruling.live() {
+                assert_eq!(self.lets_in(digest), !suspended, "its own ApiKey says so");
+                assert!(owners.insert(digest.to_owned(), ()).is_none(), "one owner");
+            }
+        }
+        let live: Vec<_> = self.records.values().filter(|record| record.live()).collect();
+        for record in live {
+            let own = self.api_keys.values().any(|api_key| api_key.uid == record.spec.api_key.uid);
+            assert!(own, "a live key of nobody: {record:#?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_500))]
+
+    #[test]
+    fn whoever_first_claimed_a_digest_owns_it(story in proptest::collection::vec(action(), 1..60)) {
+        let mut cluster = Cluster::default();
+        for action in story {
+            cluster.take(action);
+        }
+        cluster.take(Action::Wait(DELIVERY_GRACE.as_secs()));
+        cluster.check_rest();
+    }
+}
