@@ -45,7 +45,8 @@ fn side_by_side(specs: &[Value]) {
     let neighbour = check(&keyring, keys::LISTED).unwrap_or_else(|denial| panic!("{denial:?} because of {specs:?}"));
     assert_permits(&spec(keys::LISTED), &neighbour);
     if let Ok(permit) = check(&keyring, keys::OPEN) {
-        let claims = specs.iter().enumerate().filter(|(_, spec)| digest(spec) == Some(Digest::of(keys::OPEN.as_bytes())));
+        let claims =
+            specs.iter().enumerate().filter(|(_, spec)| digest(spec) == Some(Digest::of(keys::OPEN.as_bytes())));
         match claims.min_by_key(|(index, _)| age(*index)) {
             Some((_, oldest)) => assert_permits(oldest, &permit),
             None => panic!("{permit:?} from nothing"),
