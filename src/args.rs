@@ -71,7 +71,7 @@ pub struct ServerArguments {
     pub program: ProgramArguments,
 
     /// Where /healthz, /readyz and /metrics answer. Absent: at port 9090 of all
-    /// addresses, [::]:9090, or 0.0.0.0:9090 where there is no IPv6.
+    /// addresses, `[::]:9090`, or `0.0.0.0:9090` where there is no IPv6.
     #[arg(long, env = "KEYWRIGHT_ADMIN_ADDRESS", value_name = "ADDRESS:PORT")]
     pub admin_address: Option<SocketAddr>,
 }
@@ -120,12 +120,12 @@ pub struct VerifierArguments {
     pub server: ServerArguments,
 
     /// Where proxies ask over HTTP: /verify. Absent: at port 8080 of all
-    /// addresses, [::]:8080, or 0.0.0.0:8080 where there is no IPv6.
+    /// addresses, `[::]:8080`, or `0.0.0.0:8080` where there is no IPv6.
     #[arg(long, env = "KEYWRIGHT_HTTP_ADDRESS", value_name = "ADDRESS:PORT")]
     pub http_address: Option<SocketAddr>,
 
     /// Where Envoys ask over gRPC: envoy.service.auth.v3.Authorization/Check. Absent: at port 9001 of all
-    /// addresses, [::]:9001, or 0.0.0.0:9001 where there is no IPv6.
+    /// addresses, `[::]:9001`, or `0.0.0.0:9001` where there is no IPv6.
     #[arg(long, env = "KEYWRIGHT_GRPC_ADDRESS", value_name = "ADDRESS:PORT")]
     pub grpc_address: Option<SocketAddr>,
 
@@ -185,7 +185,7 @@ pub struct WebhookArguments {
     pub server: ServerArguments,
 
     /// Where the API server asks: /mutate and /validate. Absent: at port 9443 of all
-    /// addresses, [::]:9443, or 0.0.0.0:9443 where there is no IPv6.
+    /// addresses, `[::]:9443`, or `0.0.0.0:9443` where there is no IPv6.
     #[arg(long, env = "KEYWRIGHT_HTTPS_ADDRESS", value_name = "ADDRESS:PORT")]
     pub https_address: Option<SocketAddr>,
 

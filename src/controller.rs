@@ -8,6 +8,7 @@ mod cluster;
 mod election;
 mod error;
 mod events;
+mod fairness;
 mod follow;
 mod gauges;
 mod heads;

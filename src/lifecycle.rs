@@ -35,6 +35,9 @@ pub const SECRET_RETRY: SignedDuration = SignedDuration::from_secs(30);
 /// How long after an ApiKey's creation a Secret of its namesake may still be there: the garbage collector needs a moment.
 pub const LEFTOVER_GRACE: SignedDuration = SignedDuration::from_secs(30);
 
+/// A status that shows a higher serial than this is not believed: whoever edits it would leave no serial to go on with.
+const MAX_SHOWN_SERIAL: u32 = 1 << 31;
+
 /// Live keys of one ApiKey. Beyond it the oldest retired key ends before its overlap does.
 pub const MAX_LIVE_KEYS: usize = 16;
 
@@ -608,7 +611,8 @@ impl Observed {
             _ => None,
         };
         let used = self.records.iter().filter(|record| record.last_used_at.is_some()).map(|record| record.spec.serial);
-        self.status.serial.max(marked.map(|record| record.spec.serial)).max(used.max()).unwrap_or(0)
+        let shown = self.status.serial.filter(|serial| *serial <= MAX_SHOWN_SERIAL);
+        shown.max(marked.map(|record| record.spec.serial)).max(used.max()).unwrap_or(0)
     }
 
     /// The newest live record of a key that did not reach the Secret.

@@ -106,7 +106,8 @@ fn deliver(
             Ok(())
         }
         Err(error) if refused(&error) => {
-            warn!(%error, "the Secret was refused: the key in it is given up");
+            // The refusal's own words may repeat the key; those for people come from a dry run with another one.
+            warn!(code = error.code(), "the Secret was refused: the key in it is given up");
             if let Some(held) = held {
                 held.is_refused = true;
                 sight.observed.held = Some(held.facts());

@@ -30,10 +30,9 @@ impl Cluster {
         Api::namespaced_with(self.client.clone(), namespace, &ApiResource::erase::<ApiKey>(&()))
     }
 
-    /// Every ApiKey that this controller looks after and that matches the field selector, page by page.
-    pub(super) fn api_key_pages(&self, fields: Option<&str>) -> Pages {
-        let url_path = ApiKey::url_path(&(), self.watched_namespace.as_deref());
-        Pages::new(self.client.clone(), url_path, fields)
+    /// Every ApiKey that matches the field selector, whoever looks after it, page by page.
+    pub(super) fn all_api_key_pages(&self, fields: Option<&str>) -> Pages {
+        Pages::new(self.client.clone(), ApiKey::url_path(&(), None), fields)
     }
 
     /// Whether ApiKeys of this namespace are looked after.

@@ -62,6 +62,14 @@ impl Error {
         }
     }
 
+    /// The HTTP status that the API server refused with.
+    pub(super) fn code(&self) -> Option<u16> {
+        match self {
+            Self::Refused(status) => Some(status.code),
+            _ => None,
+        }
+    }
+
     /// What the API server asked to wait, with 429 say.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let Self::Refused(status) = self else { return None };

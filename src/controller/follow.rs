@@ -10,8 +10,9 @@ use kube::Client;
 use kube::api::{WatchEvent, WatchParams};
 use kube::core::Request;
 use kube::runtime::watcher::Event;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::heads::Versioned;
 use super::pages::Pages;
@@ -98,8 +99,9 @@ impl Source {
                     Err(error) => (Some(Err(error)), State::Unlisted),
                 },
             },
-            State::Listed { resource_version } => match self.watch(&resource_version).await {
-                Ok(events) => (None, State::Watching { resource_version, events, opened: Instant::now() }),
+            State::Listed { resource_version } => match self.watch_on(&resource_version).await {
+                Ok(Some(events)) => (None, State::Watching { resource_version, events, opened: Instant::now() }),
+                Ok(None) => (None, State::Unlisted),
                 Err(error) => interrupted(error, resource_version),
             },
             State::Watching { resource_version, mut events, opened } => match timeout(SILENCE, events.next()).await {
@@ -126,6 +128,22 @@ impl Source {
         }
     }
 
+    /// A watch from this version on; `None` if the API server is at an older one: its etcd was restored from a backup. It
+    /// takes a watch from the future without complaint and says nothing on it until the future is reached.
+    async fn watch_on<T>(&self, version: &str) -> kube::Result<Option<Events<T>>>
+    where
+        T: DeserializeOwned + Clone + Send + 'static,
+    {
+        let pages = Pages::new(self.requests.clone(), self.url_path.clone(), None).of_one();
+        let mut pages = if self.metadata_only { pages.metadata_only() } else { pages };
+        let newest = pages.next::<IgnoredAny>().await?.map(|page| page.resource_version).unwrap_or_default();
+        if is_older(&newest, version) {
+            warn!(version, newest, url_path = self.url_path, "the API server has gone back in time: listing anew");
+            return Ok(None);
+        }
+        self.watch(version).await.map(Some)
+    }
+
     async fn watch<T>(&self, version: &str) -> kube::Result<Events<T>>
     where
         T: DeserializeOwned + Clone + Send + 'static,
@@ -141,6 +159,13 @@ impl Source {
     }
 }
 
+/// Whether a version is older than another one of the same kind: they are integers that grow (KEP-5504). Versions that are
+/// none tell nothing.
+fn is_older(version: &str, other: &str) -> bool {
+    let number = |version: &str| version.parse::<u64>().ok();
+    number(version).zip(number(other)).is_some_and(|(version, other)| version < other)
+}
+
 /// Goes on from the version that was reached; from a new list where that one is too old, or none at all.
 fn interrupted<T>(error: kube::Error, resource_version: String) -> (Option<kube::Result<Event<T>>>, State<T>) {
     let is_void = WatchErrorKind::of(&error) == WatchErrorKind::Expired || resource_version.is_empty();
@@ -154,4 +179,24 @@ fn silence() -> kube::Error {
 
 fn io_error(kind: io::ErrorKind, told: &str) -> kube::Error {
     kube::Error::ReadEvents(io::Error::new(kind, told))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_has_gone_back_in_time_is_told_from_one_that_has_not() {
+        for (newest, reached, expected) in [
+            ("11763", "12069", true),
+            ("9", "10", true),
+            ("12069", "12069", false),
+            ("12070", "12069", false),
+            ("", "12069", false),
+            ("12069", "", false),
+            ("opaque", "12069", false),
+        ] {
+            assert_eq!(is_older(newest, reached), expected, "{newest} {reached}");
+        }
+    }
 }

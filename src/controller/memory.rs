@@ -124,6 +124,13 @@ impl Memory {
         self.lock().entry(uid.to_owned()).or_default().marked = Some(version.to_owned());
     }
 
+    /// Remembers that no version tells anything any more: the next pass over each ApiKey observes everything.
+    pub(super) fn disturb_all(&self) {
+        for remembered in self.lock().values_mut() {
+            (remembered.rest, remembered.is_disturbed, remembered.pausing_until) = (None, true, None);
+        }
+    }
+
     /// Forgets an ApiKey that is gone.
     pub(super) fn forget(&self, uid: &str) {
         self.lock().remove(uid);

@@ -261,14 +261,16 @@ async fn records(cluster: &Cluster, uid: &str, serials: BTreeSet<u32>) -> Result
     let mut wanted: Vec<u32> = serials.into_iter().collect();
     let mut records = Vec::new();
     loop {
-        next = next.saturating_add(1);
-        wanted.push(next);
+        // After the highest serial there is none.
+        let following = next.checked_add(1);
+        next = following.unwrap_or(next);
+        wanted.extend(following);
         let read: Vec<Option<ApiKeyRecord>> = stream::iter(wanted.drain(..))
             .map(|serial| record(cluster, uid, serial))
             .buffered(PARALLEL_READS)
             .try_collect()
             .await?;
-        let followed = read.last().is_some_and(Option::is_some);
+        let followed = following.is_some() && read.last().is_some_and(Option::is_some);
         records.extend(read.into_iter().flatten());
         if !followed {
             return Ok(records);

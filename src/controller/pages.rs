@@ -57,6 +57,12 @@ impl Pages {
         }
     }
 
+    /// With one object at most: for the version that the API server is at.
+    pub(super) fn of_one(mut self) -> Self {
+        self.parameters.limit = Some(1);
+        self
+    }
+
     pub(super) fn metadata_only(mut self) -> Self {
         self.metadata_only = true;
         self

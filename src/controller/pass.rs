@@ -17,6 +17,7 @@ use super::Error;
 use super::apply::{HeldKey, apply, mark_secret, write_status};
 use super::cluster::Cluster;
 use super::events;
+use super::fairness::Fairness;
 use super::heads::Watched;
 use super::index::RecordIndex;
 use super::memory::{Memory, Rest, Versions};
@@ -36,6 +37,9 @@ const SECOND_LOOKS: u32 = 3;
 /// to ask who owns it makes the API server go through all records.
 const OWNERSHIP_PAUSE: Duration = Duration::from_secs(30);
 
+/// How soon an ApiKey is looked at again whose namespace has all the passes that it may have.
+const TURN: Duration = Duration::from_secs(1);
+
 /// The first pause after a failed pass; it doubles up to [`LONGEST_PAUSE`].
 pub(super) const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -50,6 +54,7 @@ pub(super) struct Context {
     pub(super) index: Arc<RecordIndex>,
     pub(super) store: Store<Watched>,
     pub(super) memory: Arc<Memory>,
+    pub(super) fairness: Arc<Fairness>,
     /// Where other ApiKeys are woken that a pass has found something about.
     pub(super) waking: UnboundedSender<ObjectRef<Watched>>,
     pub(super) metrics: ControllerMetrics,
@@ -85,6 +90,10 @@ pub(super) async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result
     {
         return Ok(Action::requeue(left));
     }
+    let is_urgent = api_key.metadata.deletion_timestamp.is_some();
+    let Some(_place) = context.fairness.enter(&namespace, is_urgent, Instant::now()) else {
+        return Ok(Action::requeue(TURN.mul_f64(rand::rng().random_range(0.5..1.0))));
+    };
     context.memory.begin(&uid);
     let started = Instant::now();
     let span = info_span!("pass", api_key = format!("{namespace}/{name}"));
@@ -244,7 +253,12 @@ async fn correct_marks(context: &Context, sight: &Sight, marks: &Marks) {
     match mark_secret(&context.cluster, sight, marks).await {
         Ok(version) => context.memory.mark(uid, version.as_deref().unwrap_or(seen)),
         Err(error) => {
-            warn!(%error, "the Secret's labels and annotations are not as they should be; its key is not touched by that")
+            // Not in its own words, which may repeat the key.
+            let (kind, code) = (error.kind(), error.code());
+            warn!(
+                kind,
+                code, "the Secret's labels and annotations are not as they should be; its key is not touched by that"
+            )
         }
     }
 }

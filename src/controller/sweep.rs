@@ -105,6 +105,9 @@ impl Sweeper {
 
     async fn look_at(&self, record: &RecordHead, progress: &mut Progress) -> Result<(), Error> {
         let now = clock::now();
+        if !self.cluster.watches(&record.spec.api_key.namespace) {
+            return Ok(());
+        }
         let Some(tombstone) = tombstone(record) else {
             return match record.spec.revoked {
                 None if self.seems_orphaned(&record.spec.api_key) => {
@@ -136,7 +139,9 @@ impl Sweeper {
         let mut pages = self.cluster.record_pages(None);
         while let Some(page) = pages.next::<RecordHead>().await? {
             for record in page.items {
-                if tombstone(&record).is_some_and(|tombstone| excess.contains(&tombstone, clock::now())) {
+                let is_ours = self.cluster.watches(&record.spec.api_key.namespace);
+                let is_beyond = |tombstone: Tombstone<'_>| excess.contains(&tombstone, clock::now());
+                if is_ours && tombstone(&record).is_some_and(is_beyond) {
                     self.choose(&record, true, progress).await?;
                 }
             }
@@ -164,7 +169,7 @@ impl Sweeper {
             return Ok(());
         }
         let declared = match self.declared().await {
-            Err(Error::Refused(status)) if status.code == 400 => {
+            Err(Error::Refused(status)) if [400, 403].contains(&status.code) => {
                 progress.removes_nothing = true;
                 self.complain(&status.message);
                 return Ok(());
@@ -192,7 +197,7 @@ impl Sweeper {
     /// The digests that ApiKeys declare.
     async fn declared(&self) -> Result<HashSet<[u8; 32]>, Error> {
         let mut declared = HashSet::new();
-        let mut pages = self.cluster.api_key_pages(Some("spec.keyHash!="));
+        let mut pages = self.cluster.all_api_key_pages(Some("spec.keyHash!="));
         while let Some(page) = pages.next::<Declaring>().await? {
             let digests = page.items.into_iter().filter_map(|api_key| api_key.spec.key_hash?.parse::<Digest>().ok());
             declared.extend(digests.map(|digest| *digest.as_bytes()));
@@ -207,7 +212,7 @@ impl Sweeper {
             warn!(
                 error = message,
                 "the records of revoked keys all stay, as the API server cannot tell which digests are still declared: \
-                 install the definitions of this version (keywright crds)"
+                 install the definitions of this version (keywright crds), and let the controller list the ApiKeys of all namespaces"
             );
         }
     }

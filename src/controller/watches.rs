@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
 use super::cluster::Cluster;
+use super::fairness::Fairness;
 use super::follow::{Source, follow};
 use super::heads::{ApiKeyHead, RecordHead, Watched};
 use super::index::RecordIndex;
@@ -79,6 +80,7 @@ pub(super) async fn work(
         index: index.clone(),
         store: store.clone(),
         memory,
+        fairness: Arc::new(Fairness::new(options.concurrency)),
         waking,
         metrics,
         identity: options.identity.clone(),
@@ -143,6 +145,10 @@ fn tell_departures(
     memory: Arc<Memory>,
 ) -> impl Fn(&Event<Watched>) {
     move |event| {
+        if matches!(event, Event::Init) {
+            // Versions of before may be higher: the API server can have gone back in time.
+            memory.disturb_all();
+        }
         let Event::Delete(api_key) = event else { return };
         let reference = ApiKeyReference {
             namespace: api_key.namespace().unwrap_or_default(),
@@ -169,9 +175,11 @@ fn woken_by_records(
         .inspect_ok(move |event| index.observe(event))
         .default_backoff()
         .filter_map(move |event| {
-            // No version tells that a record is gone.
-            if let Ok(Event::Delete(record)) = &event {
-                memory.disturb(&record.spec.api_key.uid);
+            match &event {
+                // No version tells that a record is gone.
+                Ok(Event::Delete(record)) => memory.disturb(&record.spec.api_key.uid),
+                Ok(Event::Init) => memory.disturb_all(),
+                _ => {}
             }
             future::ready(match event {
                 Ok(Event::Apply(record) | Event::Delete(record)) => {

@@ -716,7 +716,8 @@ fn the_secret_of_an_earlier_namesake_is_waited_for() {
 fn nothing_that_stands_in_a_status_revokes_or_replaces_a_key() {
     let world = issued(json!({"expiresIn": "1d"}));
     let expires: Timestamp = "2026-11-01T00:00:01Z".parse().unwrap();
-    let edits: [fn(&mut ApiKeyStatus); 8] = [
+    let edits: [fn(&mut ApiKeyStatus); 9] = [
+        |status| status.serial = Some(u32::MAX),
         |status| status.key_prefix = Some("keyw1_00000000".into()),
         |status| status.key_prefix = None,
         |status| status.serial = Some(99),
@@ -736,6 +737,22 @@ fn nothing_that_stands_in_a_status_revokes_or_replaces_a_key() {
         assert_eq!(edited.records[&1].spec, world.records[&1].spec, "edit {number}");
         assert_eq!(edited.reason(), Reason::Active, "edit {number}");
         assert_eq!((edited.status.serial, &edited.status.key_prefix), (Some(1), &world.status.key_prefix));
+    }
+}
+
+#[test]
+fn no_status_leaves_an_apikey_without_a_serial_to_go_on_with() {
+    for shown in [u32::MAX, u32::MAX - 1, MAX_SHOWN_SERIAL] {
+        let mut world = issued(json!({}));
+        for _ in 0..3 {
+            world.status.serial = Some(shown);
+            world.meddle(Meddling::DeleteSecret);
+            world.wait(MINT_PERIOD);
+            world.run(None);
+            assert!(matches!(world.reason(), Reason::Active | Reason::Rotating), "{shown}: {world:#?}");
+            let newest = *world.records.keys().next_back().unwrap();
+            assert!(newest < u32::MAX - 1, "{shown}: {newest}");
+        }
     }
 }
 
