@@ -182,8 +182,45 @@ fn io_error(kind: io::ErrorKind, told: &str) -> kube::Error {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
+    use futures::pin_mut;
+    use kube::Resource;
+    use serde_json::json;
+
+    use super::super::heads::RecordHead;
     use super::*;
+    use crate::api::ApiKeyRecord;
+    use crate::feed::tests::{LIST, Reply, Script, list};
+
+    /// etcd was restored from a backup: a watch from the version of before would say nothing until that one is reached.
+    #[tokio::test]
+    async fn what_has_gone_back_in_time_is_listed_anew() {
+        let record = |uid: &str, version: &str| {
+            json!({
+                "metadata": {"name": format!("{uid}-1"), "resourceVersion": version},
+                "spec": {"apiKey": {"namespace": "n", "name": uid, "uid": uid}},
+            })
+        };
+        let replies = vec![
+            (LIST, list("100", "", &[record("before", "99")])),
+            ("watch=true", Reply::Events(vec![])),
+            ("limit=1&", list("50", "", &[])),
+            (LIST, list("50", "", &[record("restored", "49")])),
+            ("watch=true", Reply::Silence(vec![])),
+        ];
+        let script = Script::start(replies, |_| Reply::Answer(500, json!({})));
+        let (requests, watches) = (script.client(), script.client());
+        let url_path = ApiKeyRecord::url_path(&(), Some("keywright-system"));
+        let events = follow::<RecordHead>(Source { requests, watches, url_path, metadata_only: false });
+        let listed = events.filter_map(async |event| match event {
+            Ok(Event::InitApply(record)) => Some(record.metadata.name),
+            _ => None,
+        });
+        pin_mut!(listed);
+        assert_eq!(listed.next().await.as_deref(), Some("before-1"));
+        assert_eq!(listed.next().await.as_deref(), Some("restored-1"));
+    }
 
     #[test]
     fn a_server_that_has_gone_back_in_time_is_told_from_one_that_has_not() {
