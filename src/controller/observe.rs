@@ -16,7 +16,6 @@ use super::Error;
 use super::cluster::Cluster;
 use super::heads::RecordHead;
 use super::index::RecordIndex;
-use super::secret::obstacle;
 use crate::api::{
     ApiKeyRecord, ApiKeyReference, ApiKeyStatus, CAUSE_ANNOTATION, EXPIRES_AT_ANNOTATION, FINALIZER, GROUP,
     KEY_PREFIX_ANNOTATION, MANAGED_BY, ROTATE_ANNOTATION, SERIAL_ANNOTATION,
@@ -139,14 +138,6 @@ impl Sight {
             Ok(Declaration { delivery: Delivery::Submitted(digest), .. }) if !self.observed.deleting => Some(*digest),
             _ => None,
         }
-    }
-
-    /// Asks the API server whether it would take a Secret, where the next plan depends on it and it was not asked.
-    pub(super) async fn ask_obstacle(&mut self, cluster: &Cluster) -> Result<(), Error> {
-        if self.observed.obstacle.is_none() && self.observed.needs_to_know_obstacle() {
-            self.observed.obstacle = obstacle(cluster, self).await?;
-        }
-        Ok(())
     }
 
     /// Asks who owns a digest.

@@ -22,6 +22,7 @@ use super::heads::Watched;
 use super::index::RecordIndex;
 use super::memory::{Memory, Rest, Versions};
 use super::observe::{Sight, observe};
+use super::secret::ask_obstacle;
 use crate::api::{ApiKey, ApiKeyStatus, ConditionType, Reason};
 use crate::clock;
 use crate::lifecycle::{self, Announcement, Cause, Marks, Plan, Write};
@@ -146,7 +147,7 @@ async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<End
                 }
             }
         };
-        seen.ask_obstacle(&context.cluster).await?;
+        ask_obstacle(&context.cluster, &mut seen).await?;
         context.wake_losers(&mut seen);
         let done = match lifecycle::plan(&seen.observed, clock::now()) {
             Plan::Done => return Ok(End::Gone),

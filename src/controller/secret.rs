@@ -56,9 +56,17 @@ pub(super) fn mark(metadata: &mut ObjectMeta, marks: &Marks) {
     metadata.labels.get_or_insert_default().insert(MANAGED_BY.0.into(), MANAGED_BY.1.into());
 }
 
+/// Asks the API server whether it would take a Secret, where the next plan depends on it and it was not asked.
+pub(super) async fn ask_obstacle(cluster: &Cluster, sight: &mut Sight) -> Result<(), Error> {
+    if sight.observed.obstacle.is_none() && sight.observed.needs_to_know_obstacle() {
+        sight.observed.obstacle = obstacle(cluster, sight).await?;
+    }
+    Ok(())
+}
+
 /// Whether the API server would take a Secret with a key in it: a quota, somebody's policy, somebody's webhook, or a
 /// namespace that is going may refuse. A dry run of the very write, with a key that nobody will ever hold.
-pub(super) async fn obstacle(cluster: &Cluster, sight: &Sight) -> Result<Option<Obstacle>, Error> {
+async fn obstacle(cluster: &Cluster, sight: &Sight) -> Result<Option<Obstacle>, Error> {
     let key = Key::mint(&mut SysRng).map_err(Error::random)?;
     let marks = Marks {
         key_prefix: Some(key.prefix().to_string()),

@@ -66,11 +66,11 @@ const NONE: SignedDuration = SignedDuration::ZERO;
 async fn a_tombstone_stays_for_as_long_as_an_apikey_declares_its_digest() {
     let graveyard = Graveyard::new("declared").await;
     let submitted = json!({"keyPrefix": null});
-    let declared = graveyard.bury("declared", NONE, submitted.clone()).await;
+    let declared = graveyard.bury("kept", NONE, submitted.clone()).await;
     let generated = graveyard.bury("generated", NONE, json!({})).await;
     let forgotten = graveyard.bury("forgotten", NONE, submitted).await;
     let api_keys = graveyard.installation.tenant::<ApiKey>();
-    for (name, digest_of) in [("again", "declared"), ("leaked", "generated")] {
+    for (name, digest_of) in [("again", "kept"), ("leaked", "generated")] {
         let declaring = api_key(name, json!({"keyHash": digest(digest_of), "expiresIn": "Never"}));
         api_keys.create(&PostParams::default(), &declaring).await.unwrap();
     }
