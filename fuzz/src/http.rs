@@ -193,9 +193,10 @@ async fn feed_of(list: String, records: usize) -> Feed {
     });
     let feed = Feed::new(Duration::from_secs(u32::MAX.into()), Instant::now());
     let read = async {
-        while feed.records() < records {
+        while feed.current(Instant::now()).is_err() {
             tokio::task::yield_now().await;
         }
+        assert_eq!(feed.records(), records);
     };
     tokio::select! {
         _ = feed.follow(Client::new(api_server, "default"), "default") => {}
