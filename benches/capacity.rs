@@ -182,7 +182,10 @@ async fn leave_one_that_is_over(installation: &Installation) -> Result<String> {
     let client = installation.credentials("controller").await.client().await;
     let records = Api::<ApiKeyRecord>::namespaced(client, &installation.system_namespace);
     let year = SignedDuration::from_hours(365 * 24);
-    Ok(create(&records, tombstone(usize::try_from(u32::MAX)?, year)).await?.name_any())
+    let mut over = tombstone(usize::try_from(u32::MAX)?, year);
+    // Sweeps look after the namespace that the controller watches.
+    over["spec"]["apiKey"]["namespace"] = installation.tenant_namespace.clone().into();
+    Ok(create(&records, over).await?.name_any())
 }
 
 async fn create<K>(api: &Api<K>, object: Value) -> Result<K>
