@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use clap::Parser;
 use keywright::api::{ApiKey, Reason};
@@ -581,9 +580,8 @@ async fn what_alerts_and_dashboard_ask_for_is_measured() {
         if role == "controller" {
             wait::for_object(&api_keys, "ci", |api_key| is(api_key, Reason::Active)).await;
             // It counts once the pass that wrote its status has come to its end.
-            while !program.metrics().await.contains("keywright_soonest_expiry_timestamp_seconds{") {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            let metric = "keywright_soonest_expiry_timestamp_seconds{";
+            wait::until(metric, async || program.metrics().await.contains(metric)).await;
         }
         measured += &program.metrics().await;
     }

@@ -1,7 +1,6 @@
 //! The CustomResourceDefinitions on the real API server: what they refuse without any webhook, and in which words.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use keywright::api::{ApiKey, ApiKeyRecord, custom_resource_definitions};
@@ -408,11 +407,7 @@ impl OwnRecords {
     }
 
     async fn until(&self, what: &str, condition: impl AsyncFn(&Api<DynamicObject>) -> bool) {
-        let started = Instant::now();
-        while !condition(&self.records).await {
-            assert!(started.elapsed() < wait::DEADLINE, "not within {:?}: {what}", wait::DEADLINE);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        wait::until(what, async || condition(&self.records).await).await;
     }
 
     async fn remove(self) {

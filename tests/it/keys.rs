@@ -324,9 +324,7 @@ async fn a_secret_that_cannot_be_created_is_told_and_keys_are_not_made_in_vain()
     quotas.patch_status("no-secrets", &PatchParams::default(), &counted).await.unwrap();
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
     let probe = serde_json::from_value(json!({"metadata": {"name": "probe"}})).unwrap();
-    while scene.secrets().create(&dry_run, &probe).await.is_ok() {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    wait::until("the quota is in force", async || scene.secrets().create(&dry_run, &probe).await.is_err()).await;
     let uid = scene.declare("ci", json!({})).await.uid().unwrap();
     let told = wait::for_object(&scene.api_keys(), "ci", |api_key: &ApiKey| {
         let conditions = api_key.status.iter().flat_map(|status| &status.conditions);

@@ -1,7 +1,5 @@
 //! Secrets that others also rule: quotas, policies and webhooks of somebody else, and leftovers, on the real API server.
 
-use std::time::Duration;
-
 use k8s_openapi::api::core::v1::Secret;
 use keywright::api::{ApiKey, ApiKeyRecord, ConditionStatus, ConditionType, Reason};
 use kube::ResourceExt;
@@ -43,9 +41,7 @@ impl<'s> Policy<'s> {
             scene.secrets().create(&PostParams::default(), &probe()).await.unwrap();
         }
         let policy = Self::install(scene, vec![policy, binding]);
-        while !is_refused(scene).await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        wait::until("the policy is in force", async || is_refused(scene).await).await;
         policy
     }
 
@@ -58,9 +54,7 @@ impl<'s> Policy<'s> {
     async fn lift(self) {
         let scene = self.scene;
         drop(self);
-        while is_refused(scene).await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        wait::until("the policy is gone", async || !is_refused(scene).await).await;
     }
 }
 
@@ -159,9 +153,7 @@ async fn a_webhook_that_is_down_costs_one_key_and_is_named() {
         }],
     });
     let policy = Policy::install(&scene, vec![webhook]);
-    while !is_refused(&scene).await {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    wait::until("the webhook is called", async || is_refused(&scene).await).await;
     let uid = scene.declare("ci", json!({})).await.uid().unwrap();
     told(&scene, "ci", "down.example.org").await;
     for _ in 0..5 {
@@ -214,9 +206,8 @@ async fn nobody_is_fought_over_what_a_secret_says() {
     });
     let _policy = Policy::install(&scene, vec![webhook, binding]);
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    while scene.secrets().create(&dry_run, &probe()).await.unwrap().labels().is_empty() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let is_labelled = async || !scene.secrets().create(&dry_run, &probe()).await.unwrap().labels().is_empty();
+    wait::until("the policy is in force", is_labelled).await;
     scene.declare("ci", json!({})).await;
     let key = scene.key("ci", 1).await;
     scene.answers(&key, INSIDE, 200).await;

@@ -130,13 +130,17 @@ async fn a_user_sees_every_problem_at_once_with_its_path() {
     assert_eq!((&*details.kind, &*details.name, details.causes.len()), ("ApiKey", "ci", 1));
 }
 
+/// ApiKeys of the tenant, with whatever fields.
+fn untyped(installation: &Installation) -> Api<DynamicObject> {
+    let resource = kube::api::ApiResource::erase::<ApiKey>(&());
+    Api::namespaced_with(installation.client.clone(), &installation.tenant_namespace, &resource)
+}
+
 #[tokio::test]
 async fn every_row_of_the_address_cases_is_answered_with_rule_and_hint() {
     let installation = Installation::new("webhook-addresses").await;
     let _webhook = installation.webhook().await;
-    let resource = kube::api::ApiResource::erase::<ApiKey>(&());
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(installation.client.clone(), &installation.tenant_namespace, &resource);
+    let api = untyped(&installation);
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
     let mut wrong = Vec::new();
     let mut rows = 0;
@@ -256,9 +260,7 @@ async fn an_exported_manifest_can_be_applied_by_anybody_for_ever() {
 async fn every_slip_is_answered_with_what_was_meant() {
     let installation = Installation::new("webhook-slips").await;
     let _webhook = installation.webhook().await;
-    let resource = kube::api::ApiResource::erase::<ApiKey>(&());
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(installation.client.clone(), &installation.tenant_namespace, &resource);
+    let api = untyped(&installation);
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
     let mut wrong = Vec::new();
     for row in include_str!("../cases/slips.tsv").lines().filter(|row| !row.starts_with("# ")) {

@@ -23,6 +23,7 @@ pub mod proxy;
 pub mod wait;
 mod webhook;
 
+pub use audit::AuditedRequest;
 pub use control_plane::{ControlPlane, output, project};
 pub use faults::{ApiRequest, Fault, FaultProxy, Injection, Occurrence, Outcome};
 pub use installation::Installation;

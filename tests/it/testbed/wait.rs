@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::panic::Location;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use kube::runtime::WatchStreamExt;
@@ -16,6 +16,15 @@ use serde_json::Value;
 
 /// How long anything may take that normally takes a second or two.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Asks again and again until the answer is yes, for what no watch tells.
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so().await {
+        assert!(started.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
 
 /// Waits until the object of that name satisfies the condition.
 #[track_caller]
