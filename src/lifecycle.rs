@@ -328,6 +328,29 @@ impl Rules {
         }
     }
 
+    /// The spec of a new record, with the ApiKey and the key that it is of.
+    pub fn announce(
+        self,
+        api_key: ApiKeyReference,
+        serial: u32,
+        digest: Digest,
+        prefix: Option<Prefix>,
+    ) -> ApiKeyRecordSpec {
+        self.apply(ApiKeyRecordSpec {
+            digest: digest.to_string(),
+            key_prefix: prefix.map(|prefix| prefix.to_string()),
+            api_key,
+            serial,
+            owner: None,
+            scopes: Vec::new(),
+            allowed_ips: None,
+            not_after: None,
+            suspended: false,
+            revoked: None,
+            rotate_request: None,
+        })
+    }
+
     /// The record's spec with these rules in place of its own.
     pub fn apply(self, mut spec: ApiKeyRecordSpec) -> ApiKeyRecordSpec {
         spec.owner = self.owner;

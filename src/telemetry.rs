@@ -276,15 +276,16 @@ impl WatchErrorKind {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(crate) mod tests {
     use std::io::{self, Write};
 
     use prometheus_client::encoding::text;
 
     use super::*;
 
+    /// What was logged.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    pub(crate) struct Lines(pub(crate) Arc<Mutex<Vec<u8>>>);
 
     impl Write for Lines {
         fn write(&mut self, octets: &[u8]) -> io::Result<usize> {

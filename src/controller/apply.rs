@@ -15,7 +15,7 @@ use super::cluster::Cluster;
 use super::observe::Sight;
 use super::secret::{is_refusal, mark, secret_with, target};
 use crate::api::{ApiKeyRecord, ApiKeyRecordSpec, ApiKeyStatus, CAUSE_ANNOTATION, FINALIZER, MANAGED_BY};
-use crate::key::{Digest, Key};
+use crate::key::{Digest, Key, Prefix};
 use crate::lifecycle::{Cause, Held, Marks, Rules, Write, record_name};
 
 /// A key on its way from its record to its Secret: the one place where one is kept.
@@ -49,7 +49,7 @@ pub(super) async fn apply(
                 None => {
                     let key = Key::mint(&mut SysRng).map_err(Error::random)?;
                     let held = held.insert(HeldKey { serial, key, is_refused: false });
-                    (held.key.digest(), Some(held.key.prefix().to_string()))
+                    (held.key.digest(), Some(held.key.prefix()))
                 }
             };
             let record = record(sight, serial, digest, prefix, cause, rules);
@@ -181,24 +181,16 @@ fn record(
     sight: &Sight,
     serial: u32,
     digest: Digest,
-    key_prefix: Option<String>,
+    prefix: Option<Prefix>,
     cause: Cause,
     rules: Rules,
 ) -> ApiKeyRecord {
+    let reference = &sight.observed.reference;
     let spec = ApiKeyRecordSpec {
-        digest: digest.to_string(),
-        key_prefix,
-        api_key: sight.observed.reference.clone(),
-        serial,
-        owner: None,
-        scopes: Vec::new(),
-        allowed_ips: None,
-        not_after: None,
-        suspended: false,
-        revoked: None,
         rotate_request: sight.observed.rotate_request.map(|request| request.to_string()),
+        ..rules.announce(reference.clone(), serial, digest, prefix)
     };
-    let mut record = ApiKeyRecord::new(&record_name(&sight.observed.reference.uid, serial), rules.apply(spec));
+    let mut record = ApiKeyRecord::new(&record_name(&reference.uid, serial), spec);
     record.metadata.labels = Some(BTreeMap::from([(MANAGED_BY.0.into(), MANAGED_BY.1.into())]));
     record.metadata.annotations = Some(BTreeMap::from([(CAUSE_ANNOTATION.into(), cause.to_string())]));
     record

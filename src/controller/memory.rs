@@ -21,8 +21,6 @@ struct Remembered {
     rest: Option<Rest>,
     /// Something has happened since the pass under way began that no version tells of.
     is_disturbed: bool,
-    /// Until when it is not worth a look, whatever its spec says.
-    pausing_until: Option<Instant>,
     /// The version of the Secret that was last tried to be made to say the right things of its key.
     marked: Option<String>,
 }
@@ -34,6 +32,8 @@ pub(super) struct Rest {
     pub(super) versions: Versions,
     /// When it is to be observed again, whatever the watches say.
     pub(super) until: Instant,
+    /// Before this time nothing that an edit could say makes a difference.
+    pub(super) deaf_until: Option<Instant>,
     /// The reason of `Active`.
     pub(super) reason: Option<Reason>,
     /// When it expires.
@@ -58,23 +58,14 @@ impl Versions {
 }
 
 impl Memory {
-    /// How long an ApiKey can still be left alone at `now`, if the watches have come to `told`.
-    pub(super) fn rest(&self, uid: &str, told: Versions, now: Instant) -> Option<Duration> {
+    /// How long an ApiKey can still be left alone at `now`, if the watches have come to `told`; `None` where that is no
+    /// number.
+    pub(super) fn rest(&self, uid: &str, told: Option<Versions>, now: Instant) -> Option<Duration> {
         let memory = self.lock();
         let rest = memory.get(uid)?.rest.as_ref()?;
-        let left = rest.until.checked_duration_since(now).filter(|left| !left.is_zero())?;
-        told.are_known_to(rest.versions).then_some(left)
-    }
-
-    /// How long it is not worth a look at `now`, whatever its spec says.
-    pub(super) fn pause(&self, uid: &str, now: Instant) -> Option<Duration> {
-        let left = self.lock().get(uid)?.pausing_until?.checked_duration_since(now)?;
-        Some(left).filter(|left| !left.is_zero())
-    }
-
-    /// Remembers that it is not worth a look until then, unless it is disturbed.
-    pub(super) fn pause_until(&self, uid: &str, until: Instant) {
-        self.lock().entry(uid.to_owned()).or_default().pausing_until = Some(until);
+        let is_known = told.is_some_and(|told| told.are_known_to(rest.versions));
+        let until = if is_known { Some(rest.until) } else { rest.deaf_until };
+        until?.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 
     /// Remembers that a pass begins, which will observe everything.
@@ -100,7 +91,7 @@ impl Memory {
     /// Remembers that something has happened which no version tells of: the next pass observes everything.
     pub(super) fn disturb(&self, uid: &str) {
         if let Some(remembered) = self.lock().get_mut(uid) {
-            (remembered.rest, remembered.is_disturbed, remembered.pausing_until) = (None, true, None);
+            (remembered.rest, remembered.is_disturbed) = (None, true);
         }
     }
 
@@ -127,7 +118,7 @@ impl Memory {
     /// Remembers that no version tells anything any more: the next pass over each ApiKey observes everything.
     pub(super) fn disturb_all(&self) {
         for remembered in self.lock().values_mut() {
-            (remembered.rest, remembered.is_disturbed, remembered.pausing_until) = (None, true, None);
+            (remembered.rest, remembered.is_disturbed) = (None, true);
         }
     }
 
@@ -153,14 +144,15 @@ mod tests {
 
     fn rest(until: Instant) -> Rest {
         let versions = Versions { api_key: 7, records: 5 };
-        Rest { versions, until, reason: Some(Reason::Active), expires_at: None, namespace: "team-a".into() }
+        let (reason, namespace) = (Some(Reason::Active), "team-a".into());
+        Rest { versions, until, deaf_until: None, reason, expires_at: None, namespace }
     }
 
     #[test]
     fn an_apikey_is_left_alone_until_its_time_or_a_change() {
         let (memory, now) = (Memory::default(), Instant::now());
         let minute = Duration::from_secs(60);
-        let left = |api_key, records, at| memory.rest("a", Versions { api_key, records }, at);
+        let left = |api_key, records, at| memory.rest("a", Some(Versions { api_key, records }), at);
         assert_eq!(left(1, 1, now), None, "nothing is known of it");
         memory.settle("a", rest(now + minute));
         assert_eq!(left(7, 5, now), Some(minute));
@@ -168,7 +160,8 @@ mod tests {
         assert_eq!(left(8, 5, now), None, "the ApiKey has changed");
         assert_eq!(left(7, 6, now), None, "a record has changed");
         assert_eq!(left(7, 5, now + minute), None, "its time has come");
-        assert_eq!(memory.rest("b", Versions::default(), now), None);
+        assert_eq!(memory.rest("b", Some(Versions::default()), now), None);
+        assert_eq!(memory.rest("a", None, now), None, "what is told is no number");
         memory.unsettle("a");
         assert_eq!(left(7, 5, now), None);
         memory.settle("a", rest(now + minute));
@@ -182,7 +175,7 @@ mod tests {
     #[test]
     fn what_happens_during_a_pass_is_not_forgotten_at_its_end() {
         let (memory, now) = (Memory::default(), Instant::now());
-        let left = || memory.rest("a", Versions::default(), now);
+        let left = || memory.rest("a", Some(Versions::default()), now);
         let until = now + Duration::from_secs(60);
         memory.begin("a");
         memory.disturb("a");
@@ -196,15 +189,16 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_ends_with_its_time_or_a_disturbance() {
+    fn an_edit_that_cannot_make_a_difference_is_not_looked_at_for_a_while() {
         let (memory, now) = (Memory::default(), Instant::now());
-        let minute = Duration::from_secs(60);
-        assert_eq!(memory.pause("a", now), None);
-        memory.pause_until("a", now + minute);
-        assert_eq!((memory.pause("a", now), memory.pause("b", now)), (Some(minute), None));
-        assert_eq!(memory.pause("a", now + minute), None);
+        let second = Duration::from_secs(1);
+        memory.settle("a", Rest { deaf_until: Some(now + second), ..rest(now + 5 * second) });
+        let edited = Some(Versions { api_key: 8, records: 5 });
+        assert_eq!(memory.rest("a", edited, now), Some(second));
+        assert_eq!(memory.rest("a", edited, now + second), None);
+        assert_eq!(memory.rest("a", Some(Versions::default()), now + second), Some(4 * second), "nothing was edited");
         memory.disturb("a");
-        assert_eq!(memory.pause("a", now), None);
+        assert_eq!(memory.rest("a", edited, now), None, "somebody else's claim is gone, say");
     }
 
     #[test]

@@ -80,19 +80,14 @@ pub(super) async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result
     let (namespace, name) = (api_key.namespace().unwrap_or_default(), api_key.name_any());
     let uid = api_key.uid().unwrap_or_default();
     context.index.until_complete().await;
-    let (known, records) = (version(api_key.resource_version().as_deref()), context.index.newest_version(&uid));
-    if let Some((api_key, records)) = known.zip(records)
-        && let Some(left) = context.memory.rest(&uid, Versions { api_key, records }, Instant::now())
-    {
+    let is_deleting = api_key.metadata.deletion_timestamp.is_some();
+    let records = context.index.newest_version(&uid);
+    let told = version(api_key.resource_version().as_deref()).zip(records);
+    let told = told.map(|(api_key, records)| Versions { api_key, records });
+    if let Some(left) = context.memory.rest(&uid, told, Instant::now()).filter(|_| !is_deleting) {
         return Ok(Action::requeue(left));
     }
-    if api_key.metadata.deletion_timestamp.is_none()
-        && let Some(left) = context.memory.pause(&uid, Instant::now())
-    {
-        return Ok(Action::requeue(left));
-    }
-    let is_urgent = api_key.metadata.deletion_timestamp.is_some();
-    let Some(_place) = context.fairness.enter(&namespace, is_urgent, Instant::now()) else {
+    let Some(_place) = context.fairness.enter(&namespace, is_deleting, Instant::now()) else {
         return Ok(Action::requeue(TURN.mul_f64(rand::rng().random_range(0.5..1.0))));
     };
     context.memory.begin(&uid);
@@ -111,9 +106,6 @@ pub(super) async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result
         }
         End::Rest { sight, status, wake } => {
             let left = context.until(wake);
-            if owns_nothing(&status) {
-                context.memory.pause_until(&uid, Instant::now() + OWNERSHIP_PAUSE);
-            }
             context.memory.settle(&sight.observed.reference.uid, rest(&sight, &status, records, left));
             Action::requeue(left)
         }
@@ -285,6 +277,7 @@ fn rest(sight: &Sight, status: &ApiKeyStatus, told: Option<u64>, left: Duration)
             records: records.chain(told).max().unwrap_or_default(),
         },
         until: Instant::now() + left,
+        deaf_until: owns_nothing(status).then(|| Instant::now() + OWNERSHIP_PAUSE),
         reason: active.map(|active| active.reason.clone()),
         expires_at: status.expires_at.as_ref().map(|time| time.0),
         namespace: sight.observed.reference.namespace.clone(),

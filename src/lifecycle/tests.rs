@@ -181,26 +181,15 @@ impl World {
         if submitted.is_none() {
             self.held = Some(Held { serial, digest, prefix, is_refused: false });
         }
-        let spec = ApiKeyRecordSpec {
-            digest: digest.to_string(),
-            key_prefix: submitted.is_none().then(|| prefix.to_string()),
-            api_key: self.observed().reference,
-            serial,
-            owner: None,
-            scopes: vec![],
-            allowed_ips: None,
-            not_after: None,
-            suspended: false,
-            revoked: None,
-            rotate_request: None,
-        };
+        let prefix = submitted.is_none().then_some(prefix);
+        let spec = rules.announce(self.observed().reference, serial, digest, prefix);
         let record = Record {
             name: record_name(UID, serial),
             resource_version: self.next_version(),
             created: whole_seconds(self.now),
             cause,
             last_used_at: None,
-            spec: rules.apply(spec),
+            spec,
         };
         self.records.insert(serial, record);
     }

@@ -280,9 +280,7 @@ fn read(counter: &AtomicU64) -> u64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 mod tests {
-    use std::io::{self, Write};
     use std::net::IpAddr;
-    use std::sync::Mutex;
     use std::sync::atomic::AtomicI64;
     use std::thread;
 
@@ -293,20 +291,8 @@ mod tests {
     use crate::key::credential;
     use crate::keyring::Keyring;
     use crate::keyring::tests::{record_name, stored};
+    use crate::telemetry::tests::Lines;
     use crate::verify::Route;
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(octets)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// What is denied of known keys stands in the log, with whose it is and where it comes from, once a second for each
     /// record, however much junk comes with it.

@@ -306,26 +306,15 @@ impl Cluster {
         if submitted.is_none() {
             observed.held = Some(Held { serial, digest, prefix, is_refused: false });
         }
-        let spec = ApiKeyRecordSpec {
-            digest: digest.to_string(),
-            key_prefix: submitted.is_none().then(|| prefix.to_string()),
-            api_key: observed.reference.clone(),
-            serial,
-            owner: None,
-            scopes: vec![],
-            allowed_ips: None,
-            not_after: None,
-            suspended: false,
-            revoked: None,
-            rotate_request: None,
-        };
+        let prefix = submitted.is_none().then_some(prefix);
+        let spec = rules.announce(observed.reference.clone(), serial, digest, prefix);
         Record {
             name: record_name(&observed.reference.uid, serial),
             resource_version: version.to_string(),
             created: self.now(),
             cause,
             last_used_at: None,
-            spec: rules.apply(spec),
+            spec,
         }
     }
 
