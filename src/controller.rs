@@ -15,7 +15,6 @@ mod heads;
 mod index;
 mod memory;
 mod observe;
-mod pages;
 mod pass;
 mod secret;
 mod sweep;

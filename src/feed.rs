@@ -26,20 +26,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
-use futures::{AsyncReadExt, TryStreamExt};
+use futures::TryStreamExt;
 use kube::Resource;
-use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::api::{WatchEvent, WatchParams};
 use kube::client::Client;
 use kube::core::{Request, Status};
 use serde::Deserialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::{error::Elapsed, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::api::ApiKeyRecord;
 use crate::keyring::{Contest, Distrust, Keyring, StoredRecord};
+use crate::pages::Pages;
+use crate::resource_version::{compare, is_older};
 use crate::telemetry::{WatchErrorKind, WatchErrors};
 use crate::usage::{self, Marks, Told};
 
@@ -189,13 +190,12 @@ impl Feed {
     }
 
     async fn follow_at(&self, client: Client, namespace: &str, pace: Pace) -> Infallible {
-        let records = Request::new(ApiKeyRecord::url_path(&(), Some(namespace)));
+        let url_path = ApiKeyRecord::url_path(&(), Some(namespace));
         let mut follower = Follower {
             feed: self,
             client,
-            records,
+            url_path,
             pace,
-            page_size: FIRST_PAGE,
             keyring: Keyring::default(),
             version: None,
             goals: VecDeque::new(),
@@ -244,10 +244,9 @@ impl Feed {
 struct Follower<'f> {
     feed: &'f Feed,
     client: Client,
-    records: Request,
+    /// Where the records are.
+    url_path: String,
     pace: Pace,
-    /// Records to ask for in the next page of a list.
-    page_size: u32,
     keyring: Keyring,
     /// The version that `keyring` has reached; `None` if it has to be read anew.
     version: Option<String>,
@@ -269,38 +268,6 @@ struct Goal {
 
 /// Goals to wait for: a newer one then takes the place of the newest.
 const GOALS: usize = 8;
-
-/// A page of a list, still as text where that may take memory.
-#[derive(Debug, Deserialize)]
-struct Page<'t> {
-    #[serde(default)]
-    metadata: PageMetadata,
-    #[serde(borrow)]
-    items: Option<Vec<&'t RawValue>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct PageMetadata {
-    resource_version: String,
-    #[serde(rename = "continue")]
-    continue_token: String,
-}
-
-/// Records in the first page of a list, and in any.
-const FIRST_PAGE: u32 = 50;
-const LARGEST_PAGE: u32 = 500;
-
-/// What a page should have, in octets; and with how many it is dropped, and fewer records are asked for. A record has at most
-/// as many as etcd takes: 1.5 MiB, unless told otherwise.
-const PAGE_OCTETS: usize = 2 << 20;
-const PAGE_OCTETS_AT_MOST: usize = 8 << 20;
-
-/// How many records to ask for after a page that had `size` of them in so many octets.
-fn next_page_size(size: u32, octets: usize) -> u32 {
-    let fitting = u64::from(size) * PAGE_OCTETS as u64 / octets.max(1) as u64;
-    u32::try_from(fitting).unwrap_or(u32::MAX).clamp(1, LARGEST_PAGE.min(size.saturating_mul(4)))
-}
 
 /// As much of an ApiKeyRecord as is needed, so that one that is odd elsewhere does not spoil a whole page.
 #[derive(Clone, Debug, Deserialize)]
@@ -341,16 +308,12 @@ impl Record {
 enum Interruption {
     #[error(transparent)]
     Request(#[from] kube::Error),
-    #[error("an answer is not JSON of the expected shape: {0}")]
-    Json(#[from] serde_json::Error),
     #[error("the watch ended in an error: {} (code {})", .0.message, .0.code)]
     Watch(Box<Status>),
     #[error("an event cannot be read: {0}")]
     Event(kube::Error),
     #[error("the list has no resourceVersion to watch from")]
     NoVersion,
-    #[error("a single record has more than {PAGE_OCTETS_AT_MOST} octets")]
-    TooLarge,
     #[error("no answer in time")]
     Silence(#[from] Elapsed),
     #[error("the watch tells of version {0}, which is past: all records are read anew")]
@@ -433,14 +396,11 @@ impl Follower<'_> {
     async fn relist(&mut self) -> Result<(), Interruption> {
         let asked = Instant::now();
         let mut keyring = self.keyring.successor();
-        let mut continue_token = None;
-        let version = loop {
-            let next = self.take_in_page(&mut keyring, continue_token.as_deref()).await?;
-            match next.continue_token.is_empty() {
-                true => break next.resource_version,
-                false => continue_token = Some(next.continue_token),
-            }
-        };
+        let (mut pages, mut version) = (self.pages(), String::new());
+        while let Some(page) = timeout(self.pace.page, pages.next::<Record>()).await?? {
+            self.take_in(&mut keyring, &page.items);
+            version = page.resource_version;
+        }
         if version.is_empty() {
             return Err(Interruption::NoVersion);
         }
@@ -461,52 +421,23 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Reads a page, and answers what comes after it. Its text is gone then, and at no time is more than one of its records
-    /// there as anything but text.
-    async fn take_in_page(
-        &mut self,
-        keyring: &mut Keyring,
-        continue_token: Option<&str>,
-    ) -> Result<PageMetadata, Interruption> {
-        let text = loop {
-            let mut page = ListParams::default().limit(self.page_size);
-            page.continue_token = continue_token.map(str::to_owned);
-            match self.list(&page).await? {
-                Some(text) => break text,
-                None if self.page_size == 1 => return Err(Interruption::TooLarge),
-                None => self.page_size = (self.page_size / 8).max(1),
-            }
-        };
-        self.page_size = next_page_size(self.page_size, text.len());
-        let page: Page<'_> = serde_json::from_slice(&text)?;
-        // Counted first, so that whoever sees a use has it counted.
+    /// Takes in some records of a list. That there is one is counted first, so that whoever sees a use has it counted.
+    fn take_in(&self, keyring: &mut Keyring, records: &[Record]) {
         self.feed.told.send_modify(|told| told.lists += 1);
-        for record in page.items.iter().flatten() {
-            let record: Record = serde_json::from_str(record.get())?;
+        for record in records {
             let is_new = || self.keyring.slot_of(record.stored()).is_none();
-            tell(&record, keyring.carry_over(&self.keyring, record.stored()), is_new);
-            self.note_listed_use(keyring, &record);
+            tell(record, keyring.carry_over(&self.keyring, record.stored()), is_new);
+            self.note_listed_use(keyring, record);
         }
-        Ok(page.metadata)
     }
 
-    async fn newest_version(&mut self) -> Result<String, Interruption> {
-        let text = self.list(&ListParams::default().limit(1)).await?.ok_or(Interruption::TooLarge)?;
-        let page: Page<'_> = serde_json::from_slice(&text)?;
-        Some(page.metadata.resource_version).filter(|version| !version.is_empty()).ok_or(Interruption::NoVersion)
+    async fn newest_version(&self) -> Result<String, Interruption> {
+        let newest = timeout(self.pace.page, self.pages().newest_version()).await??;
+        Some(newest).filter(|version| !version.is_empty()).ok_or(Interruption::NoVersion)
     }
 
-    /// The text of a page, or `None` if it has too many octets.
-    async fn list(&self, page: &ListParams) -> Result<Option<Vec<u8>>, Interruption> {
-        let request = self.records.list(page).map_err(kube::Error::BuildRequest)?;
-        let mut text = Vec::new();
-        let read = async {
-            let answer = self.client.request_stream(request).await?;
-            let read = answer.take(PAGE_OCTETS_AT_MOST as u64 + 1).read_to_end(&mut text).await;
-            read.map_err(kube::Error::ReadEvents)
-        };
-        let octets = timeout(self.pace.page, read).await??;
-        Ok(Some(text).filter(|_| octets <= PAGE_OCTETS_AT_MOST))
+    fn pages(&self) -> Pages {
+        Pages::new(self.client.clone(), &self.url_path)
     }
 
     /// Follows a watch of such a length from where the last one came to, until it ends or has not reached its goal in time.
@@ -514,7 +445,7 @@ impl Follower<'_> {
         let version = self.version.clone().ok_or(Interruption::NoVersion)?;
         let seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).max(1);
         let parameters = WatchParams::default().timeout(seconds);
-        let request = self.records.watch(&parameters, &version).map_err(kube::Error::BuildRequest)?;
+        let request = Request::new(&*self.url_path).watch(&parameters, &version).map_err(kube::Error::BuildRequest)?;
         let opened = Instant::now();
         if !self.goals.is_empty() {
             self.pursued_since.get_or_insert(opened);
@@ -581,8 +512,7 @@ impl Follower<'_> {
             WatchEvent::Error(_) => "",
         };
         // What is past is never told again by a server that is in step, and could bring back a key that was revoked since.
-        if self.version.as_ref().is_some_and(|version| is_number(told) && is_number(version) && is_older(told, version))
-        {
+        if self.version.as_ref().is_some_and(|version| compare(told, version).is_some_and(|order| order.is_lt())) {
             return if matches!(event, WatchEvent::Bookmark(_)) {
                 Ok(())
             } else {
@@ -656,24 +586,9 @@ impl Interruption {
             Self::Request(error) | Self::Event(error) => WatchErrorKind::of(error),
             Self::Watch(status) => WatchErrorKind::of_status(status),
             Self::Silence(_) | Self::Unanswered | Self::DeadWatch => WatchErrorKind::Unreachable,
-            Self::Json(_)
-            | Self::NoVersion
-            | Self::TooLarge
-            | Self::Past(_)
-            | Self::CutShort
-            | Self::NotReached { .. } => WatchErrorKind::Other,
+            Self::NoVersion | Self::Past(_) | Self::CutShort | Self::NotReached { .. } => WatchErrorKind::Other,
         }
     }
-}
-
-/// Whether version `a` comes before version `b`. Versions of one resource are decimal numbers of any length that can
-/// be compared (KEP-5504); one that is not a number counts as older, which costs no more than a list.
-fn is_older(a: &str, b: &str) -> bool {
-    !is_number(a) || !is_number(b) || (a.len(), a) < (b.len(), b)
-}
-
-fn is_number(version: &str) -> bool {
-    !version.is_empty() && version.bytes().all(|octet| octet.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -1186,7 +1101,6 @@ pub(crate) mod tests {
             let feed = feed();
             follow_until(&script, &feed, |feed| names(feed, &["key-2"])).await;
         }
-        assert!(!is_older("1000", "1000") && !is_older("1000", "999") && is_older("999", "1000"));
     }
 
     /// However contact is made again: what was let in before is never let in for a moment on the way back.
@@ -1341,27 +1255,11 @@ pub(crate) mod tests {
         }
     }
 
-    #[test]
-    fn a_page_has_so_many_records_that_its_octets_are_few() {
-        let cases = [
-            (50, 50_000, 200),
-            (200, 200_000, 500),
-            (500, 500_000, 500),
-            (50, 12_500_000, 8),
-            (1, 250_000, 4),
-            (2, 9 << 20, 1),
-        ];
-        for (size, octets, next) in cases {
-            assert_eq!(next_page_size(size, octets), next, "{size} records in {octets} octets");
-        }
-        assert_eq!(next_page_size(1, 0), 4);
-    }
-
     /// The next page may be of other records than the last one, so a size that was right before may be far too large.
     #[tokio::test]
     async fn a_page_that_is_too_large_is_asked_for_again_in_smaller_ones() {
         let mut large = spec(2);
-        large["rotateRequest"] = json!("x".repeat(PAGE_OCTETS_AT_MOST));
+        large["rotateRequest"] = json!("x".repeat(crate::pages::PAGE_OCTETS_AT_MOST));
         let script = Script::start(
             vec![
                 ("limit=50&", list("100", "next", &[record(1, "7", &spec(1))])),

@@ -23,6 +23,7 @@ pub mod key;
 pub mod address;
 pub mod date_time;
 pub mod duration;
+pub mod resource_version;
 
 pub mod admission;
 pub mod declaration;
@@ -45,5 +46,6 @@ pub mod webhook;
 pub mod args;
 pub mod client;
 pub mod clock;
+pub mod pages;
 pub mod telemetry;
 pub mod tls;

@@ -1,75 +1,95 @@
-//! Lists of any length in little memory: page by page, each within a number of octets whatever tenants have put into
+//! I/O. Lists of any length in little memory: page by page, each within a number of octets whatever tenants have put into
 //! their objects, and of each object only what its type asks for. The rest is passed over as it is read.
 
-use std::pin::pin;
-
-use futures::{AsyncBufRead, AsyncBufReadExt};
+use futures::{AsyncRead, AsyncReadExt};
 use kube::Client;
 use kube::api::ListParams;
 use kube::core::{ListMeta, Request};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 use tracing::warn;
 
-/// Objects in one page. Ordinary ones take one or two kB each.
-const LARGEST_PAGE: u32 = 250;
+/// Objects in the first page of a list, and in any.
+const FIRST_PAGE: u32 = 50;
+const LARGEST_PAGE: u32 = 500;
 
-/// Octets of one page. What is more than that is asked for again with fewer objects, down to a single one, which the API
-/// server bounds: etcd takes 1.5 MiB. So this is the bound of what a list has in memory beside what is kept of it.
-const PAGE_OCTETS: usize = 4 << 20;
+/// What a page should have, in octets; and with how many it is dropped, and asked for again with fewer objects, down to a
+/// single one, which etcd bounds: it takes 1.5 MiB, unless told otherwise. The latter is the bound of what a list has in
+/// memory beside what is read of it.
+const PAGE_OCTETS: usize = 2 << 20;
+pub(crate) const PAGE_OCTETS_AT_MOST: usize = 4 << 20;
 
 /// A list that is under way. It is consistent: all of its pages show what there was at the first one, which is never
 /// older than the moment at which it was asked for.
-pub(super) struct Pages {
+pub struct Pages {
     client: Client,
     request: Request,
     parameters: ListParams,
+    /// Objects to ask for in the next page.
+    size: u32,
     /// Whether the API server is to leave everything out but `metadata`.
-    metadata_only: bool,
+    is_of_metadata: bool,
     is_at_end: bool,
 }
 
 /// Some objects of a list.
-pub(super) struct Page<T> {
-    pub(super) items: Vec<T>,
-    /// The version that the list is of.
-    pub(super) resource_version: String,
+pub struct Page<T> {
+    /// What was read of them.
+    pub items: Vec<T>,
+    /// The version that the list is of; empty where the API server does not say.
+    pub resource_version: String,
 }
 
 #[derive(Deserialize)]
-struct RawPage<'a> {
+struct RawPage<'t> {
+    #[serde(default)]
     metadata: ListMeta,
     #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
+    items: Option<Vec<&'t RawValue>>,
 }
 
 impl Pages {
-    /// The list of what is at `url_path` and matches the field selector, if there is one.
-    pub(super) fn new(client: Client, url_path: String, fields: Option<&str>) -> Self {
-        let parameters = ListParams { field_selector: fields.map(str::to_owned), ..ListParams::default() };
+    /// The list of what is at `url_path`.
+    pub fn new(client: Client, url_path: &str) -> Self {
         Self {
             client,
             request: Request::new(url_path),
-            parameters: parameters.limit(LARGEST_PAGE),
-            metadata_only: false,
+            parameters: ListParams::default(),
+            size: FIRST_PAGE,
+            is_of_metadata: false,
             is_at_end: false,
         }
     }
 
-    /// With one object at most: for the version that the API server is at.
-    pub(super) fn of_one(mut self) -> Self {
-        self.parameters.limit = Some(1);
+    /// Only what matches the field selector.
+    #[must_use]
+    pub fn matching(mut self, fields: &str) -> Self {
+        self.parameters.field_selector = Some(fields.to_owned());
         self
     }
 
-    pub(super) fn metadata_only(mut self) -> Self {
-        self.metadata_only = true;
+    /// Only the metadata, where `is_of_metadata`.
+    #[must_use]
+    pub fn of_metadata(mut self, is_of_metadata: bool) -> Self {
+        self.is_of_metadata = is_of_metadata;
         self
+    }
+
+    /// The newest version that there is; empty where the API server does not say.
+    ///
+    /// # Errors
+    /// If the API server does not answer, or not with a list.
+    pub async fn newest_version(mut self) -> kube::Result<String> {
+        self.size = 1;
+        Ok(self.next::<IgnoredAny>().await?.map(|page| page.resource_version).unwrap_or_default())
     }
 
     /// The next page; `None` after the last one. What cannot be read does not hide the rest, and is left out.
-    pub(super) async fn next<T: DeserializeOwned>(&mut self) -> kube::Result<Option<Page<T>>> {
+    ///
+    /// # Errors
+    /// If the API server does not answer, or not with a list. The list is then to be begun anew.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> kube::Result<Option<Page<T>>> {
         if self.is_at_end {
             return Ok(None);
         }
@@ -86,48 +106,38 @@ impl Pages {
 
     /// The next page as it came.
     async fn octets(&mut self) -> kube::Result<Vec<u8>> {
-        let mut limit = self.parameters.limit.unwrap_or(LARGEST_PAGE);
         loop {
             // A continue token goes on from a name, so it goes together with any limit.
-            self.parameters.limit = Some(limit);
-            let request = match self.metadata_only {
+            self.parameters.limit = Some(self.size);
+            let request = match self.is_of_metadata {
                 true => self.request.list_metadata(&self.parameters),
                 false => self.request.list(&self.parameters),
             };
             let body = self.client.request_stream(request.map_err(kube::Error::BuildRequest)?).await?;
-            let most = if limit == 1 { usize::MAX } else { PAGE_OCTETS };
+            let most = if self.size == 1 { usize::MAX } else { PAGE_OCTETS_AT_MOST };
             match read_up_to(most, body).await.map_err(kube::Error::ReadEvents)? {
                 Some(octets) => {
-                    self.parameters.limit = Some(limit_after(limit, octets.len()));
+                    self.size = next_size(self.size, octets.len());
                     return Ok(octets);
                 }
-                None => limit = (limit / 4).max(1),
+                None => self.size = (self.size / 8).max(1),
             }
         }
     }
 }
 
-/// The limit of the page that follows one of `octets` with this limit.
-fn limit_after(limit: u32, octets: usize) -> u32 {
-    if octets <= PAGE_OCTETS / 4 { limit.saturating_mul(2).min(LARGEST_PAGE) } else { limit }
+/// How many objects to ask for after a page that had `size` of them in so many octets.
+fn next_size(size: u32, octets: usize) -> u32 {
+    let fitting = u64::from(size) * PAGE_OCTETS as u64 / octets.max(1) as u64;
+    u32::try_from(fitting).unwrap_or(u32::MAX).clamp(1, LARGEST_PAGE.min(size.saturating_mul(4)))
 }
 
 /// All that the body holds; `None`, and the rest unread, where it is more than `most` octets.
-async fn read_up_to(most: usize, body: impl AsyncBufRead) -> std::io::Result<Option<Vec<u8>>> {
-    let mut body = pin!(body);
+async fn read_up_to(most: usize, body: impl AsyncRead + Unpin) -> std::io::Result<Option<Vec<u8>>> {
     let mut octets = Vec::new();
-    loop {
-        let part = body.fill_buf().await?;
-        let length = part.len();
-        if length == 0 {
-            return Ok(Some(octets));
-        }
-        if octets.len() + length > most {
-            return Ok(None);
-        }
-        octets.extend_from_slice(part);
-        body.as_mut().consume(length);
-    }
+    let one_more = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+    body.take(one_more).read_to_end(&mut octets).await?;
+    Ok(Some(octets).filter(|octets| octets.len() <= most))
 }
 
 #[cfg(test)]
@@ -143,14 +153,23 @@ mod tests {
         assert_eq!(read(3, b"abc").as_deref(), Some(&b"abc"[..]));
         assert_eq!(read(2, b"abc"), None);
         assert_eq!(read(0, b"").as_deref(), Some(&b""[..]));
+        assert_eq!(read(usize::MAX, b"abc").as_deref(), Some(&b"abc"[..]));
     }
 
     #[test]
-    fn the_limit_comes_back_once_objects_are_small_again() {
-        assert_eq!(limit_after(1, 3000), 2);
-        assert_eq!(limit_after(1, PAGE_OCTETS), 1);
-        assert_eq!(limit_after(200, 3000), LARGEST_PAGE);
-        assert_eq!(limit_after(LARGEST_PAGE, 3000), LARGEST_PAGE);
+    fn a_page_has_so_many_objects_that_its_octets_are_few() {
+        let cases = [
+            (50, 50_000, 200),
+            (200, 200_000, 500),
+            (500, 500_000, 500),
+            (50, 12_500_000, 8),
+            (1, 250_000, 4),
+            (2, 9 << 20, 1),
+        ];
+        for (size, octets, next) in cases {
+            assert_eq!(next_size(size, octets), next, "{size} objects in {octets} octets");
+        }
+        assert_eq!(next_size(1, 0), 4);
     }
 
     #[test]

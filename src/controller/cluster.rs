@@ -5,8 +5,8 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{ApiResource, DynamicObject};
 use kube::{Api, Client, Resource};
 
-use super::pages::Pages;
 use crate::api::{ApiKey, ApiKeyRecord};
+use crate::pages::Pages;
 
 /// Typed access for requests that are answered within [`crate::client::REQUEST_TIMEOUT`].
 #[derive(Clone)]
@@ -31,8 +31,8 @@ impl Cluster {
     }
 
     /// Every ApiKey that matches the field selector, whoever looks after it, page by page.
-    pub(super) fn all_api_key_pages(&self, fields: Option<&str>) -> Pages {
-        Pages::new(self.client.clone(), ApiKey::url_path(&(), None), fields)
+    pub(super) fn api_keys_matching(&self, fields: &str) -> Pages {
+        Pages::new(self.client.clone(), &ApiKey::url_path(&(), None)).matching(fields)
     }
 
     /// Whether ApiKeys of this namespace are looked after.
@@ -48,9 +48,9 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.system_namespace)
     }
 
-    /// The records that match the field selector, page by page.
-    pub(super) fn record_pages(&self, fields: Option<&str>) -> Pages {
-        Pages::new(self.client.clone(), ApiKeyRecord::url_path(&(), Some(&self.system_namespace)), fields)
+    /// The records, page by page.
+    pub(super) fn record_pages(&self) -> Pages {
+        Pages::new(self.client.clone(), &ApiKeyRecord::url_path(&(), Some(&self.system_namespace)))
     }
 
     pub(super) fn events(&self, namespace: &str) -> Api<Event> {

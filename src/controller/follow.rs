@@ -10,12 +10,13 @@ use kube::Client;
 use kube::api::{WatchEvent, WatchParams};
 use kube::core::Request;
 use kube::runtime::watcher::Event;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::heads::Versioned;
-use super::pages::Pages;
+use crate::pages::Pages;
+use crate::resource_version::is_older;
 use crate::telemetry::WatchErrorKind;
 
 /// A watch ends after this time and is opened again, and one that is silent for a little longer is given up: a
@@ -83,8 +84,7 @@ impl Source {
     {
         match state {
             State::Unlisted => {
-                let pages = Pages::new(self.requests.clone(), self.url_path.clone(), None);
-                let pages = if self.metadata_only { pages.metadata_only() } else { pages };
+                let pages = self.pages();
                 let (items, resource_version) = (Vec::new().into_iter(), String::new());
                 (Some(Ok(Event::Init)), State::Listing { pages, items, resource_version })
             }
@@ -128,15 +128,17 @@ impl Source {
         }
     }
 
+    fn pages(&self) -> Pages {
+        Pages::new(self.requests.clone(), &self.url_path).of_metadata(self.metadata_only)
+    }
+
     /// A watch from this version on; `None` if the API server is at an older one: its etcd was restored from a backup. It
     /// takes a watch from the future without complaint and says nothing on it until the future is reached.
     async fn watch_on<T>(&self, version: &str) -> kube::Result<Option<Events<T>>>
     where
         T: DeserializeOwned + Clone + Send + 'static,
     {
-        let pages = Pages::new(self.requests.clone(), self.url_path.clone(), None).of_one();
-        let mut pages = if self.metadata_only { pages.metadata_only() } else { pages };
-        let newest = pages.next::<IgnoredAny>().await?.map(|page| page.resource_version).unwrap_or_default();
+        let newest = self.pages().newest_version().await?;
         if is_older(&newest, version) {
             warn!(version, newest, url_path = self.url_path, "the API server has gone back in time: listing anew");
             return Ok(None);
@@ -157,13 +159,6 @@ impl Source {
         let events = timeout(SILENCE, events).await.map_err(|_| silence())??;
         Ok(events.boxed())
     }
-}
-
-/// Whether a version is older than another one of the same kind: they are integers that grow (KEP-5504). Versions that are
-/// none tell nothing.
-fn is_older(version: &str, other: &str) -> bool {
-    let number = |version: &str| version.parse::<u64>().ok();
-    number(version).zip(number(other)).is_some_and(|(version, other)| version < other)
 }
 
 /// Goes on from the version that was reached; from a new list where that one is too old, or none at all.
@@ -220,20 +215,5 @@ mod tests {
         pin_mut!(listed);
         assert_eq!(listed.next().await.as_deref(), Some("before-1"));
         assert_eq!(listed.next().await.as_deref(), Some("restored-1"));
-    }
-
-    #[test]
-    fn a_server_that_has_gone_back_in_time_is_told_from_one_that_has_not() {
-        for (newest, reached, expected) in [
-            ("11763", "12069", true),
-            ("9", "10", true),
-            ("12069", "12069", false),
-            ("12070", "12069", false),
-            ("", "12069", false),
-            ("12069", "", false),
-            ("opaque", "12069", false),
-        ] {
-            assert_eq!(is_older(newest, reached), expected, "{newest} {reached}");
-        }
     }
 }

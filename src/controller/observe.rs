@@ -144,7 +144,7 @@ impl Sight {
     pub(super) async fn ask_ownership(&mut self, cluster: &Cluster, digest: Digest) -> Result<(), Error> {
         let own = &self.observed.reference.uid;
         let (mut oldest, mut others) = (None::<Claim>, Vec::new());
-        let mut pages = cluster.record_pages(Some(&format!("spec.digest={digest}")));
+        let mut pages = cluster.record_pages().matching(&format!("spec.digest={digest}"));
         while let Some(page) = pages.next::<RecordHead>().await? {
             for record in page.items {
                 let Some(claim) = claim(&record) else { continue };

@@ -87,7 +87,7 @@ impl Sweeper {
     /// Looks at every record once; twice, where some namespace has left too many behind.
     pub(super) async fn sweep(&self) -> Result<(), Error> {
         let mut progress = Progress::default();
-        let mut pages = self.cluster.record_pages(None);
+        let mut pages = self.cluster.record_pages();
         while let Some(page) = pages.next::<RecordHead>().await? {
             for record in page.items {
                 if let Err(error) = self.look_at(&record, &mut progress).await {
@@ -136,7 +136,7 @@ impl Sweeper {
 
     /// Goes through the records once more, for those that are beyond the bound.
     async fn collect(&self, excess: &Excess, progress: &mut Progress) -> Result<(), Error> {
-        let mut pages = self.cluster.record_pages(None);
+        let mut pages = self.cluster.record_pages();
         while let Some(page) = pages.next::<RecordHead>().await? {
             for record in page.items {
                 let is_ours = self.cluster.watches(&record.spec.api_key.namespace);
@@ -197,7 +197,7 @@ impl Sweeper {
     /// The digests that ApiKeys declare.
     async fn declared(&self) -> Result<HashSet<[u8; 32]>, Error> {
         let mut declared = HashSet::new();
-        let mut pages = self.cluster.all_api_key_pages(Some("spec.keyHash!="));
+        let mut pages = self.cluster.api_keys_matching("spec.keyHash!=");
         while let Some(page) = pages.next::<Declaring>().await? {
             let digests = page.items.into_iter().filter_map(|api_key| api_key.spec.key_hash?.parse::<Digest>().ok());
             declared.extend(digests.map(|digest| *digest.as_bytes()));
@@ -234,7 +234,7 @@ impl Sweeper {
 
     /// Revokes the live records of an ApiKey that is said to be gone, after making sure that it is.
     pub(super) async fn revoke_orphans_of(&self, owner: &ApiKeyReference) -> Result<(), Error> {
-        let mut pages = self.cluster.record_pages(Some(&format!("spec.apiKey.uid={}", owner.uid)));
+        let mut pages = self.cluster.record_pages().matching(&format!("spec.apiKey.uid={}", owner.uid));
         while let Some(page) = pages.next::<RecordHead>().await? {
             for record in page.items.iter().filter(|record| record.spec.revoked.is_none()) {
                 self.revoke_if_orphaned(&record.metadata.name, owner, clock::now()).await?;
