@@ -182,7 +182,7 @@ impl Server {
         F: Future<Output = ()> + Send + 'static,
     {
         let Self { listener: Listener { tcp, tls }, limits, workers, leaving, occupancy } = self;
-        let room = Arc::new(Room::new(limits, occupancy));
+        let room = Arc::new(Room::new(limits.connections, limits.connections_per_client, occupancy));
         let (close, server) = watch::channel(false);
         let end = async {
             shutdown.await;

@@ -13,7 +13,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::connections::Limits;
 use super::places::{Admission, Cause, Client, Occupant, Places, Ticket};
 use super::timed::Requests;
 
@@ -135,9 +134,10 @@ impl Occupant for Guest {
 }
 
 impl Room {
-    pub(super) fn new(limits: Limits, occupancy: Occupancy) -> Self {
-        let held = Mutex::new(Places::new(limits.connections_per_client));
-        Self { held, free: Arc::new(Semaphore::new(limits.connections)), occupancy }
+    /// Room for so many connections, and so many of each client.
+    pub(super) fn new(connections: usize, connections_per_client: usize, occupancy: Occupancy) -> Self {
+        let held = Mutex::new(Places::new(connections_per_client));
+        Self { held, free: Arc::new(Semaphore::new(connections)), occupancy }
     }
 
     fn held<T>(&self, act: impl FnOnce(&mut Places<Guest>) -> T) -> T {
