@@ -2,7 +2,7 @@
 //! look for what no watch tells.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::watcher::{self, Event};
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::cluster::Cluster;
@@ -86,17 +87,13 @@ pub(super) async fn work(
         identity: options.identity.clone(),
         resync: options.resync,
     });
-    let (stop, mut stopped) = tokio::sync::watch::channel(false);
-    let mut stopped_too = stopped.clone();
-    let controller = Controller::for_stream(api_keys, store.clone())
+    let stop = CancellationToken::new();
+    let passes = Controller::for_stream(api_keys, store.clone())
         .with_config(Scheduling::default().concurrency(options.concurrency))
         .reconcile_on(stream::select(records, woken))
-        .graceful_shutdown_on(async move {
-            let _ = stopped_too.wait_for(|stopped| *stopped).await;
-        })
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(pass, pause_after_failure, context)
         .for_each(|_| future::ready(()));
-
     let tidying = async {
         // What is not yet listed would look as if it were gone.
         if store.wait_until_ready().await.is_ok() {
@@ -105,17 +102,20 @@ pub(super) async fn work(
             tidy_up(&sweeper, departures, options.resync).await;
         }
     };
-    let tidying = async {
-        tokio::select! {
-            _ = stopped.wait_for(|stopped| *stopped) => {}
-            () = tidying => {}
-        }
-    };
-    let mut working = pin!(future::join(controller, tidying));
+    let working = future::join(passes, stop.run_until_cancelled(tidying));
+    drain(pin!(working), shutdown, &stop).await;
+}
+
+/// Works until `shutdown`, and then until what is under way is done, for [`DRAIN`] at most.
+async fn drain<T>(
+    mut working: Pin<&mut impl Future<Output = T>>,
+    shutdown: impl Future<Output = ()>,
+    stop: &CancellationToken,
+) {
     tokio::select! {
         _ = &mut working => {}
         () = shutdown => {
-            let _ = stop.send(true);
+            stop.cancel();
             if tokio::time::timeout(DRAIN, working).await.is_err() {
                 warn!("some passes were still at work: whoever takes over goes on from what is stored");
             }
