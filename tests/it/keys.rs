@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::ResourceQuota;
 use k8s_openapi::api::events::v1::Event;
 use keywright::api::{ApiKey, ConditionStatus, ConditionType, Reason};
-use keywright::key::{Digest, Presented};
+use keywright::key::{Digest, Key, Presented};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -265,6 +265,40 @@ async fn a_deleted_namespace_takes_its_keys_with_it() {
     }
     let records = scene.records().list(&Default::default()).await.unwrap();
     assert!(records.iter().all(|record| record.spec.revoked.is_some()), "{records:#?}");
+}
+
+/// As many as an ApiKey can have: the keys of a Secret that somebody removed again and again.
+#[tokio::test]
+async fn sixteen_live_keys_are_revoked_in_one_pass() {
+    let mut scene = Scene::new("sixteen").await;
+    scene.break_glass_of_records().await;
+    let uid = scene.declare("ci", json!({"rotation": {"overlap": "90d"}})).await.uid().unwrap();
+    let first = scene.key("ci", 1).await;
+    scene.kill_controller().await;
+    let template = scene.record(&first).await;
+    let newest = Key::mint(&mut rand::rngs::SysRng).unwrap();
+    for serial in 2..=16 {
+        let mut record = keywright::api::ApiKeyRecord::new(&format!("{uid}-{serial}"), template.spec.clone());
+        record.spec.serial = serial;
+        let key = if serial == 16 { newest.digest() } else { Digest::of(&serial.to_le_bytes()) };
+        record.spec.digest = key.to_string();
+        record.spec.key_prefix = Some(newest.prefix().to_string());
+        scene.records().create(&PostParams::default(), &record).await.unwrap();
+    }
+    let delivered = Patch::Merge(json!({"stringData": {"api-key": newest.reveal()}}));
+    scene.secrets().patch("ci", &PatchParams::default(), &delivered).await.unwrap();
+    scene.start_controller(&[]).await;
+    scene.key("ci", 16).await;
+    assert_eq!(scene.live_records(&uid).await.len(), 16);
+    scene.check_in_force("ci").await;
+    let before = scene.writes().await.len();
+    scene.delete("ci").await;
+    assert!(scene.live_records(&uid).await.is_empty());
+    let mut expected = vec!["update apikeyrecords"; 16];
+    expected.push("patch apikeys");
+    assert_eq!(scene.writes().await[before..], expected, "no write but these");
+    let deleted = scene.reads_of("ci").await;
+    assert_eq!(deleted, 1, "the ApiKey is read once for all of it");
 }
 
 #[tokio::test]

@@ -198,6 +198,15 @@ impl Scene {
         api_key
     }
 
+    /// How often the controller has read the ApiKey since somebody asked for its deletion.
+    pub async fn reads_of(&self, name: &str) -> usize {
+        let requests = self.installation.audited_requests().await;
+        let of_it = |resource: &str, own: &str| resource == "apikeys" && own == name;
+        let mut since = requests.iter().filter(|request| of_it(&request.resource, &request.name));
+        since.by_ref().find(|request| request.verb == "delete").expect("a deletion");
+        since.filter(|request| request.verb == "get" && request.user.ends_with(":keywright-controller")).count()
+    }
+
     /// What the controller wrote, as `verb resource`, Events and Leases apart.
     pub async fn writes(&self) -> Vec<String> {
         let user = format!("system:serviceaccount:{}:keywright-controller", self.installation.system_namespace);
