@@ -96,60 +96,89 @@ impl Memory {
     }
 }
 
-/// Memory at Ready, after a sweep and at rest, with half of the ApiKeys and with all.
+/// Memory with half of the ApiKeys, with all, and with all and the tombstones.
+///
+/// The tombstones come last: an API server looks through every record for each submitted digest.
 async fn memory(api_keys: usize, large: usize, tombstones: usize) -> Result<String> {
     let installation = Installation::new("capacity").await;
+    let half = api_keys / 2;
+    issue(&installation, 0..half, large).await?;
+    let with_half = restart(&installation, half).await?;
+    issue(&installation, half..api_keys, large).await?;
+    let with_all = restart(&installation, api_keys).await?;
     tell(&format!("writing {tombstones} tombstones"));
     bury(&installation, tombstones).await?;
-    let mut at_rest = Vec::new();
-    let mut rows = String::new();
-    for (from, to) in [(0, api_keys / 2), (api_keys / 2, api_keys)] {
-        tell(&format!("declaring ApiKeys, until there are {to}"));
-        declare_submitted(&installation, from..to, large).await?;
-        tell("waiting until they are Ready");
-        // The first one issues; the second one, which is measured, finds all as it should be.
-        let controller = installation.program("controller").argument("--leader-elect=false").start().await;
-        all_ready(&installation, to, async { Ok(()) }).await?;
-        controller.terminate().await;
-
-        let over = leave_one_that_is_over(&installation).await?;
-        let controller = installation.program("controller").argument("--leader-elect=false").start().await;
-        tell("waiting for a new start");
-        ready(&controller).await?;
-        tell("waiting for a sweep");
-        let at_ready = Memory::of(controller.id())?;
-        let records = installation.system::<ApiKeyRecord>();
-        timeout(DEADLINE, async {
-            while records.get_metadata_opt(&over).await?.is_some() {
-                sleep(Duration::from_millis(500)).await
-            }
-            anyhow::Ok(())
-        })
-        .await
-        .context("waiting for a sweep")??;
-        let after_sweep = Memory::of(controller.id())?;
-        tell("waiting for every pass");
-        at_rest_after(&controller, to).await?;
-        let rest = Memory::of(controller.id())?;
-        controller.terminate().await;
-        at_rest.push(rest.resident);
-        let mib = |kib: u64| kib as f64 / 1024.0;
-        rows += &format!(
-            "| {to} ApiKeys, {tombstones} tombstones: peak at Ready, after a sweep, after all passes | < 128 MiB | {:.1}, {:.1}, {:.1} MiB |\n\
-             | The same, resident | | {:.1}, {:.1}, {:.1} MiB |\n",
-            mib(at_ready.peak),
-            mib(after_sweep.peak),
-            mib(rest.peak),
-            mib(at_ready.resident),
-            mib(after_sweep.resident),
-            mib(rest.resident),
-        );
-    }
-    let slope = (at_rest[1] as f64 - at_rest[0] as f64) / (api_keys - api_keys / 2) as f64;
+    let with_tombstones = restart(&installation, api_keys).await?;
+    let slope = |of: fn(&Phases) -> Memory| {
+        let resident = |phases| of(phases).resident as f64;
+        (resident(&with_all) - resident(&with_half)) / (api_keys - half) as f64
+    };
     Ok(format!(
         "{large} of the ApiKeys hold an annotation of {LARGE_OCTETS} octets.\n\n\
-         | Figure | Goal | Seen |\n|---|---|---|\n{rows}| Resident memory for one more ApiKey | <= 1.2 KiB | {slope:.2} KiB |\n\n"
+         | Figure | Goal | Seen |\n|---|---|---|\n{}{}{}\
+         | Resident memory for one more ApiKey, at Ready and after all passes | <= 1.2 KiB | {:.2}, {:.2} KiB |\n\n",
+        with_half.rows(&format!("{half} ApiKeys")),
+        with_all.rows(&format!("{api_keys} ApiKeys")),
+        with_tombstones.rows(&format!("{api_keys} ApiKeys, {tombstones} tombstones")),
+        slope(|phases| phases.at_ready),
+        slope(|phases| phases.at_rest),
     ))
+}
+
+/// The memory of a controller from its start until nothing is left to do.
+struct Phases {
+    at_ready: Memory,
+    after_sweep: Memory,
+    at_rest: Memory,
+}
+
+impl Phases {
+    fn rows(&self, what: &str) -> String {
+        let mib = |of: fn(&Memory) -> u64| {
+            let [at_ready, after_sweep, at_rest] =
+                [self.at_ready, self.after_sweep, self.at_rest].map(|memory| of(&memory) as f64 / 1024.0);
+            format!("{at_ready:.1}, {after_sweep:.1}, {at_rest:.1} MiB")
+        };
+        let (peak, resident) = (mib(|memory| memory.peak), mib(|memory| memory.resident));
+        format!(
+            "| {what}: peak at Ready, after a sweep, after all passes | < 128 MiB | {peak} |\n\
+             | The same, resident | | {resident} |\n"
+        )
+    }
+}
+
+/// Declares ApiKeys and has them issued.
+async fn issue(installation: &Installation, numbers: std::ops::Range<usize>, large: usize) -> Result<()> {
+    let declared = numbers.end;
+    tell(&format!("issuing keys, until there are {declared}"));
+    let controller = installation.program("controller").argument("--leader-elect=false").start().await;
+    all_ready(installation, declared, declare_submitted(installation, numbers, large)).await?;
+    controller.terminate().await;
+    Ok(())
+}
+
+/// A controller that starts and finds all as it should be.
+async fn restart(installation: &Installation, api_keys: usize) -> Result<Phases> {
+    let over = leave_one_that_is_over(installation).await?;
+    let controller = installation.program("controller").argument("--leader-elect=false").start().await;
+    tell("waiting for a new start");
+    ready(&controller).await?;
+    let at_ready = Memory::of(controller.id())?;
+    tell("waiting for a sweep");
+    let records = installation.system::<ApiKeyRecord>();
+    let swept = timeout(DEADLINE, async {
+        while records.get_metadata_opt(&over).await?.is_some() {
+            sleep(Duration::from_millis(500)).await
+        }
+        anyhow::Ok(())
+    });
+    swept.await.context("waiting for a sweep")??;
+    let after_sweep = Memory::of(controller.id())?;
+    tell("waiting for every pass");
+    at_rest_after(&controller, api_keys).await?;
+    let at_rest = Memory::of(controller.id())?;
+    controller.terminate().await;
+    Ok(Phases { at_ready, after_sweep, at_rest })
 }
 
 /// Tombstones of generated keys, 500 to a namespace, as keys that were used in CI leave them behind.
