@@ -37,6 +37,9 @@ format: ## Check the format (cargo fmt mends it)
 .PHONY: lint
 lint: ## Check with clippy, warnings as errors
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --package keywright-core --all-targets -- -D warnings
+	@packages=$$(cargo tree --locked --package keywright-core --edges normal --prefix none | sort -u | wc -l); \
+		[ "$$packages" -lt 70 ] || { echo "keywright-core is built of $$packages packages, not fewer than 70: cargo tree -p keywright-core"; exit 1; }
 	cargo clippy $(FUZZ) --target-dir target --all-targets -- -D warnings
 	cargo clippy --locked --manifest-path benches/verifier/Cargo.toml --target-dir target --all-targets -- -D warnings
 
@@ -56,6 +59,7 @@ advisories: $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny ## Check dependenci
 
 .PHONY: unit
 unit: ## Run the tests that need nothing but this machine
+	cargo test --locked --package keywright-core --lib
 	cargo test --locked --lib --bins --test allocations
 
 .PHONY: instructions
@@ -79,7 +83,7 @@ integration: testbed ## Run the tests on a real control plane
 
 .PHONY: documentation
 documentation: ## Build the documentation, with its warnings as errors
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 .PHONY: bench
 bench: bench-verifier bench-decision bench-follow bench-issue bench-capacity ## Measure all of what follows; target/bench/report.md holds it

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
-use keywright::key::credential;
-use keywright::keyring::{Keyring, StoredRecord};
-use keywright::verify::{Request, Route, check};
+use keywright_core::key::credential;
+use keywright_core::keyring::{Keyring, StoredRecord};
+use keywright_core::verify::{Request, Route, check};
 use mimalloc::MiMalloc;
 use sha2::{Digest, Sha256};
 

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
-use keywright::api::ApiKeyRecord;
-use keywright::key::{Digest, Key};
+use keywright_core::api::ApiKeyRecord;
+use keywright_core::key::{Digest, Key};
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use rand::rngs::SysRng;

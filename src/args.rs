@@ -11,12 +11,13 @@ use jiff::SignedDuration;
 use rand::RngExt;
 use rustls::pki_types::ServerName;
 
-use crate::address::client::ClientAddressSource;
-use crate::server::listen::Address;
-use crate::server::places::Share;
+use crate::serve::listen::Address;
+use crate::serve::places::Share;
+use crate::serve::tls::files::PemFiles;
 use crate::telemetry::LogFormat;
-use crate::tls::files::PemFiles;
-use crate::{authority, certificates, controller, duration, server, telemetry, usage, webhook};
+use crate::{authority, certificates, controller, telemetry, verifier, webhook};
+use keywright_core::address::client::ClientAddressSource;
+use keywright_core::{duration, usage};
 
 /// Issues, delivers, verifies, expires and revokes API keys on Kubernetes.
 #[derive(Debug, Parser)]
@@ -276,8 +277,8 @@ impl ControllerArguments {
 
 impl VerifierArguments {
     /// The role's options.
-    pub fn options(&self) -> server::Options {
-        server::Options {
+    pub fn options(&self) -> verifier::Options {
+        verifier::Options {
             namespace: self.server.program.namespace.clone(),
             http_address: Address::or_all(self.http_address, 8080),
             grpc_address: Address::or_all(self.grpc_address, 9001),
@@ -388,7 +389,6 @@ fn log_filter(text: &str) -> Result<String, String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use clap::CommandFactory;
 

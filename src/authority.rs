@@ -22,8 +22,9 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use thiserror::Error;
 use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
+
+use crate::x509::{self, is_authority, may_sign, parse, validity_of};
 
 /// The Secret that holds the authority, of type `kubernetes.io/tls`.
 pub const SECRET: &str = "keywright-webhook-ca";
@@ -160,7 +161,7 @@ impl Authority {
         if rcgen::PublicKeyData::subject_public_key_info(&key) != parsed.public_key().raw {
             return Err(Flaw::OtherKey);
         }
-        let (not_before, not_after) = validity(&parsed).ok_or(Flaw::Unreadable(CERTIFICATE, 0))?;
+        let (not_before, not_after) = validity_of(&parsed).ok_or(Flaw::Unreadable(CERTIFICATE, 0))?;
         if now < not_before {
             return Err(Flaw::NotYetValid(not_before));
         }
@@ -318,16 +319,6 @@ pub fn salvage(text: &[u8], limit: usize, now: Timestamp) -> Vec<CertificateDer<
     certificates
 }
 
-/// From when to when a certificate is valid; `None` if it cannot be read.
-pub fn lifetime(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
-    validity(&parse(certificate)?)
-}
-
-/// Whether a certificate is one that may sign others.
-pub fn is_authority(certificate: &CertificateDer<'_>) -> bool {
-    parse(certificate).is_some_and(|parsed| may_sign(&parsed))
-}
-
 /// What the Secret is to hold for as long as its next authority is made known: the certificates that are trusted then,
 /// and what signs now untouched, be it good or not.
 pub fn staged(data: &BTreeMap<String, ByteString>, successor: &Authority) -> BTreeMap<String, ByteString> {
@@ -365,24 +356,8 @@ fn key(data: &BTreeMap<String, ByteString>) -> Result<KeyPair, Flaw> {
     KeyPair::try_from(pkcs8.as_slice()).map_err(|_| Flaw::NotKey)
 }
 
-/// The certificate, if it can be read and nothing follows it.
-fn parse<'d>(certificate: &'d CertificateDer<'_>) -> Option<X509Certificate<'d>> {
-    let (rest, parsed) = X509Certificate::from_der(certificate).ok()?;
-    rest.is_empty().then_some(parsed)
-}
-
-fn may_sign(parsed: &X509Certificate<'_>) -> bool {
-    let usage = parsed.key_usage();
-    parsed.is_ca() && usage.is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
-}
-
-fn validity(parsed: &X509Certificate<'_>) -> Option<(Timestamp, Timestamp)> {
-    let at = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
-    at(parsed.validity().not_before).zip(at(parsed.validity().not_after))
-}
-
 fn unexpired(certificates: &[CertificateDer<'static>], now: Timestamp) -> Vec<CertificateDer<'static>> {
-    let is_valid = |certificate: &&CertificateDer<'_>| lifetime(certificate).is_some_and(|(_, end)| now < end);
+    let is_valid = |certificate: &&CertificateDer<'_>| x509::validity(certificate).is_some_and(|(_, end)| now < end);
     certificates.iter().filter(is_valid).cloned().collect()
 }
 

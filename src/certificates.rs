@@ -24,9 +24,9 @@ use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::api::MANAGED_BY;
 use crate::authority::{self, Authority, BUNDLE, Flaw, Mandate, SECRET, Verdict};
 use crate::clock;
+use keywright_core::api::MANAGED_BY;
 
 /// What one run is told.
 #[derive(Clone, Debug)]

@@ -90,7 +90,6 @@ pub fn requesting(config: &Config) -> anyhow::Result<Client> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 mod tests {
     use kube::config::KubeConfigOptions;
     use rcgen::generate_simple_self_signed;

@@ -1,4 +1,4 @@
-//! I/O. The controller: woken by name, it observes, plans in [`crate::lifecycle`], writes at most once, and observes
+//! I/O. The controller: woken by name, it observes, plans in [`keywright_core::lifecycle`], writes at most once, and observes
 //! again until nothing is left to write; the status comes last, and only if it changed.
 //!
 //! Level-triggered: watches say which ApiKey to look at and never why, and nothing is decided from what they say.
@@ -32,9 +32,9 @@ use prometheus_client::registry::Registry;
 use tracing::info;
 
 use crate::client;
-use crate::server::admin;
-use crate::server::listen::{Address, bind};
-use crate::server::room::ConnectionMetrics;
+use crate::serve::admin;
+use crate::serve::listen::{Address, bind};
+use crate::serve::room::ConnectionMetrics;
 use crate::telemetry::ControllerMetrics;
 use error::Error;
 use gauges::ApiKeyGauges;

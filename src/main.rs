@@ -11,8 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 
 use keywright::args::{Arguments, CrdsArguments, ProgramArguments, Role};
-use keywright::webhook::Authority;
-use keywright::{api, certificates, client, controller, server, telemetry, webhook};
+use keywright::webhook::CertificateOrigin;
+use keywright::{certificates, client, controller, telemetry, verifier, webhook};
+use keywright_core::api;
 
 /// A quarter faster than the system's own for what a verifier does. Without huge pages: they have a controller with a
 /// thousand ApiKeys hold 43 MiB instead of 11.
@@ -28,17 +29,17 @@ fn main() -> ExitCode {
         }),
         Role::Verifier(arguments) => run(&arguments.server.program, async {
             let config = client::config(arguments.server.program.kubeconfig.as_deref()).await?;
-            server::run(client::watching(&config)?, arguments.options(), terminated()?).await
+            verifier::run(client::watching(&config)?, arguments.options(), terminated()?).await
         }),
         Role::Webhook(arguments) => run(&arguments.server.program, async {
-            let authority = match arguments.pem_files() {
-                Some(files) => Authority::Files(files),
+            let origin = match arguments.pem_files() {
+                Some(files) => CertificateOrigin::Files(files),
                 None => {
                     let config = client::config(arguments.server.program.kubeconfig.as_deref()).await?;
-                    Authority::Secret(client::requesting(&config)?)
+                    CertificateOrigin::Authority(client::requesting(&config)?)
                 }
             };
-            webhook::run(authority, arguments.options(), terminated()?).await
+            webhook::run(origin, arguments.options(), terminated()?).await
         }),
         Role::Certificates(arguments) => run(&arguments.program, async {
             let config = client::config(arguments.program.kubeconfig.as_deref()).await?;

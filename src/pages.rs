@@ -141,7 +141,6 @@ async fn read_up_to(most: usize, body: impl AsyncRead + Unpin) -> std::io::Resul
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use futures::FutureExt;
 

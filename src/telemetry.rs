@@ -275,7 +275,6 @@ impl WatchErrorKind {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 pub(crate) mod tests {
     use std::io::{self, Write};
 

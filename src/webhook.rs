@@ -1,7 +1,8 @@
 //! I/O. The role `webhook`: answers the API server's admission reviews over TLS, with a certificate that it looks after
 //! itself.
 
-mod keeper;
+mod authority_certificates;
+pub mod reviews;
 
 use std::future::{Future, pending};
 use std::sync::Arc;
@@ -17,16 +18,16 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::clock;
-use crate::server::admin;
-use crate::server::connections::{Leaving, Listener, Server};
-use crate::server::listen::{Address, bind};
-use crate::server::places::Share;
-use crate::server::room::ConnectionMetrics;
-use crate::server::webhook::{BODY_LIMITS, LIMITS, Webhook};
-use crate::server::workers::Workers;
-use crate::tls::files::{self, PemFiles};
-use crate::tls::{Acceptor, HTTP_1, Served};
-use keeper::Source;
+use crate::serve::admin;
+use crate::serve::connections::{Leaving, Listener, Server};
+use crate::serve::listen::{Address, bind};
+use crate::serve::places::Share;
+use crate::serve::room::ConnectionMetrics;
+use crate::serve::tls::files::{CertificateFiles, PemFiles};
+use crate::serve::tls::{Acceptor, HTTP_1, Served};
+use crate::serve::workers::Workers;
+use authority_certificates::{AuthorityCertificates, Source};
+use reviews::{BODY_LIMITS, LIMITS, Webhook};
 
 /// What a webhook is told by its flags.
 #[derive(Clone, Debug)]
@@ -48,9 +49,9 @@ pub struct Options {
 }
 
 /// Where certificates come from.
-pub enum Authority {
+pub enum CertificateOrigin {
     /// Made here, by the authority in the Secret; read with this client, which may neither list nor write.
-    Secret(Client),
+    Authority(Client),
     /// Made elsewhere.
     Files(PemFiles),
 }
@@ -59,23 +60,27 @@ const REMEDY: &str = "if it is the API server, caBundle is of another authority:
 
 /// Who has a certificate to serve.
 #[derive(Clone)]
-enum Keeper {
-    Secret(Arc<keeper::Keeper>),
-    Files(Arc<files::Keeper>),
+enum CertificateSource {
+    FromAuthority(Arc<AuthorityCertificates>),
+    FromFiles(Arc<CertificateFiles>),
 }
 
 /// Answers reviews until `shutdown`.
 ///
 /// # Errors
 /// If an address cannot be listened on, or a part of the webhook ends by itself.
-pub async fn run(authority: Authority, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(
+    origin: CertificateOrigin,
+    options: Options,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let listener = bind(options.https_address, "--https-address").await?;
     let admin_listener = bind(options.admin_address, "--admin-address").await?;
     info!(https_address = %listener.local_addr()?, admin_address = %admin_listener.local_addr()?, "listening");
 
     let mut registry = Registry::with_prefix("keywright");
-    let keeper = Keeper::new(authority, &options, &mut registry)?;
-    let tls = Acceptor::new(keeper.served(), HTTP_1, REMEDY);
+    let certificates = CertificateSource::new(origin, &options, &mut registry)?;
+    let tls = Acceptor::new(certificates.served(), HTTP_1, REMEDY);
     let connections = ConnectionMetrics::new(&mut registry);
     let reviews = Webhook::new(clock::now, &mut registry);
     let handler = move |request: &Request<Bytes>| reviews.answer(request);
@@ -87,53 +92,56 @@ pub async fn run(authority: Authority, options: Options, shutdown: impl Future<O
         occupancy: connections.of("https"),
     };
     let readiness = {
-        let (keeper, leaving, occupancy) = (keeper.clone(), server.leaving.clone(), server.occupancy.clone());
+        let (certificates, leaving, occupancy) =
+            (certificates.clone(), server.leaving.clone(), server.occupancy.clone());
         move || match leaving.has_begun() {
             true => Err("shutting down".to_owned()),
-            false => occupancy.readiness(Instant::now()).and_then(|()| keeper.readiness(clock::now())),
+            false => occupancy.readiness(Instant::now()).and_then(|()| certificates.readiness(clock::now())),
         }
     };
 
     let mut background = JoinSet::new();
     let admin_occupancy = connections.of("admin");
     background.spawn(admin::serve(admin_listener, readiness, Arc::new(registry), admin_occupancy, pending()));
-    background.spawn(async move { keeper.follow().await });
+    background.spawn(async move { certificates.follow().await });
     tokio::select! {
         () = server.serve_with_bodies(BODY_LIMITS, handler, shutdown) => Ok(()),
         ended = background.join_next() => bail!("a part of the webhook ended by itself: {ended:?}"),
     }
 }
 
-impl Keeper {
-    fn new(authority: Authority, options: &Options, registry: &mut Registry) -> anyhow::Result<Self> {
+impl CertificateSource {
+    fn new(origin: CertificateOrigin, options: &Options, registry: &mut Registry) -> anyhow::Result<Self> {
         let (server_names, poll) = (options.server_names.clone(), options.certificate_poll);
-        Ok(match authority {
-            Authority::Secret(client) => {
+        Ok(match origin {
+            CertificateOrigin::Authority(client) => {
                 let source = Source::new(client, &options.namespace, options.certificate_lifetime);
-                Self::Secret(keeper::Keeper::new(source, server_names, poll, registry)?)
+                Self::FromAuthority(AuthorityCertificates::new(source, server_names, poll, registry)?)
             }
-            Authority::Files(files) => Self::Files(files::Keeper::new(files, server_names, poll, registry)?),
+            CertificateOrigin::Files(files) => {
+                Self::FromFiles(CertificateFiles::new(files, server_names, poll, registry)?)
+            }
         })
     }
 
     fn served(&self) -> Arc<Served> {
         match self {
-            Self::Secret(keeper) => keeper.served(),
-            Self::Files(keeper) => keeper.served(),
+            Self::FromAuthority(certificates) => certificates.served(),
+            Self::FromFiles(certificates) => certificates.served(),
         }
     }
 
     fn readiness(&self, now: Timestamp) -> Result<(), String> {
         match self {
-            Self::Secret(keeper) => keeper.readiness(now),
-            Self::Files(keeper) => keeper.readiness(now),
+            Self::FromAuthority(certificates) => certificates.readiness(now),
+            Self::FromFiles(certificates) => certificates.readiness(now),
         }
     }
 
     async fn follow(&self) {
         match self {
-            Self::Secret(keeper) => match keeper.follow().await {},
-            Self::Files(keeper) => match keeper.follow().await {},
+            Self::FromAuthority(certificates) => match certificates.follow().await {},
+            Self::FromFiles(certificates) => match certificates.follow().await {},
         }
     }
 }

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 
 use allocation_counter::measure;
 use jiff::Timestamp;
-use keywright::address::client::{ClientAddressSource, Unresolved};
-use keywright::key::{Credential, CredentialError, Key, credential};
-use keywright::keyring::{Keyring, StoredRecord};
-use keywright::usage::Marks;
-use keywright::verify::{InvalidRoute, Request, Route, check};
+use keywright_core::address::client::{ClientAddressSource, Unresolved};
+use keywright_core::key::{Credential, CredentialError, Key, credential};
+use keywright_core::keyring::{Keyring, StoredRecord};
+use keywright_core::usage::Marks;
+use keywright_core::verify::{InvalidRoute, Request, Route, check};
 use rand::rngs::SysRng;
 use serde_json::{Value, json};
 

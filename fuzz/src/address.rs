@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use keywright::address::{AllowedAddresses, MAX_ENTRIES, Network, canonical};
+use keywright_core::address::{AllowedAddresses, MAX_ENTRIES, Network, canonical};
 
 use crate::assert_fit_to_print;
 

@@ -1,5 +1,5 @@
-use keywright::admission::review::{PatchOperation, Request};
-use keywright::admission::{Phase, Verdict, judge};
+use keywright_core::admission::review::{PatchOperation, Request};
+use keywright_core::admission::{Phase, Verdict, judge};
 use serde_json::Value;
 
 use crate::now;

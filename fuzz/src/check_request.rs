@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
-use keywright::address::client::ClientAddressSource;
-use keywright::server::ext_authz::{Authorization, NoResponse, Question};
+use keywright_core::address::client::ClientAddressSource;
+use keywright::verifier::ext_authz::{Authorization, NoResponse, Question};
 use prost::Message;
 use tokio::runtime::Runtime;
 

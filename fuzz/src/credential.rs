@@ -1,4 +1,4 @@
-use keywright::key::{self, Carrier, CredentialError};
+use keywright_core::key::{self, Carrier, CredentialError};
 
 /// Each line of the input that begins with `A` goes on with a value of `Authorization`, and each that begins with `X`
 /// with one of `X-API-Key`.

@@ -14,11 +14,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::TokioIo;
-use keywright::address::client::ClientAddressSource;
-use keywright::feed::Feed;
-use keywright::server::connections::Limits;
-use keywright::server::decisions::{Decisions, Tally};
-use keywright::server::http::Verifier;
+use keywright_core::address::client::ClientAddressSource;
+use keywright::verifier::feed::Feed;
+use keywright::serve::connections::Limits;
+use keywright::verifier::decisions::{Decisions, Tally};
+use keywright::verifier::forward_auth::ForwardAuth;
 use kube::client::{Body, Client};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
@@ -34,7 +34,7 @@ const ALLOWED: &str = "203.0.113.0/24";
 
 /// The input is all that a client sends on one connection; hyper reads it, and a verifier answers.
 pub fn http_head(data: &[u8]) {
-    thread_local!(static VERIFIER: (Runtime, Rc<Verifier>) = verifier());
+    thread_local!(static VERIFIER: (Runtime, Rc<ForwardAuth>) = verifier());
     VERIFIER.with(|(runtime, verifier)| {
         let allowed = Rc::new(Cell::new(0));
         let answered = Rc::new(Cell::new(0));
@@ -62,7 +62,7 @@ fn count(text: &[u8], part: &[u8]) -> usize {
 /// The connection as the server holds it, without clock and sockets. Answers with all that was sent to the client.
 async fn converse(
     data: &[u8],
-    verifier: &Rc<Verifier>,
+    verifier: &Rc<ForwardAuth>,
     allowed: &Rc<Cell<usize>>,
     answered: &Rc<Cell<usize>>,
 ) -> Vec<u8> {
@@ -153,9 +153,9 @@ fn source() -> ClientAddressSource {
     "xff-hops=1".parse().unwrap_or(ClientAddressSource::Peer)
 }
 
-fn verifier() -> (Runtime, Rc<Verifier>) {
+fn verifier() -> (Runtime, Rc<ForwardAuth>) {
     let (runtime, decisions) = decisions();
-    (runtime, Rc::new(Verifier::new(decisions, source())))
+    (runtime, Rc::new(ForwardAuth::new(decisions, source())))
 }
 
 /// What decides from a record for each of [`keys`] but the last.

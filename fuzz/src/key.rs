@@ -1,6 +1,6 @@
 use std::str;
 
-use keywright::key::{Digest, Malformed, Prefix, Presented};
+use keywright_core::key::{Digest, Malformed, Prefix, Presented};
 use sha2::Digest as _;
 
 const SYMBOLS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

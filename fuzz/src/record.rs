@@ -1,9 +1,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use jiff::Timestamp;
-use keywright::key::{self, Digest};
-use keywright::keyring::{Keyring, StoredRecord};
-use keywright::verify::{self, Permit, Request, Route};
+use keywright_core::key::{self, Digest};
+use keywright_core::keyring::{Keyring, StoredRecord};
+use keywright_core::verify::{self, Permit, Request, Route};
 use serde_json::{Value, json};
 
 use crate::address::{contains, range};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use keywright::key::Digest;
+use keywright_core::key::Digest;
 use keywright_fuzz::TARGETS;
 
 fn corpus(target: &str) -> PathBuf {

@@ -14,9 +14,9 @@ use super::Error;
 use super::cluster::Cluster;
 use super::observe::Sight;
 use super::secret::{is_refusal, mark, secret_with, target};
-use crate::api::{ApiKeyRecord, ApiKeyRecordSpec, ApiKeyStatus, CAUSE_ANNOTATION, FINALIZER, MANAGED_BY};
-use crate::key::{Digest, Key, Prefix};
-use crate::lifecycle::{Cause, Held, Marks, Rules, Write, record_name};
+use keywright_core::api::{ApiKeyRecord, ApiKeyRecordSpec, ApiKeyStatus, CAUSE_ANNOTATION, FINALIZER, MANAGED_BY};
+use keywright_core::key::{Digest, Key, Prefix};
+use keywright_core::lifecycle::{Cause, Held, Marks, Rules, Write, record_name};
 
 /// A key on its way from its record to its Secret: the one place where one is kept.
 pub(super) struct HeldKey {

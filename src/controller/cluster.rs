@@ -5,8 +5,8 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{ApiResource, DynamicObject};
 use kube::{Api, Client, Resource};
 
-use crate::api::{ApiKey, ApiKeyRecord};
 use crate::pages::Pages;
+use keywright_core::api::{ApiKey, ApiKeyRecord};
 
 /// Typed access for requests that are answered within [`crate::client::REQUEST_TIMEOUT`].
 #[derive(Clone)]

@@ -9,7 +9,7 @@ use kube::api::{ObjectMeta, PostParams};
 
 use super::Error;
 use super::cluster::Cluster;
-use crate::lifecycle::Announcement;
+use keywright_core::lifecycle::Announcement;
 
 const CONTROLLER: &str = "keywright-controller";
 
@@ -69,7 +69,6 @@ fn cut(mut text: String, longest: usize) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -16,8 +16,8 @@ use tracing::warn;
 
 use super::heads::Versioned;
 use crate::pages::Pages;
-use crate::resource_version::is_older;
 use crate::telemetry::WatchErrorKind;
+use keywright_core::resource_version::is_older;
 
 /// A watch ends after this time and is opened again, and one that is silent for a little longer is given up: a
 /// connection that died without a word is noticed within 25 s.
@@ -177,7 +177,6 @@ fn io_error(kind: io::ErrorKind, told: &str) -> kube::Error {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use futures::pin_mut;
     use kube::Resource;
@@ -185,8 +184,8 @@ mod tests {
 
     use super::super::heads::RecordHead;
     use super::*;
-    use crate::api::ApiKeyRecord;
-    use crate::feed::tests::{LIST, Reply, Script, list};
+    use crate::testing::script::{LIST, Reply, Script, list};
+    use keywright_core::api::ApiKeyRecord;
 
     /// etcd was restored from a backup: a watch from the version of before would say nothing until that one is reached.
     #[tokio::test]

@@ -11,8 +11,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::memory::{Memory, Rest};
-use crate::api::Reason;
 use crate::clock;
+use keywright_core::api::Reason;
 
 /// The gauges of one controller. An ApiKey counts once a pass over it has come to its end.
 #[derive(Debug)]
@@ -76,7 +76,6 @@ impl Tally {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::time::Instant;
 

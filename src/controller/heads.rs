@@ -9,7 +9,7 @@ use kube::api::PartialObjectMeta;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
-use crate::api::{ApiKey, ApiKeyReference};
+use keywright_core::api::{ApiKey, ApiKeyReference};
 
 /// An ApiKey as the store of what is watched holds it: without annotations, labels, finalizers, owners and field
 /// managers.
@@ -142,7 +142,6 @@ impl RecordSpec {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::{Value, json};
 

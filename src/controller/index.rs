@@ -13,8 +13,8 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use super::heads::{RecordHead, Versioned};
-use crate::key::Digest;
-use crate::lifecycle::serial_in;
+use keywright_core::key::Digest;
+use keywright_core::lifecycle::serial_in;
 
 /// The records of every ApiKey, by its uid.
 pub(super) struct RecordIndex {
@@ -197,7 +197,6 @@ fn first_octets(digest: &Digest) -> u64 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
 

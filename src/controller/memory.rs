@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::api::Reason;
+use keywright_core::api::Reason;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -138,7 +138,6 @@ impl Memory {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -16,13 +16,15 @@ use super::Error;
 use super::cluster::Cluster;
 use super::heads::RecordHead;
 use super::index::RecordIndex;
-use crate::api::{
+use keywright_core::api::{
     ApiKeyRecord, ApiKeyReference, ApiKeyStatus, CAUSE_ANNOTATION, EXPIRES_AT_ANNOTATION, FINALIZER, GROUP,
     KEY_PREFIX_ANNOTATION, MANAGED_BY, ROTATE_ANNOTATION, SERIAL_ANNOTATION,
 };
-use crate::declaration::{self, Declaration, Delivery, Problem};
-use crate::key::Digest;
-use crate::lifecycle::{Cause, Claim, Held, Marks, Observed, Ownership, Record, Secret, record_name, serial_in};
+use keywright_core::declaration::{self, Declaration, Delivery, Problem};
+use keywright_core::key::Digest;
+use keywright_core::lifecycle::{
+    Cause, Claim, Held, Marks, Observed, Ownership, Record, Secret, record_name, serial_in,
+};
 
 /// An ApiKey as stored, and what there is to know about it. The API server's answer to a write is an observation too, so
 /// that a pass reads everything once.

@@ -23,10 +23,10 @@ use super::index::RecordIndex;
 use super::memory::{Memory, Rest, Versions};
 use super::observe::{Sight, observe};
 use super::secret::ask_obstacle;
-use crate::api::{ApiKey, ApiKeyStatus, ConditionType, Reason};
 use crate::clock;
-use crate::lifecycle::{self, Announcement, Cause, Marks, Plan, Write};
 use crate::telemetry::ControllerMetrics;
+use keywright_core::api::{ApiKey, ApiKeyStatus, ConditionType, Reason};
+use keywright_core::lifecycle::{self, Announcement, Cause, Marks, Plan, Write};
 
 /// Writes after which other ApiKeys get their turn. Nothing is wrong with one that takes more.
 const WRITES_PER_PASS: u32 = 64;

@@ -12,10 +12,12 @@ use rand::rngs::SysRng;
 use super::Error;
 use super::cluster::Cluster;
 use super::observe::Sight;
-use crate::api::{ApiKeyReference, EXPIRES_AT_ANNOTATION, GROUP, KEY_PREFIX_ANNOTATION, MANAGED_BY, SERIAL_ANNOTATION};
-use crate::declaration::Delivery;
-use crate::key::Key;
-use crate::lifecycle::{Marks, Obstacle};
+use keywright_core::api::{
+    ApiKeyReference, EXPIRES_AT_ANNOTATION, GROUP, KEY_PREFIX_ANNOTATION, MANAGED_BY, SERIAL_ANNOTATION,
+};
+use keywright_core::declaration::Delivery;
+use keywright_core::key::Key;
+use keywright_core::lifecycle::{Marks, Obstacle};
 
 /// The name and the data key of the Secret that the ApiKey declares.
 pub(super) fn target(sight: &Sight) -> Result<(&str, &str), Error> {

@@ -20,12 +20,12 @@ use super::Error;
 use super::apply::update_record;
 use super::cluster::Cluster;
 use super::heads::{RecordHead, Watched};
-use crate::api::{ApiKeyRecord, ApiKeyReference};
 use crate::clock;
-use crate::key::Digest;
-use crate::lifecycle::tombstones::{Census, Excess, Tombstone, slim};
-use crate::lifecycle::{RevocationReason, revoked};
 use crate::telemetry::ControllerMetrics;
+use keywright_core::api::{ApiKeyRecord, ApiKeyReference};
+use keywright_core::key::Digest;
+use keywright_core::lifecycle::tombstones::{Census, Excess, Tombstone, slim};
+use keywright_core::lifecycle::{RevocationReason, revoked};
 
 /// Tombstones that are removed after one look at what ApiKeys declare. The look goes through all ApiKeys.
 const BATCH: usize = 1000;

@@ -26,8 +26,8 @@ use super::memory::Memory;
 use super::pass::{Context, LONGEST_PAUSE, SHORTEST_PAUSE, pass, pause_after_failure};
 use super::sweep::Sweeper;
 use super::{Options, Readiness};
-use crate::api::{ApiKey, ApiKeyRecord, ApiKeyReference};
 use crate::telemetry::{ControllerMetrics, WatchErrorKind, WatchErrors};
+use keywright_core::api::{ApiKey, ApiKeyRecord, ApiKeyReference};
 
 /// How long passes that are under way may go on after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(10);

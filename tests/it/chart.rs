@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use clap::Parser;
-use keywright::api::{ApiKey, Reason};
 use keywright::args::Arguments;
+use keywright_core::api::{ApiKey, Reason};
 use kube::api::PostParams;
 use serde::Deserialize;
 use serde_json::{Value, json};

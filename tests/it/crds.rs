@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use keywright::api::{ApiKey, ApiKeyRecord, custom_resource_definitions};
+use keywright_core::api::{ApiKey, ApiKeyRecord, custom_resource_definitions};
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};

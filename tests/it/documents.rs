@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use k8s_openapi::api::core::v1::Secret;
-use keywright::api::{ApiKey, Reason};
+use keywright_core::api::{ApiKey, Reason};
 use kube::api::PostParams;
 use serde_json::json;
 

@@ -1,174 +1,89 @@
-//! The edges between modules, and what pure files must not hold: one crate cannot have the compiler see to it. And the tests
-//! that the documentation promises.
+//! What the compiler does not see to: the arrows between the rooms of the program, and that the documentation names what
+//! is there.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Who may use whom. Everything may use itself and its children.
-const EDGES: &[(&str, &[&str])] = &[
-    ("api", &[]),
-    ("key", &[]),
-    ("address", &["key"]),
-    ("duration", &[]),
-    ("date_time", &[]),
-    ("resource_version", &[]),
-    ("clock", &[]),
-    ("client", &[]),
-    ("pages", &[]),
-    ("telemetry", &[]),
-    ("declaration", &["key", "address", "duration", "date_time"]),
-    ("admission", &["api", "declaration", "address"]),
-    ("lifecycle", &["api", "declaration", "key", "address", "duration"]),
-    ("keyring", &["api", "key", "address"]),
-    ("verify", &["keyring", "key", "address"]),
-    ("usage", &["keyring"]),
-    ("feed", &["api", "keyring", "pages", "resource_version", "telemetry", "usage"]),
-    ("flush", &["api", "feed", "keyring", "usage", "client", "clock"]),
-    ("authority", &[]),
-    ("tls", &["authority", "clock"]),
-    (
-        "server",
-        &["admission", "feed", "flush", "verify", "keyring", "key", "address", "clock", "telemetry", "tls", "usage"],
-    ),
-    ("webhook", &["authority", "tls", "server", "clock"]),
-    ("certificates", &["api", "authority", "clock"]),
-    (
-        "controller",
-        &[
-            "api",
-            "declaration",
-            "key",
-            "lifecycle",
-            "server",
-            "client",
-            "clock",
-            "pages",
-            "resource_version",
-            "telemetry",
-        ],
-    ),
-    (
-        "args",
-        &[
-            "address",
-            "authority",
-            "duration",
-            "telemetry",
-            "certificates",
-            "controller",
-            "server",
-            "tls",
-            "usage",
-            "webhook",
-        ],
-    ),
-];
+/// One for each role of the program. None uses another.
+const ROLES: [&str; 4] = ["certificates", "controller", "verifier", "webhook"];
 
-/// Modules that take values and the time, and give values.
-const PURE: &[&str] = &[
-    "key",
-    "address",
-    "duration",
-    "date_time",
-    "resource_version",
-    "declaration",
-    "admission",
-    "lifecycle",
-    "keyring",
-    "usage",
-    "verify",
-    "authority",
-];
+/// A file of the program: its room, its path, and its code without comments.
+struct Source {
+    room: String,
+    path: PathBuf,
+    code: String,
+}
 
-const NOT_PURE: &[&str] = &[
-    "async ",
-    ".await",
-    "tokio::",
-    "kube::",
-    "hyper::",
-    "hyper_util::",
-    "http_body_util::",
-    "http::",
-    "h2::",
-    "tonic::",
-    "Timestamp::now",
-    "Instant::now",
-    "SystemTime::now",
-    "rand::rng",
-    "SysRng",
-];
-
-/// A module's production code: without the tests at its end, and without comments.
-fn modules() -> Vec<(String, PathBuf, String)> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut folders = vec![source.clone()];
-    let mut modules = Vec::new();
+/// Tests apart: they stand in files of their own, or at the end of one.
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![root.clone()];
+    let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            let path = entry.path();
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = path.file_stem().unwrap().to_str().unwrap();
             if path.is_dir() {
-                if path.file_name().unwrap() != "tests" {
-                    folders.push(path);
-                }
-                continue;
-            }
-            let relative = path.strip_prefix(&source).unwrap();
-            let top = relative.components().next().unwrap().as_os_str().to_str().unwrap();
-            let name = top.trim_end_matches(".rs").to_owned();
-            if !["main", "lib"].contains(&&*name) && path.file_name().unwrap() != "tests.rs" {
+                folders.push(path);
+            } else if name != "tests" && path.extension().is_some_and(|extension| extension == "rs") {
+                let relative = path.strip_prefix(&root).unwrap();
+                let room = relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
                 let text = fs::read_to_string(&path).unwrap();
-                let code =
-                    text.split("#[cfg(test)]\n#[allow").next().unwrap().split("#[cfg(test)]\nmod").next().unwrap();
-                let code =
-                    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-                modules.push((name, path, code));
+                let code = text.split("#[cfg(test)]\nmod").next().unwrap().lines();
+                let code = code.filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+                sources.push(Source { room, path, code });
             }
         }
     }
-    assert!(modules.len() > 20, "the source is not where it was");
-    modules
+    assert!(sources.len() > 20, "the source is not where it was");
+    sources
+}
+
+impl Source {
+    fn uses(&self, room: &str) -> bool {
+        let braced = self.code.split("use crate::{").skip(1).filter_map(|rest| rest.split('}').next());
+        let mut names = braced.flat_map(|names| names.split(',').filter_map(|name| name.trim().split("::").next()));
+        self.code.contains(&format!("crate::{room}::"))
+            || self.code.contains(&format!("crate::{room};"))
+            || names.any(|name| name == room)
+    }
 }
 
 #[test]
-fn edges_point_one_way() {
-    let names: BTreeSet<&str> = EDGES.iter().map(|(name, _)| *name).collect();
-    for (name, path, code) in modules() {
-        let (_, allowed) =
-            EDGES.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name} is new here"));
-        for other in &names {
-            let uses = code.contains(&format!("crate::{other}::"))
-                || code.contains(&format!("crate::{other};"))
-                || braced(&code).any(|used| used == *other);
-            assert!(!uses || *other == name || allowed.contains(other), "{} must not use {other}", path.display());
+fn no_role_uses_another_and_what_they_share_knows_none() {
+    for source in sources().iter().filter(|source| !["args", "lib", "main"].contains(&&*source.room)) {
+        for role in ROLES.iter().filter(|role| **role != source.room) {
+            assert!(!source.uses(role), "{} must not use {role}", source.path.display());
         }
     }
 }
 
-/// The names in `use crate::{client, clock};` and the like.
-fn braced(code: &str) -> impl Iterator<Item = &str> {
-    code.split("use crate::{")
-        .skip(1)
-        .filter_map(|rest| rest.split('}').next())
-        .flat_map(|names| names.split(',').map(|name| name.trim().split("::").next().unwrap()))
+/// What the roles share is in layers, too: each of these uses only what stands before it.
+#[test]
+fn what_roles_share_points_one_way() {
+    let layers = ["clock", "x509", "pages", "telemetry", "client", "authority", "serve"];
+    for source in sources() {
+        let Some(layer) = layers.iter().position(|layer| *layer == source.room) else { continue };
+        for above in &layers[layer + 1..] {
+            assert!(!source.uses(above), "{} must not use {above}", source.path.display());
+        }
+    }
 }
 
 #[test]
-fn pure_files_hold_no_clock_no_randomness_no_network_and_no_transport() {
-    for (name, path, code) in modules().into_iter().filter(|(name, ..)| PURE.contains(&&**name)) {
-        for word in NOT_PURE {
-            assert!(!code.contains(word), "{word} in {} ({name} is pure)", path.display());
+fn children_do_not_use_their_parent() {
+    for source in sources().iter().filter(|source| !["lib", "main"].contains(&&*source.room)) {
+        let items = source.code.split("use super::").skip(1).chain(source.code.split("super::super::").skip(1));
+        for item in items {
+            let first = item.trim_start_matches('{').chars().next().unwrap();
+            assert!(first.is_lowercase(), "{} uses an item of its parent: {item:.40}", source.path.display());
         }
     }
 }
 
 #[test]
 fn the_verifier_never_reaches_secrets() {
-    for (_, path, code) in modules()
-        .into_iter()
-        .filter(|(name, ..)| ["verify", "server", "feed", "flush", "keyring", "usage", "tls"].contains(&&**name))
-    {
-        assert!(!code.contains("core::v1::Secret"), "{}", path.display());
+    for source in sources().iter().filter(|source| ["verifier", "serve"].contains(&&*source.room)) {
+        assert!(!source.code.contains("core::v1::Secret"), "{}", source.path.display());
     }
 }
 
@@ -186,7 +101,13 @@ fn tests_named_in_the_documentation_exist() {
             let unit = path.trim_end_matches("/tests");
             let files = match path.strip_prefix("e2e/") {
                 Some(path) => vec![format!("tests/e2e/{path}.rs")],
-                None => vec![format!("tests/it/{path}.rs"), format!("src/{path}.rs"), format!("src/{unit}.rs")],
+                None => vec![
+                    format!("tests/it/{path}.rs"),
+                    format!("src/{path}.rs"),
+                    format!("src/{unit}.rs"),
+                    format!("crates/core/src/{path}.rs"),
+                    format!("crates/core/src/{unit}.rs"),
+                ],
             };
             let Some(code) = files.iter().find_map(|file| fs::read_to_string(project.join(file)).ok()) else {
                 continue;

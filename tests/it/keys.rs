@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::core::v1::ResourceQuota;
 use k8s_openapi::api::events::v1::Event;
-use keywright::api::{ApiKey, ConditionStatus, ConditionType, Reason};
-use keywright::key::{Digest, Key, Presented};
+use keywright_core::api::{ApiKey, ConditionStatus, ConditionType, Reason};
+use keywright_core::key::{Digest, Key, Presented};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -127,7 +127,7 @@ async fn what_is_edited_is_enforced() {
     scene.edit("ci", json!({"allowedIPs": null, "scopes": ["read"], "owner": "grace"})).await;
     scene.answers(&key, INSIDE, 200).await;
     let record = scene.record(&key).await.name_any();
-    wait::for_object(&scene.records(), &record, |record: &keywright::api::ApiKeyRecord| {
+    wait::for_object(&scene.records(), &record, |record: &keywright_core::api::ApiKeyRecord| {
         record.spec.owner.as_deref() == Some("grace") && record.spec.scopes == ["read"]
     })
     .await;
@@ -278,7 +278,7 @@ async fn sixteen_live_keys_are_revoked_in_one_pass() {
     let template = scene.record(&first).await;
     let newest = Key::mint(&mut rand::rngs::SysRng).unwrap();
     for serial in 2..=16 {
-        let mut record = keywright::api::ApiKeyRecord::new(&format!("{uid}-{serial}"), template.spec.clone());
+        let mut record = keywright_core::api::ApiKeyRecord::new(&format!("{uid}-{serial}"), template.spec.clone());
         record.spec.serial = serial;
         let key = if serial == 16 { newest.digest() } else { Digest::of(&serial.to_le_bytes()) };
         record.spec.digest = key.to_string();
@@ -408,7 +408,7 @@ async fn rules_edited_into_a_record_by_hand_do_not_last() {
     let record = scene.record(&key).await.name_any();
     let widened = Patch::Merge(json!({"spec": {"allowedIPs": ["0.0.0.0/0"]}}));
     let widened = scene.records().patch(&record, &PatchParams::default(), &widened).await.unwrap();
-    wait::for_object(&scene.records(), &record, move |record: &keywright::api::ApiKeyRecord| {
+    wait::for_object(&scene.records(), &record, move |record: &keywright_core::api::ApiKeyRecord| {
         record.resource_version() != widened.resource_version()
             && record.spec.allowed_ips.as_deref() == Some(&["192.0.2.0/24".to_owned()])
     })

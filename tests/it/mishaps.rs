@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use keywright::api::{ApiKeyRecord, Reason};
-use keywright::key::Digest;
+use keywright_core::api::{ApiKeyRecord, Reason};
+use keywright_core::key::Digest;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;

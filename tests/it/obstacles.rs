@@ -1,7 +1,7 @@
 //! Secrets that others also rule: quotas, policies and webhooks of somebody else, and leftovers, on the real API server.
 
 use k8s_openapi::api::core::v1::Secret;
-use keywright::api::{ApiKey, ApiKeyRecord, ConditionStatus, ConditionType, Reason};
+use keywright_core::api::{ApiKey, ApiKeyRecord, ConditionStatus, ConditionType, Reason};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! A submitted digest has one owner, on the real API server: the oldest record rules alone, live or revoked.
 
-use keywright::api::{ApiKey, ConditionStatus, ConditionType, Reason};
-use keywright::key::{Digest, Key};
+use keywright_core::api::{ApiKey, ConditionStatus, ConditionType, Reason};
+use keywright_core::key::{Digest, Key};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use keywright::key::Key;
+use keywright_core::key::Key;
 use kube::api::PostParams;
 use rand::rngs::SysRng;
 use serde_json::{Value, json};

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Secret;
-use keywright::api::{ApiKey, ApiKeyRecord, ConditionType, Reason};
-use keywright::key::{Digest, Presented};
+use keywright_core::api::{ApiKey, ApiKeyRecord, ConditionType, Reason};
+use keywright_core::key::{Digest, Presented};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};

@@ -1,8 +1,8 @@
 //! What is left of revoked keys: how long it stays, how much of it, and what looking after it costs.
 
 use jiff::{SignedDuration, Timestamp};
-use keywright::api::{ApiKey, ApiKeyRecord};
-use keywright::key::Digest;
+use keywright_core::api::{ApiKey, ApiKeyRecord};
+use keywright_core::key::Digest;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! The admission webhook on the real API server: what a user sees, what is filled in, and what goes on without it.
 
-use keywright::api::{ApiKey, FINALIZER, Reason};
+use keywright_core::api::{ApiKey, FINALIZER, Reason};
 use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -153,7 +153,7 @@ async fn every_row_of_the_address_cases_is_answered_with_rule_and_hint() {
             Err(kube::Error::Api(status)) => status.message.clone(),
             Err(other) => panic!("{other}"),
         };
-        let expected = match keywright::address::Network::parse(&entry) {
+        let expected = match keywright_core::address::Network::parse(&entry) {
             Ok(_) => String::new(),
             Err(refusal) => format!(
                 "admission webhook \"mutate.apikeys.keywright.dev\" denied the request: \

@@ -12,15 +12,15 @@ use anyhow::{Result, ensure};
 use hyper::header::AUTHORIZATION;
 use hyper::{Request, Response, StatusCode};
 use jiff::Timestamp;
-use keywright::address::client::ClientAddressSource;
-use keywright::feed::Feed;
-use keywright::key::{Digest, credential};
-use keywright::keyring::{Keyring, StoredRecord};
-use keywright::server::decisions::{Decisions, Tally};
-use keywright::server::ext_authz::{Authorization, Question};
-use keywright::server::http::Verifier;
-use keywright::server::protobuf::{put, put_message};
-use keywright::verify::{self, Denial, Permit, Route};
+use keywright::verifier::decisions::{Decisions, Tally};
+use keywright::verifier::ext_authz::{Authorization, Question};
+use keywright::verifier::feed::Feed;
+use keywright::verifier::forward_auth::ForwardAuth;
+use keywright::verifier::protobuf::{put, put_message};
+use keywright_core::address::client::ClientAddressSource;
+use keywright_core::key::{Digest, credential};
+use keywright_core::keyring::{Keyring, StoredRecord};
+use keywright_core::verify::{self, Denial, Permit, Route};
 use kube::client::{Body, Client};
 use serde_json::{Value, json};
 use tower::service_fn;
@@ -55,7 +55,7 @@ pub const KINDS: [(&str, i64, Kind); 7] = [
 pub struct World {
     keyring: Arc<Keyring>,
     authorization: Authorization,
-    verifier: Verifier,
+    verifier: ForwardAuth,
     client_address_source: ClientAddressSource,
     keys: Vec<KeyText>,
     unknown_keys: Vec<KeyText>,
@@ -82,7 +82,7 @@ impl World {
         Ok(Self {
             keyring: feed.newest(),
             authorization: Authorization::new(decisions("grpc"), source.clone()),
-            verifier: Verifier::new(decisions("http"), source.clone()),
+            verifier: ForwardAuth::new(decisions("http"), source.clone()),
             client_address_source: source,
             unknown_keys: (UNKNOWN..UNKNOWN + PIECES).map(key_text).collect(),
             check_requests: keys.iter().map(check_request).collect(),

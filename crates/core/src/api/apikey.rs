@@ -1,0 +1,418 @@
+//! `ApiKey`: a key that somebody declares.
+
+#![allow(clippy::duplicated_attributes, reason = "each printed column is an attribute of the same name")]
+
+use std::fmt;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::ValidationRule;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube_derive::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema;
+
+/// The declaration of one API key. Deleting it revokes its keys at once and for good.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    crates(kube_core = "::kube_core"),
+    group = "keywright.dev",
+    version = "v1alpha1",
+    kind = "ApiKey",
+    plural = "apikeys",
+    shortname = "kwk",
+    category = "keywright",
+    namespaced,
+    status = "ApiKeyStatus",
+    derive = "PartialEq",
+    doc = "An API key: declared here, delivered in a Secret, refused from the moment this object is deleted.",
+    selectable = ".spec.keyHash",
+    selectable = ".spec.owner",
+    printcolumn(
+        name = "Owner",
+        type_ = "string",
+        json_path = ".spec.owner",
+        description = "The person of responsibility"
+    ),
+    printcolumn(
+        name = "Key",
+        type_ = "string",
+        json_path = ".status.keyPrefix",
+        description = "The first characters of the key"
+    ),
+    printcolumn(name = "Created", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Last Used", type_ = "date", json_path = ".status.lastUsedAt"),
+    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expires"),
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Active\")].reason"),
+    printcolumn(name = "Secret", type_ = "string", json_path = ".status.secretName", priority = 1),
+    printcolumn(name = "Allowed IPs", type_ = "string", json_path = ".spec.allowedIPs", priority = 1),
+    printcolumn(name = "Display Name", type_ = "string", json_path = ".spec.displayName", priority = 1)
+)]
+#[x_kube(
+    crates(kube_core = "::kube_core"),
+    validation = Rule::new("!(has(self.expiresIn) && has(self.expiresAt))")
+        .message("expiresIn and expiresAt exclude each other: keep one"),
+    validation = Rule::new("!has(self.keyHash) || !has(self.secret)")
+        .message("keyHash excludes secret: a key that was made elsewhere is not delivered"),
+    validation = Rule::new("!has(self.keyHash) || !has(self.rotation)")
+        .message("keyHash excludes rotation: a key that was made elsewhere cannot be replaced here"),
+    // Here and not at the field, as a refused field is repeated in the message, and a key must not be.
+    validation = Rule::new("!has(self.keyHash) || !self.keyHash.lowerAscii().startsWith('keyw')")
+        .message("this looks like a key, not its digest; treat it as leaked").field_path(".keyHash"),
+    validation = Rule::new("!has(self.keyHash) || self.keyHash.lowerAscii().startsWith('keyw') || self.keyHash.matches('^sha256:[0-9a-f]{64}$')")
+        .message("keyHash must be sha256: and 64 lower-case hexadecimal digits").field_path(".keyHash"),
+    validation = Rule::new("has(self.keyHash) == has(oldSelf.keyHash) && (!has(self.keyHash) || self.keyHash == oldSelf.keyHash)")
+        .message("keyHash is immutable: create another ApiKey for another key"),
+    validation = Rule::new(SAME_SECRET_KEY)
+        .message("secret.key is immutable: create another ApiKey for another data key"),
+)]
+pub struct ApiKeySpec {
+    /// What people call this key. Absent: the object's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    #[x_kube(validation = Rule::new("self.matches('^[^\\\\p{Cc}]*$')").message("displayName must not hold control characters"))]
+    pub display_name: Option<String>,
+
+    /// What this key is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("self.matches('^([^\\\\p{Cc}]|\\n)*$')").message("description must not hold control characters other than newline"))]
+    pub description: Option<String>,
+
+    /// The person of responsibility.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._@:/+=-]{1,128}$')").message("owner must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces"))]
+    pub owner: Option<String>,
+
+    /// How long the key lives from its object's creation: `Never`, or a duration such as `1d`, `30d`, `90d` or
+    /// `1d12h`, from 1m to 3650d. Absent, with `expiresAt` absent too: it never expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    #[x_kube(validation = Rule::new(format!("self == 'Never' || {}", lifetime("self"))).message("expiresIn must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d"), validation = schema::has_never_as_written(), validation = schema::has_unit(), validation = schema::has_known_units(), validation = schema::has_bare_units())]
+    pub expires_in: Option<String>,
+
+    /// The instant from which the key is refused (RFC 3339).
+    // As it was written: the API server takes times that no `Timestamp` can hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), extend("format" = "date-time"))]
+    pub expires_at: Option<String>,
+
+    /// The client addresses that may use the key: IPv4 and IPv6 addresses and CIDRs. Absent: any address.
+    #[serde(rename = "allowedIPs", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::allowed_ips")]
+    pub allowed_ips: Option<Vec<String>>,
+
+    /// What the key is good for, as the routes in front of the workloads demand it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::scopes")]
+    pub scopes: Vec<String>,
+
+    /// Refuses the key for as long as it is true.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
+
+    /// When a new key takes the place of the old one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
+
+    /// The Secret that receives the key. Absent: one named after this object, with the data key `api-key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretTarget>,
+
+    /// The SHA-256 digest of a key that was made elsewhere; no Secret is written then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 71))]
+    pub key_hash: Option<String>,
+}
+
+/// When a new key takes the place of the old one.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    crates(kube_core = "::kube_core"),
+    validation = Rule::new(overlap_within_every()).message("overlap must not be longer than every"),
+)]
+pub struct Rotation {
+    /// How long a key serves before the next one is made, from 1m to 3650d. Absent: no scheduled rotation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    #[x_kube(validation = Rule::new(lifetime("self")).message("every must be a duration such as 30d or 12h, from 1m to 3650d"), validation = schema::has_unit(), validation = schema::has_known_units(), validation = schema::has_bare_units())]
+    pub every: Option<String>,
+
+    /// How long the old key stays valid once the new one is in the Secret, from 0s to `every`. Absent: the smaller of
+    /// 24h and `every`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    #[x_kube(validation = Rule::new(format!("{} && {} <= 3650 * 86400", schema::is_duration("self"), schema::seconds("self"))).message("overlap must be a duration such as 24h or 0s, at most 3650d"), validation = schema::has_unit(), validation = schema::has_known_units(), validation = schema::has_bare_units())]
+    pub overlap: Option<String>,
+}
+
+/// The Secret that receives the key.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(crates(kube_core = "::kube_core"))]
+pub struct SecretTarget {
+    /// The Secret's name. Absent: the ApiKey's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("!format.dns1123Subdomain().validate(self).hasValue()").message("secret.name must be a Secret's name: lower-case letters, digits, - and ."))]
+    pub name: Option<String>,
+
+    /// The data key in the Secret. Absent: `api-key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("secret.key must be letters, digits and -._"))]
+    pub key: Option<String>,
+}
+
+/// The rule over the whole object, which holds the default of `spec.secret.name`.
+pub(super) fn same_secret_name() -> ValidationRule {
+    ValidationRule {
+        rule: SAME_SECRET_NAME.to_owned(),
+        message: Some("spec.secret.name is immutable: create another ApiKey for another Secret".to_owned()),
+        ..ValidationRule::default()
+    }
+}
+
+const SAME_SECRET_NAME: &str = "(has(self.spec.secret) && has(self.spec.secret.name) ? self.spec.secret.name : self.metadata.name) \
+    == (has(oldSelf.spec.secret) && has(oldSelf.spec.secret.name) ? oldSelf.spec.secret.name : oldSelf.metadata.name)";
+
+const SAME_SECRET_KEY: &str = "(has(self.secret) && has(self.secret.key) ? self.secret.key : 'api-key') \
+    == (has(oldSelf.secret) && has(oldSelf.secret.key) ? oldSelf.secret.key : 'api-key')";
+
+/// CEL: `overlap` is no longer than `every`, as far as both are durations (other rules see to that).
+fn overlap_within_every() -> String {
+    let bad = |field: &str| format!("!{}", schema::is_duration(field));
+    let (every, overlap) = ("self.every", "self.overlap");
+    format!(
+        "!has({every}) || !has({overlap}) || {} || {} || {} <= {}",
+        bad(every),
+        bad(overlap),
+        schema::seconds(overlap),
+        schema::seconds(every),
+    )
+}
+
+/// CEL: a duration from 1m to 3650d.
+fn lifetime(text: &str) -> String {
+    let (is_duration, seconds) = (schema::is_duration(text), schema::seconds(text));
+    format!("({is_duration} && {seconds} >= 60 && {seconds} <= 3650 * 86400)")
+}
+
+/// What is in force, as the controller and the verifiers know it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ApiKeyStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub observed_generation: Option<i64>,
+
+    /// `Active`, `Ready`, `Stalled` and `ExpiringSoon`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// `keyw1_` and the first 8 characters of the random part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_prefix: Option<String>,
+
+    /// 1 for the first key, one more for each that followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<u32>,
+
+    /// When the current key was issued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issued_at: Option<Time>,
+
+    /// From when on every key of this ApiKey is refused. Absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Time>,
+
+    /// `expiresAt`, or `Never`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+
+    /// When a key of this ApiKey was last allowed in, to the granularity of the verifiers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_used_at: Option<Time>,
+
+    /// The Secret that holds the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_name: Option<String>,
+
+    /// Older keys that are still let in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub retiring: Vec<Retiring>,
+
+    /// Reserved, and not written yet: the newest generation that every live verifier is known to enforce.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enforced_generation: Option<i64>,
+}
+
+/// An older key that is still let in.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Retiring {
+    /// How people recognise it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_prefix: Option<String>,
+    /// Which key it is.
+    pub serial: u32,
+    /// From when on it is refused.
+    pub retires_at: Time,
+}
+
+/// One condition, as in `metav1.Condition`.
+// No type or reason is enumerated in the definition, and one of another version is read as it stands: a controller and
+// the definitions beside it can be of different versions, and neither costs the other a status.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Which question it answers.
+    #[serde(rename = "type")]
+    #[schemars(schema_with = "schema::condition_type")]
+    pub type_: ConditionType,
+    /// The answer.
+    pub status: ConditionStatus,
+    /// Why, in one word.
+    #[schemars(schema_with = "schema::condition_reason")]
+    pub reason: Reason,
+    /// Why, for people.
+    #[schemars(length(max = 32_768))]
+    pub message: String,
+    /// When the answer last changed.
+    pub last_transition_time: Time,
+    /// The generation of the spec that the answer is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub observed_generation: Option<i64>,
+}
+
+/// The questions that an ApiKey's conditions answer.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum ConditionType {
+    /// Would a caller with this key be let in, as far as the key goes?
+    Active,
+    /// Is the declared state in force?
+    Ready,
+    /// Can only a person help?
+    Stalled,
+    /// Is the end near: within 7 days, or the last tenth of a shorter life?
+    ExpiringSoon,
+    /// A question of another version. It is read and not written.
+    #[serde(untagged)]
+    Other(String),
+}
+
+/// The answer of a condition.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionStatus {
+    /// Yes.
+    True,
+    /// No.
+    False,
+    /// It cannot be told.
+    Unknown,
+}
+
+/// Why a condition answers as it does.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The key is let in.
+    Active,
+    /// The key is let in, and so is an older one for a while.
+    Rotating,
+    /// The key is refused for as long as `spec.suspended` is true.
+    Suspended,
+    /// The key is refused since its expiry.
+    Expired,
+    /// The key is not yet in its Secret.
+    Issuing,
+    /// The ApiKey is being deleted, and its keys are being revoked.
+    Revoking,
+    /// A key has to be made again, and the last one was made too short a time ago.
+    MintBudget,
+    /// The spec cannot be acted on.
+    Invalid,
+    /// Something else owns the Secret of that name.
+    SecretNameTaken,
+    /// Another ApiKey claimed the submitted digest first.
+    DigestTaken,
+    /// The submitted digest is that of a key that was revoked.
+    DigestRevoked,
+    /// `ExpiringSoon` is false: the end is far, or there is none.
+    NotExpiringSoon,
+    /// `ExpiringSoon` is true.
+    ExpiringSoon,
+    /// `Stalled` is false: nothing needs a person.
+    NotStalled,
+    /// A reason of another version. It is read and not written.
+    #[serde(untagged)]
+    Other(String),
+}
+
+impl Reason {
+    /// The word that stands in conditions, events, logs and metrics.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Active => "Active",
+            Self::Rotating => "Rotating",
+            Self::Suspended => "Suspended",
+            Self::Expired => "Expired",
+            Self::Issuing => "Issuing",
+            Self::Revoking => "Revoking",
+            Self::MintBudget => "MintBudget",
+            Self::Invalid => "Invalid",
+            Self::SecretNameTaken => "SecretNameTaken",
+            Self::DigestTaken => "DigestTaken",
+            Self::DigestRevoked => "DigestRevoked",
+            Self::NotExpiringSoon => "NotExpiringSoon",
+            Self::ExpiringSoon => "ExpiringSoon",
+            Self::NotStalled => "NotStalled",
+            Self::Other(word) => word,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_later_version_costs_nothing_of_a_status() {
+        let condition = |type_: &str, reason: &str| {
+            json!({
+                "type": type_, "status": "True", "reason": reason, "message": "",
+                "lastTransitionTime": "2026-11-29T00:00:00Z", "observedGeneration": 3,
+            })
+        };
+        let stored = json!({
+            "conditions": [condition("Active", "Shielded"), condition("InUse", "Active"), condition("Ready", "Expired")],
+            "keyPrefix": "keyw1_abcdefgh", "serial": 7,
+        });
+        let read: ApiKeyStatus = serde_json::from_value(stored.clone()).unwrap();
+        assert_eq!(read.serial, Some(7));
+        assert_eq!(read.conditions[0].reason, Reason::Other("Shielded".into()));
+        assert_eq!(read.conditions[1].type_, ConditionType::Other("InUse".into()));
+        assert_eq!((&read.conditions[2].type_, &read.conditions[2].reason), (&ConditionType::Ready, &Reason::Expired));
+        assert_eq!(serde_json::to_value(read).unwrap(), stored, "and nothing is lost when it is written back");
+    }
+
+    #[test]
+    fn a_reason_is_written_as_its_word() {
+        for reason in [Reason::DigestTaken, Reason::DigestRevoked, Reason::NotStalled, Reason::MintBudget] {
+            assert_eq!(serde_json::to_value(&reason).unwrap(), reason.as_str());
+        }
+    }
+}

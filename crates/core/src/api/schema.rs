@@ -1,0 +1,156 @@
+//! Pieces of OpenAPI schema and CEL that serde's types cannot say.
+//!
+//! CEL functions: <https://kubernetes.io/docs/reference/using-api/cel/>; the floor is Kubernetes 1.33.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, ValidationRule,
+};
+use kube_core::Rule;
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+/// An address or a network, as [`crate::address::Network`] judges it.
+///
+/// `isIP` and `isCIDR` are strict about leading zeros, zones and IPv4-mapped addresses but take host bits, mixed
+/// notation, and addresses that no client can have. `::fffe:0:0` lies just below the IPv4-mapped block: a network of
+/// /80 to /95 that holds it overlaps that block, and the block itself cannot be written in CEL.
+pub(super) fn allowed_ips(_: &mut SchemaGenerator) -> Schema {
+    let address = "isIP(self) && !ip(self).isUnspecified() && !ip(self).isLinkLocalMulticast() \
+        && !(cidr('224.0.0.0/4').containsIP(self) || cidr('ff00::/8').containsIP(self)) && self != '255.255.255.255'";
+    let network = "isCIDR(self) && cidr(self) == cidr(self).masked() \
+        && !(cidr('224.0.0.0/4').containsCIDR(self) || cidr('ff00::/8').containsCIDR(self)) \
+        && !(cidr(self).prefixLength() == (cidr(self).ip().family() == 4 ? 32 : 128) \
+            && (cidr(self).ip().isUnspecified() || self == '255.255.255.255/32')) \
+        && !(cidr(self).ip().family() == 6 && cidr(self).prefixLength() >= 80 && cidr(self).prefixLength() <= 95 \
+            && cidr(self).containsIP('::fffe:0:0'))";
+    json_schema!({
+        "type": "array",
+        "maxItems": 256,
+        "x-kubernetes-list-type": "set",
+        "x-kubernetes-validations": [{
+            "rule": "size(self) > 0",
+            "message": "an empty list allows nobody: leave the field out to allow any address",
+        }],
+        "items": {
+            "type": "string",
+            "maxLength": 43,
+            "x-kubernetes-validations": [
+                {
+                    "rule": "!self.contains(',')",
+                    "message": "one address or CIDR for each item: write a list instead of commas",
+                },
+                {
+                    "rule": r"!self.matches('^([0-9.]+(/[0-9]+)?|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}$')",
+                    "message": "has a port: write the address without it",
+                },
+                {
+                    "rule": format!("self.contains(',') || (!(self.contains(':') && self.contains('.')) && (({address}) || ({network})))"),
+                    "message": "must be an IPv4 or IPv6 address or a CIDR without host bits, such as 192.0.2.7, \
+                        10.0.0.0/8 or 2001:db8::/32: no leading zeros, spaces, zones, ports, ranges or names, \
+                        no IPv4-mapped IPv6, and not the unspecified, the broadcast or a multicast address",
+                },
+            ],
+        },
+    })
+}
+
+/// What a holder of the key may do, as opaque words.
+pub(super) fn scopes(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 32,
+        "x-kubernetes-list-type": "set",
+        "items": {
+            "type": "string",
+            "maxLength": 64,
+            "x-kubernetes-validations": [{
+                "rule": "self.matches('^[A-Za-z0-9._:/-]{1,64}$')",
+                "message": "a scope is 1 to 64 letters, digits and ._:/-",
+            }],
+        },
+    })
+}
+
+/// A condition's `type`, as in `metav1.Condition`.
+pub(super) fn condition_type(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": 316,
+        "pattern": r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$",
+    })
+}
+
+/// A condition's `reason`, as in `metav1.Condition`.
+pub(super) fn condition_reason(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 1024,
+        "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+    })
+}
+
+/// CEL for the seconds that a duration such as `1d12h` stands for; `text` is the expression that holds it.
+pub(super) fn seconds(text: &str) -> String {
+    [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)]
+        .map(|(unit, seconds)| {
+            format!("{text}.findAll('[0-9]+{unit}').map(n, int(n.substring(0, size(n) - 1))).sum() * {seconds}")
+        })
+        .join(" + ")
+}
+
+/// CEL: `text` is a duration as in [`crate::duration`]. At most nine digits a unit keep the sum within 64 bits.
+pub(super) fn is_duration(text: &str) -> String {
+    format!("{text}.matches('^([0-9]{{1,9}}[dhms])+$')")
+}
+
+/// A list that is always written as a whole. Of a set, the API server keeps each item a second time, in `managedFields`:
+/// the largest record would be twice its size.
+pub(super) fn written_as_a_whole(mut list: Schema) -> Schema {
+    list.insert("x-kubernetes-list-type".to_owned(), "atomic".into());
+    list
+}
+
+/// The commonest slips in durations have messages of their own. In words, as a message that CEL puts together costs more
+/// than the API server allows.
+pub(super) fn has_unit() -> Rule {
+    Rule::new("!self.matches('^[0-9]+$')").message("a number needs a unit: did you mean days, as in 30d?")
+}
+
+/// See [`has_unit`].
+pub(super) fn has_known_units() -> Rule {
+    Rule::new("!self.matches('(?i)^ *[0-9]+ *(w|weeks?|mo|months?|y|years?) *$')")
+        .message("weeks, months and years are written in days: did you mean 7d, 30d or 365d for each?")
+}
+
+/// See [`has_unit`].
+pub(super) fn has_bare_units() -> Rule {
+    Rule::new("self.matches('^[0-9]+d$') || !self.matches('(?i)^ *[0-9]+ *d(ays?)? *$')")
+        .message("days are a number and a small d, without spaces: did you mean, say, 30d?")
+}
+
+/// See [`has_unit`].
+pub(super) fn has_never_as_written() -> Rule {
+    Rule::new("self == 'Never' || !self.matches('(?i)^ *never *$')").message("did you mean Never?")
+}
+
+/// The CRD without what the derived schema says too much: `nullable`, with which a `null` would be stored instead of
+/// dropped and every rule would have to expect it, and `uint32`, a format that OpenAPI does not know. With rules over the
+/// whole object, which kube's derive would have from the `kube` crate only.
+pub(super) fn finish(mut crd: CustomResourceDefinition, rules: &[ValidationRule]) -> CustomResourceDefinition {
+    for version in &mut crd.spec.versions {
+        if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            tidy(schema);
+            schema.x_kubernetes_validations = (!rules.is_empty()).then(|| rules.to_vec());
+        }
+    }
+    crd
+}
+
+fn tidy(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    schema.format.take_if(|format| format == "uint32");
+    schema.properties.iter_mut().flatten().for_each(|(_, property)| tidy(property));
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = schema.items.as_mut() {
+        tidy(items);
+    }
+}

@@ -1,0 +1,617 @@
+//! PURE. What an ApiKey's spec declares, read once, with nothing left to check behind it.
+//!
+//! The one reading of a spec: the webhook refuses with these problems, and the controller reads again, because a spec
+//! can be older than the rules or have been stored while the webhook was not there. The CRD's rules refuse almost all
+//! of it too; CEL cannot say everything (duplicates after canonicalisation), and says it in fewer words.
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use crate::address::{AllowedAddresses, MAX_ENTRIES, Network, as_written};
+use crate::date_time;
+use crate::duration::{self, InvalidDuration, hint};
+use crate::key::{Digest, begins_like_a_key, may_hold_a_key};
+
+/// A spec that can be acted on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Declaration {
+    /// `spec.owner`.
+    pub owner: Option<String>,
+    /// `spec.scopes`.
+    pub scopes: Vec<String>,
+    /// `spec.allowedIPs` in canonical form; `None` allows any address.
+    pub allowed_ips: Option<Vec<String>>,
+    /// `spec.suspended`.
+    pub suspended: bool,
+    /// From when on the keys are refused, in whole seconds; `None` is never.
+    pub expires_at: Option<Timestamp>,
+    /// How long a replaced key stays valid.
+    pub overlap: SignedDuration,
+    /// Where the key comes from and goes to.
+    pub delivery: Delivery,
+}
+
+/// Where a key comes from and goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Made here, and handed over in this Secret under this data key.
+    Secret {
+        /// The Secret's name.
+        name: String,
+        /// The data key.
+        key: String,
+    },
+    /// Made elsewhere; only its digest is known, and nothing is handed over.
+    Submitted(Digest),
+}
+
+/// A field that cannot be acted on, and the rule that it breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// `spec.allowedIPs[2]`, say.
+    pub path: String,
+    /// What is wrong and what to do.
+    pub rule: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.rule)
+    }
+}
+
+/// The data key where none is given.
+pub const DEFAULT_SECRET_KEY: &str = "api-key";
+
+/// What an owner may be, in words. [`is_owner`] is the same in code.
+pub const OWNER_RULE: &str = "must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces";
+
+const LIFE_RULE: &str = "must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d";
+
+const DEFAULT_OVERLAP: SignedDuration = SignedDuration::from_hours(24);
+
+/// The longest list of scopes.
+const MAX_SCOPES: usize = 32;
+
+/// Reads the raw `spec` of the ApiKey called `name` and created at `created`, or says everything that is wrong with it.
+pub fn read(spec: &Value, name: &str, created: Timestamp) -> Result<Declaration, Vec<Problem>> {
+    let mut reader = Reader { problems: Vec::new() };
+    if spec.is_null() {
+        reader.refuse("spec", "is missing");
+    } else if !spec.is_object() {
+        reader.refuse("spec", "must be an object");
+    }
+    let rule = "must be 1 to 128 characters, none of them a control character";
+    reader.text(spec, "spec", "displayName", rule, |text| {
+        (1..=128).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+    });
+    let rule = "must be at most 1024 characters, none of them a control character other than newline";
+    reader.text(spec, "spec", "description", rule, |text| {
+        text.chars().count() <= 1024 && !text.chars().any(|c| c.is_control() && c != '\n')
+    });
+    let declaration = Declaration {
+        owner: reader.text(spec, "spec", "owner", OWNER_RULE, is_owner),
+        scopes: reader.scopes(spec),
+        allowed_ips: reader.allowed_ips(spec),
+        suspended: reader.suspended(spec),
+        expires_at: reader.expiry(spec, created),
+        overlap: reader.overlap(spec),
+        delivery: reader.delivery(spec, name),
+    };
+    if reader.problems.is_empty() { Ok(declaration) } else { Err(reader.problems) }
+}
+
+/// Reads field by field, so that one bad field does not hide the next, and collects what is wrong.
+struct Reader {
+    problems: Vec<Problem>,
+}
+
+impl Reader {
+    fn refuse(&mut self, path: impl Into<String>, rule: impl Into<String>) {
+        self.problems.push(Problem { path: path.into(), rule: rule.into() });
+    }
+
+    /// Absent and null are the same.
+    fn string(&mut self, within: &Value, path: &str, name: &str) -> Option<String> {
+        match given(within, name)? {
+            Value::String(text) => Some(text.clone()),
+            other => {
+                self.refuse(format!("{path}.{name}"), format!("must be a string{}", quotes_for(other)));
+                None
+            }
+        }
+    }
+
+    fn text(
+        &mut self,
+        within: &Value,
+        path: &str,
+        name: &str,
+        rule: &str,
+        fits: impl Fn(&str) -> bool,
+    ) -> Option<String> {
+        let text = self.string(within, path, name)?;
+        self.check(&text, &format!("{path}.{name}"), rule, fits);
+        Some(text)
+    }
+
+    fn check(&mut self, text: &str, path: &str, rule: &str, fits: impl Fn(&str) -> bool) -> bool {
+        if may_hold_a_key(text) {
+            self.refuse(path, "this looks like a key, which nothing here should hold; treat it as leaked");
+            return false;
+        }
+        let good = fits(text);
+        if !good {
+            self.refuse(path, format!("{rule}, not \"{}\"", as_written(text)));
+        }
+        good
+    }
+
+    fn object<'v>(&mut self, spec: &'v Value, name: &str, example: impl Fn(&Value) -> String) -> Option<&'v Value> {
+        let value = given(spec, name)?;
+        if !value.is_object() {
+            self.refuse(format!("spec.{name}"), format!("must be an object: write {name}: {{{}}}", example(value)));
+        }
+        value.is_object().then_some(value)
+    }
+
+    /// The strings of a list; the first `most` of them are looked at. `item`: whether a text may stand in the list.
+    fn list(&mut self, spec: &Value, name: &str, most: usize, item: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+        let path = format!("spec.{name}");
+        let values = match given(spec, name)? {
+            Value::Array(values) => values,
+            Value::String(text) if !may_hold_a_key(text) => {
+                let items: Vec<_> = text.split([',', ' ']).filter(|item| !item.is_empty()).take(4).collect();
+                let example = items.join(", ");
+                let good =
+                    !items.is_empty() && items.iter().all(|text| item(text)) && example.len() >= text.trim().len();
+                let remedy = if good { format!(": write {name}: [{example}]") } else { String::new() };
+                self.refuse(path, format!("must be a list of strings{remedy}"));
+                return None;
+            }
+            _ => {
+                self.refuse(path, "must be a list of strings");
+                return None;
+            }
+        };
+        let mut fit = true;
+        for (index, value) in values.iter().take(most).enumerate().filter(|(_, value)| !value.is_string()) {
+            self.refuse(format!("{path}[{index}]"), format!("must be a string{}", quotes_for(value)));
+            fit = false;
+        }
+        fit.then(|| values.iter().map(|value| value.as_str().unwrap_or_default().to_owned()).collect())
+    }
+
+    fn suspended(&mut self, spec: &Value) -> bool {
+        match given(spec, "suspended") {
+            None => return false,
+            Some(Value::Bool(suspended)) => return *suspended,
+            Some(Value::String(_)) => self.refuse("spec.suspended", "must be true or false, without quotes"),
+            Some(_) => self.refuse("spec.suspended", "must be true or false"),
+        }
+        false
+    }
+
+    fn scopes(&mut self, spec: &Value) -> Vec<String> {
+        let scopes = self.list(spec, "scopes", MAX_SCOPES, is_scope).unwrap_or_default();
+        if scopes.len() > MAX_SCOPES {
+            self.refuse("spec.scopes", format!("has {} items; write at most {MAX_SCOPES}", scopes.len()));
+        }
+        for (index, scope) in scopes.iter().take(MAX_SCOPES).enumerate() {
+            let path = format!("spec.scopes[{index}]");
+            if !self.check(scope, &path, "must be 1 to 64 letters, digits and ._:/-", is_scope) {
+                continue;
+            }
+            if let Some(first) = scopes.iter().take(index).position(|earlier| earlier == scope) {
+                self.refuse(path, format!("is the same as spec.scopes[{first}]; remove one of them"));
+            }
+        }
+        scopes
+    }
+
+    fn allowed_ips(&mut self, spec: &Value) -> Option<Vec<String>> {
+        let entries = self.list(spec, "allowedIPs", MAX_ENTRIES, |text| Network::parse(text).is_ok())?;
+        match AllowedAddresses::parse(&entries) {
+            Ok(allowed) => Some(allowed.canonical_entries()),
+            Err(refusals) => {
+                for refusal in refusals {
+                    self.refuse(refusal.field_path("spec.allowedIPs"), refusal.to_string());
+                }
+                None
+            }
+        }
+    }
+
+    /// `unit` is the likely one of a bare number.
+    fn duration(
+        &mut self,
+        within: &Value,
+        (path, name): (&str, &str),
+        at_least: SignedDuration,
+        unit: char,
+    ) -> Option<SignedDuration> {
+        let path = format!("{path}.{name}");
+        let (text, duration) = self.written_duration(within, &path, name, unit)?;
+        let rule = match duration {
+            Ok(duration) if duration >= at_least => return Some(duration),
+            Ok(_) => format!("must be at least {}, not \"{}\"", duration::Display(at_least), as_written(&text)),
+            Err(_) if name == "every" && is_never(&text) => {
+                format!("must be a duration, not \"{}\": leave the field out for no rotation", as_written(&text))
+            }
+            Err(InvalidDuration::Malformed { nearest }) => {
+                let rule = InvalidDuration::Malformed { nearest: None };
+                format!("{rule}, not \"{}\"{}", as_written(&text), hint(nearest.as_deref()))
+            }
+            Err(problem) => format!("{problem}, not \"{}\"", as_written(&text)),
+        };
+        self.refuse(path, rule);
+        None
+    }
+
+    /// What stands in a field, and the duration that it is. A number without its unit is refused here.
+    fn written_duration(
+        &mut self,
+        within: &Value,
+        path: &str,
+        name: &str,
+        unit: char,
+    ) -> Option<(String, Result<SignedDuration, InvalidDuration>)> {
+        let text = match given(within, name)? {
+            Value::String(text) => text.clone(),
+            Value::Number(number) if number.is_u64() => number.to_string(),
+            other => {
+                self.refuse(path, format!("must be a string{}", quotes_for(other)));
+                return None;
+            }
+        };
+        match duration::parse(&text) {
+            Err(InvalidDuration::NoUnit) => {
+                let guess = format!("{text}{unit}");
+                let good = duration::parse(&guess).is_ok();
+                self.refuse(path, format!("needs a unit: d, h, m or s{}", hint(good.then_some(&*guess))));
+                None
+            }
+            duration => Some((text, duration)),
+        }
+    }
+
+    /// `expiresIn` where it is not `Never`.
+    fn life(&mut self, spec: &Value) -> Option<SignedDuration> {
+        let (path, name) = ("spec.expiresIn", "expiresIn");
+        let (text, duration) = self.written_duration(spec, path, name, 'd')?;
+        let rule = match duration {
+            Ok(life) if life >= duration::SHORTEST_LIFE => return Some(life),
+            Err(_) if is_never(&text) => {
+                format!("{LIFE_RULE}, not \"{}\"{}", as_written(&text), hint(Some("Never")))
+            }
+            Err(InvalidDuration::Malformed { nearest: Some(nearest) }) => {
+                format!("{LIFE_RULE}, not \"{}\"{}", as_written(&text), hint(Some(&nearest)))
+            }
+            Err(_) if let Some(time) = date_time::nearest(&text) => {
+                format!("is a time and not a duration: write expiresAt: \"{time}\"")
+            }
+            _ => format!("{LIFE_RULE}, not \"{}\"", as_written(&text)),
+        };
+        self.refuse(path, rule);
+        None
+    }
+
+    fn instant(&mut self, spec: &Value) -> Option<Timestamp> {
+        let text = match given(spec, "expiresAt")? {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => String::new(),
+        };
+        let rule = match date_time::parse(&text) {
+            Some(instant) => return Some(instant),
+            None if is_never(&text) => "must be a time: write expiresIn: Never".to_owned(),
+            None => match (date_time::nearest(&text), duration::parse(&text)) {
+                (Some(time), _) => format!("must be an RFC 3339 time: quote it; did you mean \"{time}\"?"),
+                (None, Ok(_)) => format!("must be a time, and this is a duration: write expiresIn: {text}"),
+                (None, Err(InvalidDuration::Malformed { nearest: Some(life) })) => {
+                    format!("must be a time, and this looks like a duration: write expiresIn: {life}")
+                }
+                _ => "must be an RFC 3339 time such as 2027-01-31T00:00:00Z".to_owned(),
+            },
+        };
+        self.refuse("spec.expiresAt", rule);
+        None
+    }
+
+    /// Whole seconds, rounded down: a key is refused a fraction of a second early rather than late.
+    fn expiry(&mut self, spec: &Value, created: Timestamp) -> Option<Timestamp> {
+        let at = self.instant(spec);
+        let never = spec.get("expiresIn").and_then(Value::as_str) == Some("Never");
+        let life = if never { None } else { self.life(spec) };
+        if at.is_some() && (never || life.is_some()) {
+            self.refuse("spec", "expiresIn and expiresAt exclude each other: keep one");
+        }
+        let instant = at.or_else(|| created.checked_add(life?).ok())?;
+        Timestamp::from_second(instant.as_second()).ok()
+    }
+
+    fn overlap(&mut self, spec: &Value) -> SignedDuration {
+        let Some(rotation) = self.object(spec, "rotation", |value| format!("every: {}", period_in(value))) else {
+            return DEFAULT_OVERLAP;
+        };
+        let every = self.duration(rotation, ("spec.rotation", "every"), duration::SHORTEST_LIFE, 'd');
+        let overlap = self.duration(rotation, ("spec.rotation", "overlap"), SignedDuration::ZERO, 'h');
+        let longest = every.unwrap_or(duration::LONGEST);
+        if overlap.is_some_and(|overlap| overlap > longest) {
+            self.refuse("spec.rotation.overlap", "must not be longer than spec.rotation.every");
+        }
+        overlap.unwrap_or(DEFAULT_OVERLAP.min(longest))
+    }
+
+    fn delivery(&mut self, spec: &Value, name: &str) -> Delivery {
+        let secret = self.object(spec, "secret", |value| {
+            let name = value.as_str().filter(|name| is_dns_subdomain(name) && !begins_like_a_key(name));
+            format!("name: {}", name.unwrap_or("NAME"))
+        });
+        let secret = secret.unwrap_or(&Value::Null);
+        if let Some(digest) = self.string(spec, "spec", "keyHash") {
+            for other in ["secret", "rotation"].into_iter().filter(|other| given(spec, other).is_some()) {
+                self.refuse(
+                    "spec",
+                    format!(
+                        "keyHash excludes {other}: a key that was made elsewhere is neither delivered nor replaced"
+                    ),
+                );
+            }
+            match digest.parse::<Digest>() {
+                Ok(digest) => return Delivery::Submitted(digest),
+                // Whatever it is, it is not repeated.
+                Err(_) if begins_like_a_key(&digest) || may_hold_a_key(&digest) => {
+                    self.refuse("spec.keyHash", "this looks like a key, not its digest; treat it as leaked");
+                }
+                Err(problem) => self.refuse("spec.keyHash", format!("{problem}{}", slip_in(&digest))),
+            }
+        }
+        let name_rule = "must be a Secret's name: lower-case letters and digits, with - and . between them";
+        let key_rule = "must be a Secret's data key: 1 to 253 letters, digits and -._, and not . or beginning with ..";
+        let is_key = |text: &str| is_word(text, 253, "-._") && text != "." && !text.starts_with("..");
+        Delivery::Secret {
+            name: self
+                .text(secret, "spec.secret", "name", name_rule, is_dns_subdomain)
+                .unwrap_or_else(|| name.to_owned()),
+            key: self
+                .text(secret, "spec.secret", "key", key_rule, is_key)
+                .unwrap_or_else(|| DEFAULT_SECRET_KEY.to_owned()),
+        }
+    }
+}
+
+/// Absent and null are the same.
+fn given<'v>(within: &'v Value, name: &str) -> Option<&'v Value> {
+    within.get(name).filter(|value| !value.is_null())
+}
+
+/// YAML reads an unquoted 12 or true as something else than a string.
+fn quotes_for(value: &Value) -> &'static str {
+    if value.is_number() || value.is_boolean() { ": put it in quotes" } else { "" }
+}
+
+/// What people write for "no end".
+fn is_never(text: &str) -> bool {
+    let word = text.trim().to_ascii_lowercase();
+    ["never", "none", "no", "off", "forever", "infinite", "infinity", "unlimited"].contains(&&*word)
+}
+
+/// The period that somebody wrote in place of an object with one, or one to begin with.
+fn period_in(value: &Value) -> String {
+    let text = value.as_str().unwrap_or_default();
+    match duration::parse(text) {
+        Ok(_) => text.to_owned(),
+        Err(InvalidDuration::Malformed { nearest: Some(nearest) }) => nearest,
+        Err(_) => "30d".to_owned(),
+    }
+}
+
+/// What is wrong with a text that was probably meant as a digest.
+fn slip_in(text: &str) -> &'static str {
+    let text = text.trim();
+    let (start, digits) = text.split_once(':').unwrap_or(("", text));
+    let is_hexadecimal = digits.len() == 64 && digits.bytes().all(|octet| octet.is_ascii_hexdigit());
+    match () {
+        () if !is_hexadecimal => ", as printf %s \"$KEY\" | sha256sum prints them",
+        () if start.is_empty() => ": put sha256: before them",
+        () => ": write all of it in lower case, without spaces",
+    }
+}
+
+fn is_scope(text: &str) -> bool {
+    is_word(text, 64, "._:/-")
+}
+
+/// Whether an ApiKey may have this owner.
+pub fn is_owner(text: &str) -> bool {
+    is_word(text, 128, "._@:/+=-")
+}
+
+/// A DNS-1123 subdomain, as the API server wants objects' names.
+fn is_dns_subdomain(text: &str) -> bool {
+    let is_inner = |octet: u8| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-';
+    let is_label = |label: &str| {
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(is_inner)
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+/// 1 to `longest` ASCII letters, digits and `others`.
+fn is_word(text: &str, longest: usize, others: &str) -> bool {
+    (1..=longest).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn created() -> Timestamp {
+        "2026-11-01T00:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn an_empty_spec_is_a_key_for_anybody_that_never_expires() {
+        assert_eq!(
+            read(&json!({}), "ci", created()),
+            Ok(Declaration {
+                owner: None,
+                scopes: vec![],
+                allowed_ips: None,
+                suspended: false,
+                expires_at: None,
+                overlap: SignedDuration::from_hours(24),
+                delivery: Delivery::Secret { name: "ci".into(), key: "api-key".into() },
+            })
+        );
+    }
+
+    #[test]
+    fn expiry_counts_from_creation_and_is_cut_to_whole_seconds() {
+        let expires = |spec| read(&spec, "ci", created()).unwrap().expires_at.map(|at| at.to_string());
+        assert_eq!(expires(json!({"expiresIn": "1d12h"})).as_deref(), Some("2026-11-02T12:00:00Z"));
+        assert_eq!(expires(json!({"expiresIn": "Never"})), None);
+        assert_eq!(
+            expires(json!({"expiresAt": "2026-12-01T01:00:00.9+01:00"})).as_deref(),
+            Some("2026-12-01T00:00:00Z")
+        );
+    }
+
+    #[test]
+    fn overlap_is_a_day_or_the_shorter_period() {
+        let overlap = |rotation| read(&json!({ "rotation": rotation }), "ci", created()).unwrap().overlap;
+        assert_eq!(overlap(json!({"every": "30d"})), SignedDuration::from_hours(24));
+        assert_eq!(overlap(json!({"every": "1h"})), SignedDuration::from_hours(1));
+        assert_eq!(overlap(json!({"overlap": "0s"})), SignedDuration::ZERO);
+    }
+
+    #[test]
+    fn every_problem_is_said_with_its_path() {
+        let said = |spec: Value| {
+            read(&spec, "ci", created()).unwrap_err().iter().map(|problem| problem.path.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(said(json!("text")), ["spec"]);
+        assert_eq!(said(Value::Null), ["spec"]);
+        for (spec, path) in [
+            (json!({"displayName": "a\tb"}), "spec.displayName"),
+            (json!({"displayName": 7}), "spec.displayName"),
+            (json!({"description": "a\rb"}), "spec.description"),
+            (json!({"owner": "a b"}), "spec.owner"),
+            (json!({"scopes": ["ok", "not ok"]}), "spec.scopes[1]"),
+            (json!({"scopes": "all"}), "spec.scopes"),
+            (json!({"scopes": ["ok", 7]}), "spec.scopes[1]"),
+            (json!({"allowedIPs": ["10.0.0.1", 7]}), "spec.allowedIPs[1]"),
+            (json!({"allowedIPs": {"a": "b"}}), "spec.allowedIPs"),
+            (json!({"secret": "x"}), "spec.secret"),
+            (json!({"secret": []}), "spec.secret"),
+            (json!({"rotation": 7}), "spec.rotation"),
+            (json!({"scopes": ["a", "b", "a"]}), "spec.scopes[2]"),
+            (json!({"scopes": (0..33).map(|n| n.to_string()).collect::<Vec<_>>()}), "spec.scopes"),
+            (json!({"allowedIPs": ["10.0.0.0/8", "10.0.0.1/8"]}), "spec.allowedIPs[1]"),
+            (json!({"allowedIPs": []}), "spec.allowedIPs"),
+            (json!({"allowedIPs": "10.0.0.1"}), "spec.allowedIPs"),
+            (json!({"allowedIPs": ["10.0.0.1", "10.0.0.1/32"]}), "spec.allowedIPs[1]"),
+            (json!({"suspended": "yes"}), "spec.suspended"),
+            (json!({"expiresIn": "30s"}), "spec.expiresIn"),
+            (json!({"expiresIn": "soon"}), "spec.expiresIn"),
+            (json!({"expiresAt": "soon"}), "spec.expiresAt"),
+            (json!({"expiresIn": "1d", "expiresAt": "2027-01-01T00:00:00Z"}), "spec"),
+            (json!({"rotation": {"every": "1s"}}), "spec.rotation.every"),
+            (json!({"rotation": {"every": "1h", "overlap": "2h"}}), "spec.rotation.overlap"),
+            (json!({"secret": {"name": "a/b"}}), "spec.secret.name"),
+            (json!({"secret": {"name": "Ci"}}), "spec.secret.name"),
+            (json!({"secret": {"name": "a..b"}}), "spec.secret.name"),
+            (json!({"secret": {"name": "-a"}}), "spec.secret.name"),
+            (json!({"secret": {"name": "a".repeat(254)}}), "spec.secret.name"),
+            (json!({"secret": {"key": ""}}), "spec.secret.key"),
+            (json!({"secret": {"key": "."}}), "spec.secret.key"),
+            (json!({"secret": {"key": "..a"}}), "spec.secret.key"),
+            (json!({"keyHash": "sha256:00"}), "spec.keyHash"),
+            (json!({"keyHash": format!("sha256:{}", "0".repeat(64)), "secret": {}}), "spec"),
+            (json!({"keyHash": format!("sha256:{}", "0".repeat(64)), "rotation": {}}), "spec"),
+        ] {
+            assert_eq!(said(spec.clone()), [path], "{spec}");
+        }
+        assert_eq!(said(json!({"owner": "a b", "expiresIn": "x"})), ["spec.owner", "spec.expiresIn"]);
+    }
+
+    /// The one problem of this spec.
+    fn problem(spec: &Value) -> String {
+        let problems = read(spec, "ci", created()).unwrap_err();
+        assert_eq!(problems.len(), 1, "{spec}: {problems:?}");
+        problems[0].to_string()
+    }
+
+    /// Each with a name, so that the webhook's tests on a real API server can try the same.
+    #[test]
+    fn a_problem_names_the_rule_what_was_written_and_what_was_meant() {
+        let mut rows = 0;
+        for row in include_str!("../../../tests/cases/slips.tsv").lines().filter(|line| !line.starts_with("# ")) {
+            let [spec, said] = row.split('\t').collect::<Vec<_>>()[..] else { panic!("not two columns: {row}") };
+            assert_eq!(problem(&serde_json::from_str(spec).unwrap()), said, "{row}");
+            rows += 1;
+        }
+        assert!(rows > 60, "{rows}");
+    }
+
+    #[test]
+    fn what_may_be_a_key_is_never_repeated() {
+        const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
+        let leaked = "this looks like a key, not its digest; treat it as leaked";
+        for key in
+            [KEY, &KEY.to_uppercase(), &KEY[..40], "keyw", "KEYW2_x", &format!(" {KEY}"), &format!("sha256:{KEY}")]
+        {
+            assert_eq!(problem(&json!({ "keyHash": key })), format!("spec.keyHash: {leaked}"));
+        }
+        for other in ["hunter2", "", "sha256:00", &"a".repeat(64), &format!("SHA256:{}", "A".repeat(64))] {
+            let said = problem(&json!({ "keyHash": other }));
+            assert!(said.starts_with("spec.keyHash: expected sha256: followed by 64 lower-case"), "{said}");
+            assert!(other.is_empty() || other == "sha256:00" || !said.contains(other), "{said}");
+        }
+        for (field, spec) in [
+            ("displayName", json!({ "displayName": KEY })),
+            ("displayName", json!({ "displayName": format!("the key of CI, {KEY}") })),
+            ("description", json!({ "description": format!("curl -H 'X-API-Key: {KEY}'") })),
+            ("owner", json!({ "owner": KEY })),
+            ("owner", json!({ "owner": KEY.to_lowercase() })),
+            ("scopes[0]", json!({ "scopes": [KEY] })),
+            ("secret.key", json!({ "secret": {"key": KEY} })),
+        ] {
+            let said = "this looks like a key, which nothing here should hold; treat it as leaked";
+            assert_eq!(problem(&spec), format!("spec.{field}: {said}"));
+        }
+        for spec in [
+            json!({ "owner": format!("{} ", &KEY[..14]) }),
+            json!({ "expiresIn": KEY }),
+            json!({ "expiresAt": KEY }),
+            json!({ "allowedIPs": [KEY] }),
+            json!({ "allowedIPs": KEY }),
+            json!({ "scopes": KEY }),
+            json!({ "secret": KEY }),
+            json!({ "secret": KEY.to_lowercase() }),
+            json!({ "rotation": KEY }),
+            json!({ "rotation": {"every": KEY} }),
+            json!({ "secret": {"name": KEY} }),
+            json!({ "suspended": KEY }),
+        ] {
+            let said = problem(&spec).to_lowercase();
+            assert!(!said.contains("keyw") && !said.contains("evulq"), "{said}");
+        }
+        let prefix = json!({ "description": format!("takes the place of {}", &KEY[..14]), "owner": "keywright-team" });
+        read(&prefix, "ci", created()).unwrap();
+        let ours = problem(&json!({ "owner": "Keywright Team" }));
+        assert!(ours.ends_with("not \"Keywright Team\""), "{ours}");
+    }
+
+    #[test]
+    fn the_end_of_all_times_is_taken() {
+        let at = |text: &str| read(&json!({ "expiresAt": text }), "ci", created()).unwrap().expires_at;
+        for text in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999999999-23:59", "9999-12-30T22:00:00Z"] {
+            assert_eq!(at(text), Timestamp::from_second(Timestamp::MAX.as_second()).ok(), "{text}");
+        }
+    }
+}

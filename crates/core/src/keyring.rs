@@ -1,0 +1,1055 @@
+//! PURE. The records trusted now: from a key's digest to what a decision needs to know of the key.
+//!
+//! ```text
+//! digest ── seeded hash ──> root ──> branch ──> twig ──> bucket ──> the claim that rules the digest
+//!                           32       32         16       16 384 in all
+//! ```
+//!
+//! A [`Keyring`] is a persistent value: a clone shares everything with its original, and a change copies the way from the
+//! root to one bucket. So the feed keeps a working copy, publishes clones of it, and no reader ever waits.
+//!
+//! Of all records that claim a digest the oldest rules alone, whatever it says: a digest is no secret, and to claim one
+//! is not to own it. The others change nothing, and stand aside, where no lookup comes by: the next oldest rules once
+//! the oldest is gone. So the keyring depends on which records there are, and not on the order in which they came.
+//!
+//! Every doubt about a record closes the key that it rules, and no other.
+
+mod bucket;
+mod entry;
+mod interner;
+mod pieces;
+mod profile;
+mod record_name;
+mod tails;
+mod terms;
+
+use std::array;
+use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use jiff::Timestamp;
+use serde_json::Value;
+use smallvec::SmallVec;
+
+use self::bucket::{Bucket, Claim, Detached, RUN_BITS, Rank, second};
+use self::interner::Interner;
+use self::profile::Profile;
+use self::terms::Terms;
+use crate::address::AllowedAddresses;
+use crate::key::Digest;
+
+pub use self::entry::Entry;
+pub use self::record_name::{InvalidRecordName, RecordName};
+pub(crate) use self::terms::is_word;
+
+/// The records trusted now.
+#[derive(Clone)]
+pub struct Keyring {
+    root: Arc<Root>,
+    /// Claims in no bucket, each in one of its own: those that do not rule, and those for which their bucket has no room.
+    /// Copied when one of them changes; there are hardly any.
+    aside: Arc<BTreeMap<Standing, Arc<Bucket>>>,
+    /// Seeded, because the digest of a key made elsewhere is its maker's choice; and over the whole of it, for the same
+    /// reason.
+    hasher: RandomState,
+    len: usize,
+    common: Arc<Common>,
+}
+
+/// A digest and the rank of a claim to it: of the claims to one digest, the one that rules comes first.
+type Standing = (Digest, Rank);
+
+/// A record as the API server has it.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredRecord<'r> {
+    /// `metadata.name`.
+    pub name: &'r str,
+    /// `metadata.creationTimestamp`. Without one, a record counts as older than all that have one: whoever may rule can only
+    /// close a key by it.
+    pub created: Option<Timestamp>,
+    /// `spec`.
+    pub spec: &'r Value,
+}
+
+/// Two records that claim one digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contest {
+    /// The older one. It rules, or an even older one does.
+    pub older: RecordName,
+    /// The one that counts for nothing.
+    pub younger: RecordName,
+}
+
+/// What a keyring and all its clones have in common. A lookup does not touch it.
+#[derive(Default)]
+struct Common {
+    profiles: Interner<Profile>,
+    lists: Interner<AllowedAddresses>,
+    /// Number of slots handed out.
+    slots: AtomicU32,
+}
+
+/// Narrow, as a copy counts one user more of each of its children, and the buckets' counts are in no cache.
+type Root = [Arc<Branch>; 1 << BRANCH_BITS];
+type Branch = [Arc<Twig>; 1 << TWIG_BITS];
+type Twig = [Arc<Bucket>; 1 << BUCKET_BITS];
+
+/// Bits of the hash that say which branch of the root, and so on.
+const BRANCH_BITS: u32 = 5;
+const TWIG_BITS: u32 = 5;
+const BUCKET_BITS: u32 = 4;
+
+/// Where the claims to a digest are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    branch: usize,
+    twig: usize,
+    bucket: usize,
+    run: usize,
+}
+
+/// Why the keyring vouches for no key with a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untrusted {
+    /// No record claims it.
+    Absent,
+    /// The record that rules it cannot be read.
+    Unreadable,
+}
+
+/// Why a record's key is refused, whatever else the record says. Repeats no value, as it may be a key in the wrong
+/// place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Distrust {
+    /// The record is not named as the controller names it, so that another hand has made it.
+    #[error("the record's name is not <ApiKey uid>-<serial>: it counts for nothing and should be deleted")]
+    Name,
+    /// A field that has to be there is not.
+    #[error("spec.{0} is missing: the key is refused until the record is complete")]
+    Missing(&'static str),
+    /// A field holds what it cannot hold.
+    #[error("spec.{0} cannot be read: the key is refused until the record is corrected")]
+    Unreadable(&'static str),
+}
+
+impl Keyring {
+    /// Takes in a record that is new, or has changed in anything but its digest and when it was made. Answers with whom it
+    /// contests its digest, if with anyone.
+    ///
+    /// # Errors
+    /// Why the record's key is refused for now. The keyring has taken that in.
+    pub fn upsert(&mut self, record: StoredRecord<'_>) -> Result<Option<Contest>, Distrust> {
+        self.enter(record, None)
+    }
+
+    /// An empty keyring that can take the place of this one, for all records to be read anew.
+    pub fn successor(&self) -> Self {
+        Self { hasher: self.hasher.clone(), common: Arc::clone(&self.common), ..Self::default() }
+    }
+
+    /// Takes in a record as [`Keyring::upsert`] does, into a [`Keyring::successor`] of `before`: a record that was there
+    /// keeps its slot.
+    ///
+    /// # Errors
+    /// Why the record's key is refused for now. The keyring has taken that in.
+    pub fn carry_over(&mut self, before: &Self, record: StoredRecord<'_>) -> Result<Option<Contest>, Distrust> {
+        self.enter(record, before.slot_of(record))
+    }
+
+    /// Takes in a record that was there before, whatever has changed in it.
+    ///
+    /// Digests are immutable, and a record is found by its own. Where one has changed all the same, or can no longer
+    /// be read, this looks through all records for the old one, lest its key stay trusted: some 20 ms for a million.
+    ///
+    /// # Errors
+    /// Why the record's key is refused for now. The keyring has taken that in.
+    pub fn replace(&mut self, record: StoredRecord<'_>) -> Result<Option<Contest>, Distrust> {
+        let rank = record.rank().ok_or(Distrust::Name)?;
+        if terms::digest(record.spec).ok().and_then(|digest| self.claim_of(&digest, rank)).is_none() {
+            self.search_and_remove(rank.1);
+        }
+        self.upsert(record)
+    }
+
+    /// Forgets a record that is gone; `record` is the last that was known of it. Where that does not lead to the record,
+    /// this looks through all of them, as [`Keyring::replace`] does.
+    pub fn remove(&mut self, record: StoredRecord<'_>) {
+        let Some(rank) = record.rank() else { return };
+        let withdrawn = terms::digest(record.spec).ok().and_then(|digest| self.withdraw(&digest, rank));
+        if withdrawn.is_none() {
+            self.search_and_remove(rank.1);
+        }
+    }
+
+    /// What there is to know of the key with this digest, as the oldest record that claims it has it.
+    ///
+    /// # Errors
+    /// If no entry can be relied on; the key is then to be refused.
+    pub fn get(&self, digest: &Digest) -> Result<Entry<'_>, Untrusted> {
+        let claim = self.ruling_claim(digest).ok_or(Untrusted::Absent)?;
+        Entry::of(claim).ok_or(Untrusted::Unreadable)
+    }
+
+    /// Looks at all that [`Keyring::get`] and its entries will look at for these keys, so that it is in the processor's
+    /// cache: step by step, each for all keys, as it then waits for all of them at once. `look` gets the slots that were
+    /// found, to look at what stands there.
+    pub fn prefetch(&self, digests: &[Digest], mut look: impl FnMut(u32)) {
+        let find = |digest| {
+            let place = self.place(digest);
+            Some((self.bucket(place)?, place.run, digest))
+        };
+        let buckets: SmallVec<[_; 32]> = digests.iter().filter_map(find).collect();
+        buckets.iter().for_each(|(bucket, ..)| bucket.look());
+        let rows: SmallVec<[_; 96]> = buckets.iter().flat_map(|(bucket, run, _)| bucket.rows_in(*run)).collect();
+        rows.iter().for_each(|row| row.look());
+        let claims = buckets.iter().filter_map(|(bucket, run, digest)| bucket.claim_to(*run, digest));
+        let claims: SmallVec<[_; 32]> = claims.collect();
+        claims.iter().for_each(|claim| look(claim.slot()));
+        claims.iter().for_each(|claim| claim.look());
+        claims.iter().for_each(|claim| claim.profile().look());
+    }
+
+    /// Number of records with a name and a digest that can be read, whether they rule or not.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no such records.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Number of slots handed out: every [`Entry::slot`] of this keyring is below it. Rises when records come, and
+    /// never falls when they go.
+    pub fn slots(&self) -> u32 {
+        self.common.slots.load(Ordering::Acquire)
+    }
+
+    /// The slot of a record, with the last that was known of it; `None` if it is not there.
+    pub fn slot_of(&self, record: StoredRecord<'_>) -> Option<u32> {
+        Some(self.claim_of(&terms::digest(record.spec).ok()?, record.rank()?)?.slot())
+    }
+
+    /// Slot and name of the records with such slots, in no particular order.
+    pub fn names_of(&self, wanted: impl Fn(u32) -> bool) -> impl Iterator<Item = (u32, RecordName)> {
+        let wanted = self.all_claims().filter(move |claim| wanted(claim.slot()));
+        wanted.map(|claim| (claim.slot(), claim.record_name()))
+    }
+
+    /// Slot and name of every record, in no particular order, and its entry if it can be read.
+    pub fn records(&self) -> impl Iterator<Item = (u32, RecordName, Option<Entry<'_>>)> {
+        self.all_claims().map(|claim| (claim.slot(), claim.record_name(), Entry::of(claim)))
+    }
+
+    /// Puts a record's claim in the place of the one it had, or adds it.
+    fn enter(&mut self, record: StoredRecord<'_>, slot_before: Option<u32>) -> Result<Option<Contest>, Distrust> {
+        let rank = record.rank().ok_or(Distrust::Name)?;
+        let digest = terms::digest(record.spec)?;
+        let slot = self.withdraw(&digest, rank).or(slot_before).unwrap_or_else(|| self.next_slot());
+        let (mut terms, readable) = match Terms::try_from(record.spec) {
+            Ok(terms) => (Some(terms), Ok(())),
+            Err(distrust) => (None, Err(distrust)),
+        };
+        let profile = terms.as_mut().map(|terms| mem::take(&mut terms.profile)).unwrap_or_default();
+        let list = terms.as_mut().and_then(|terms| terms.allowed_addresses.take());
+        let profile = self.common.profile(profile, list);
+        let claim = Detached::new(&digest, rank, slot, profile, terms.as_ref());
+        self.len += 1;
+        match self.ruling_claim(&digest).map(Claim::rank) {
+            Some(ruling) if ruling < rank => {
+                self.put_aside(&digest, rank, claim);
+                Ok(Some(Contest { older: ruling.1, younger: rank.1 }))
+            }
+            displaced => {
+                if let Some(displaced) = displaced
+                    && let Some(claim) = self.take_from_bucket(&digest)
+                {
+                    self.put_aside(&digest, displaced, claim);
+                }
+                self.put_into_bucket(&digest, rank, claim);
+                readable?;
+                Ok(displaced.map(|displaced| Contest { older: rank.1, younger: displaced.1 }))
+            }
+        }
+    }
+
+    fn ruling_claim(&self, digest: &Digest) -> Option<Claim<'_>> {
+        let place = self.place(digest);
+        let claim = self.bucket(place).and_then(|bucket| bucket.claim_to(place.run, digest));
+        claim.or_else(|| self.aside.get(&self.first_aside(digest)?)?.claim(0))
+    }
+
+    /// Of the claims to this digest that stand aside, the oldest.
+    fn first_aside(&self, digest: &Digest) -> Option<Standing> {
+        let (standing, _) = self.aside.range((*digest, (0, RecordName::FIRST))..).next()?;
+        Some(*standing).filter(|(claimed, _)| claimed == digest)
+    }
+
+    fn claim_of(&self, digest: &Digest, rank: Rank) -> Option<Claim<'_>> {
+        let aside = || self.aside.get(&(*digest, rank))?.claim(0);
+        self.ruling_claim(digest).filter(|claim| claim.rank() == rank).or_else(aside)
+    }
+
+    fn all_claims(&self) -> impl Iterator<Item = Claim<'_>> {
+        let twigs = self.root.iter().flat_map(|branch| branch.iter());
+        let buckets = twigs.flat_map(|twig| twig.iter()).chain(self.aside.values());
+        buckets.flat_map(|bucket| bucket.all_claims())
+    }
+
+    /// Takes out a record's claim to `digest`, if there is one, and answers its slot.
+    fn withdraw(&mut self, digest: &Digest, rank: Rank) -> Option<u32> {
+        let slot = self.claim_of(digest, rank)?.slot();
+        let standing = (*digest, rank);
+        if self.aside.contains_key(&standing) {
+            self.take_from_aside(&standing);
+            self.len -= 1;
+        } else {
+            self.remove_from_bucket(digest);
+        }
+        Some(slot)
+    }
+
+    fn search_and_remove(&mut self, record_name: RecordName) {
+        if let Some(standing) = self.aside.keys().find(|(_, (_, name))| *name == record_name).copied() {
+            self.take_from_aside(&standing);
+            self.len -= 1;
+            return;
+        }
+        let mut places = (0..1 << (BRANCH_BITS + TWIG_BITS + BUCKET_BITS)).map(Place::of);
+        let found = places.find_map(|place| {
+            let mut claims = self.bucket(place)?.all_claims();
+            Some(claims.find(|claim| claim.record_name() == record_name)?.digest())
+        });
+        if let Some(digest) = found {
+            self.remove_from_bucket(&digest);
+        }
+    }
+
+    /// Takes out the claim that rules `digest`, which is in a bucket, and has the next oldest rule from there.
+    fn remove_from_bucket(&mut self, digest: &Digest) {
+        if self.take_from_bucket(digest).is_some() {
+            self.len -= 1;
+        }
+        if let Some(next) = self.first_aside(digest)
+            && let Some(claim) = self.take_from_aside(&next)
+        {
+            self.put_into_bucket(digest, next.1, claim);
+        }
+    }
+
+    fn take_from_bucket(&mut self, digest: &Digest) -> Option<Detached> {
+        let place = self.place(digest);
+        let position = self.bucket(place)?.claim_to(place.run, digest)?.position;
+        self.bucket_mut(place)?.remove(position)
+    }
+
+    /// Puts the claim that rules `digest` there, or aside if there is no room.
+    fn put_into_bucket(&mut self, digest: &Digest, rank: Rank, claim: Detached) {
+        let place = self.place(digest);
+        let left = match self.bucket_mut(place) {
+            Some(bucket) => bucket.push(place.run, claim),
+            None => Some(claim),
+        };
+        if let Some(claim) = left {
+            self.put_aside(digest, rank, claim);
+        }
+    }
+
+    fn put_aside(&mut self, digest: &Digest, rank: Rank, claim: Detached) {
+        Arc::make_mut(&mut self.aside).insert((*digest, rank), Arc::new(Bucket::of(claim)));
+    }
+
+    fn take_from_aside(&mut self, standing: &Standing) -> Option<Detached> {
+        let mut bucket = Arc::make_mut(&mut self.aside).remove(standing)?;
+        Arc::make_mut(&mut bucket).remove(0)
+    }
+
+    fn next_slot(&self) -> u32 {
+        self.common.slots.fetch_add(1, Ordering::AcqRel)
+    }
+
+    fn place(&self, digest: &Digest) -> Place {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(digest.as_bytes());
+        Place::of(hasher.finish())
+    }
+
+    fn bucket(&self, place: Place) -> Option<&Bucket> {
+        self.root.get(place.branch)?.get(place.twig)?.get(place.bucket).map(Arc::as_ref)
+    }
+
+    /// Copies what clones share of the way to the bucket, and the bucket.
+    fn bucket_mut(&mut self, place: Place) -> Option<&mut Bucket> {
+        let branch = Arc::make_mut(&mut self.root).get_mut(place.branch)?;
+        let twig = Arc::make_mut(branch).get_mut(place.twig)?;
+        Arc::make_mut(twig).get_mut(place.bucket).map(Arc::make_mut)
+    }
+}
+
+impl StoredRecord<'_> {
+    /// `None` if the record is not named like one.
+    fn rank(&self) -> Option<Rank> {
+        Some((self.created.map_or(0, second), self.name.parse().ok()?))
+    }
+}
+
+impl Common {
+    /// What keys with this profile and list share.
+    fn profile(&self, profile: Profile, list: Option<AllowedAddresses>) -> Arc<Profile> {
+        let without_list = self.profiles.share(profile);
+        match list {
+            None => without_list,
+            Some(list) => self.profiles.share(without_list.with_allowed_addresses(self.lists.share(list))),
+        }
+    }
+}
+
+impl Place {
+    /// Where a hash leads to: its lowest bits to a bucket, the next ones to a run there.
+    fn of(hash: u64) -> Self {
+        let mut rest = hash as usize;
+        let mut take = |bits: u32| {
+            let taken = rest % (1 << bits);
+            rest >>= bits;
+            taken
+        };
+        Self { branch: take(BRANCH_BITS), twig: take(TWIG_BITS), bucket: take(BUCKET_BITS), run: take(RUN_BITS) }
+    }
+}
+
+impl Default for Keyring {
+    #[allow(clippy::disallowed_methods, reason = "a seed that nobody can guess, and nothing depends on which")]
+    fn default() -> Self {
+        let bucket = Arc::<Bucket>::default();
+        let twig: Arc<Twig> = Arc::new(array::from_fn(|_| Arc::clone(&bucket)));
+        let branch: Arc<Branch> = Arc::new(array::from_fn(|_| Arc::clone(&twig)));
+        let root = Arc::new(array::from_fn(|_| Arc::clone(&branch)));
+        Self { root, aside: Arc::default(), hasher: RandomState::new(), len: 0, common: Arc::default() }
+    }
+}
+
+impl Untrusted {
+    /// The word that stands in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet, HashMap};
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{record_name, stored};
+
+    fn made_at<'r>(second: i64, name: &'r str, spec: &'r Value) -> StoredRecord<'r> {
+        StoredRecord { name, created: Some(Timestamp::from_second(second).unwrap()), spec }
+    }
+
+    fn digest(number: u32) -> Digest {
+        Digest::of(&number.to_le_bytes())
+    }
+
+    fn record() -> Value {
+        json!({
+            "digest": digest(1).to_string(),
+            "keyPrefix": "keyw1_eVULq19j",
+            "apiKey": { "namespace": "team-a", "name": "billing.v2", "uid": "b0e7" },
+            "serial": 1,
+            "owner": "jane@example.com",
+            "scopes": ["orders:read", "orders:write"],
+            "allowedIPs": ["10.0.0.0/8"],
+            "notAfter": "2030-01-02T03:04:05Z",
+            "suspended": true,
+            "revoked": { "at": "2026-01-01T00:00:00Z", "reason": "Deleted" },
+            "rotateRequest": "",
+        })
+    }
+
+    #[test]
+    fn a_prefetch_finds_the_slots_of_the_keys_that_there_are() {
+        let (mut keyring, mut spec) = (Keyring::default(), record());
+        for number in 0..100 {
+            spec["digest"] = json!(digest(number).to_string());
+            keyring.upsert(stored(&record_name(number), &spec)).unwrap();
+        }
+        let (digests, mut slots): (Vec<Digest>, _) = ((50..150).map(digest).collect(), Vec::new());
+        keyring.prefetch(&digests, |slot| slots.push(slot));
+        let expected = (50..100).map(|number| keyring.get(&digest(number)).unwrap().slot());
+        assert_eq!(slots, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_record_is_read_whole() {
+        let mut keyring = Keyring::default();
+        keyring.upsert(stored(&record_name(7), &record())).unwrap();
+        let entry = keyring.get(&digest(1)).unwrap();
+        assert_eq!((entry.namespace(), entry.name()), ("team-a", "billing.v2"));
+        assert_eq!((entry.owner(), entry.scopes()), ("jane@example.com", "orders:read orders:write"));
+        assert_eq!(entry.allowed_addresses(), Some(&AllowedAddresses::parse(&["10.0.0.0/8"]).unwrap()));
+        assert_eq!(entry.not_after(), Some("2030-01-02T03:04:05Z".parse().unwrap()));
+        assert!(entry.is_suspended() && entry.is_revoked());
+        assert!(entry.has_scope("orders:read") && entry.has_scope("orders:write"));
+        assert!(!entry.has_scope("orders") && !entry.has_scope("orders:read orders:write"));
+        assert_eq!((entry.record_name().to_string(), entry.slot()), (record_name(7), 0));
+        assert_eq!(keyring.get(&digest(2)), Err(Untrusted::Absent));
+        assert_eq!(keyring.len(), 1);
+    }
+
+    #[test]
+    fn a_serial_of_any_size_is_kept() {
+        let mut keyring = Keyring::default();
+        for (number, serial) in (0..).zip([0, 1, 255, 256, u32::MAX]) {
+            for api_key in [json!({ "namespace": "a", "name": "b", "uid": "c" }), json!(7)] {
+                let spec = json!({ "digest": digest(number).to_string(), "apiKey": api_key });
+                drop(keyring.upsert(stored(&record_name(serial), &spec)));
+                let names: Vec<_> = keyring.names_of(|slot| slot == number).collect();
+                assert_eq!(names.iter().map(|(_, name)| name.to_string()).collect::<Vec<_>>(), [record_name(serial)]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_read_anew_keeps_its_slot() {
+        let spec = |number| json!({ "digest": digest(number).to_string(), "apiKey": 7 });
+        let mut before = Keyring::default();
+        for number in 0..100 {
+            drop(before.upsert(stored(&record_name(number), &spec(number))));
+        }
+        let mut after = before.successor();
+        assert!(after.is_empty() && after.slots() == 100);
+        for number in (50..150).rev() {
+            drop(after.carry_over(&before, stored(&record_name(number), &spec(number))));
+        }
+        let slot = |keyring: &Keyring, number| keyring.slot_of(stored(&record_name(number), &spec(number)));
+        assert!((50..100).all(|number| slot(&after, number) == Some(number) && slot(&before, number) == Some(number)));
+        assert!((100..150).all(|number| slot(&after, number).unwrap() >= 100 && slot(&before, number).is_none()));
+        assert_eq!(
+            (slot(&after, 7), after.slot_of(stored(&record_name(60), &spec(61))), after.slots()),
+            (None, None, 150)
+        );
+        let mut named: Vec<_> = after.names_of(|slot| slot % 40 == 0).collect();
+        named.sort_by_key(|(slot, _)| *slot);
+        assert_eq!(named.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [80, 120]);
+        assert_eq!(named[0].1.to_string(), record_name(80));
+    }
+
+    /// A key never lives longer than its record says; and not noticeably shorter.
+    #[test]
+    fn an_end_is_kept_to_the_microsecond_and_cut_off_below() {
+        let cases = [
+            ("2030-01-02T03:04:05Z", "2030-01-02T03:04:05Z"),
+            ("2030-01-02T03:04:05.123456Z", "2030-01-02T03:04:05.123456Z"),
+            ("2030-01-02T03:04:05.123456999Z", "2030-01-02T03:04:05.123456Z"),
+            ("2030-01-02T05:04:05+02:00", "2030-01-02T03:04:05Z"),
+            ("1969-12-31T23:59:59.999999001Z", "1969-12-31T23:59:59.999999Z"),
+            ("1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z"),
+            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00Z"),
+            ("9999-12-30T22:00:00Z", "9999-12-30T22:00:00Z"),
+        ];
+        for (said, kept) in cases {
+            let mut spec = record();
+            spec["notAfter"] = json!(said);
+            let mut keyring = Keyring::default();
+            keyring.upsert(stored(&record_name(1), &spec)).unwrap();
+            assert_eq!(keyring.get(&digest(1)).unwrap().not_after(), Some(kept.parse().unwrap()), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_absent_may_be_absent() {
+        let mut keyring = Keyring::default();
+        let spec = json!({
+            "digest": digest(1).to_string(),
+            "apiKey": { "namespace": "a", "name": "b", "uid": "c" },
+            "fieldOfALaterVersion": { "any": "thing" },
+        });
+        keyring.upsert(stored(&record_name(1), &spec)).unwrap();
+        let entry = keyring.get(&digest(1)).unwrap();
+        assert_eq!((entry.owner(), entry.scopes()), ("", ""));
+        assert_eq!((entry.not_after(), entry.is_suspended(), entry.is_revoked()), (None, false, false));
+        assert!(entry.allowed_addresses().is_none() && !entry.has_scope(""));
+    }
+
+    /// One field changed to what it cannot be: that key is refused and told apart, and its neighbour stays good.
+    #[test]
+    fn a_record_that_cannot_be_read_refuses_its_own_key_alone() {
+        let cases = [
+            ("digest", json!(null), Untrusted::Absent),
+            ("digest", json!(7), Untrusted::Absent),
+            ("digest", json!("sha256:abc"), Untrusted::Absent),
+            ("digest", json!(digest(1).to_string().to_uppercase()), Untrusted::Absent),
+            ("apiKey", json!(null), Untrusted::Unreadable),
+            ("apiKey", json!("a/b"), Untrusted::Unreadable),
+            ("apiKey", json!({ "namespace": "a", "uid": "c" }), Untrusted::Unreadable),
+            ("apiKey", json!({ "namespace": "", "name": "b", "uid": "c" }), Untrusted::Unreadable),
+            ("apiKey", json!({ "namespace": "a", "name": "b\r\nx: y", "uid": "c" }), Untrusted::Unreadable),
+            ("owner", json!("bob\r\nX-Admin: 1"), Untrusted::Unreadable),
+            ("owner", json!("bob smith"), Untrusted::Unreadable),
+            ("owner", json!("b\u{f6}b"), Untrusted::Unreadable),
+            ("owner", json!(""), Untrusted::Unreadable),
+            ("owner", json!("x".repeat(129)), Untrusted::Unreadable),
+            ("owner", json!(["bob"]), Untrusted::Unreadable),
+            ("scopes", json!("orders:read"), Untrusted::Unreadable),
+            ("scopes", json!(["orders:read admin"]), Untrusted::Unreadable),
+            ("scopes", json!(["a\u{0}"]), Untrusted::Unreadable),
+            ("scopes", json!([""]), Untrusted::Unreadable),
+            ("scopes", json!([1]), Untrusted::Unreadable),
+            ("keyPrefix", json!("keyw1_eVULq19jg"), Untrusted::Unreadable),
+            ("keyPrefix", json!(1), Untrusted::Unreadable),
+            ("allowedIPs", json!([]), Untrusted::Unreadable),
+            ("allowedIPs", json!(null), Untrusted::Unreadable),
+            ("allowedIPs", json!("10.0.0.0/8"), Untrusted::Unreadable),
+            ("allowedIPs", json!(["10.0.0.1/8"]), Untrusted::Unreadable),
+            ("allowedIPs", json!(["10.0.0.0/8", "010.0.0.0/8"]), Untrusted::Unreadable),
+            ("notAfter", json!("tomorrow"), Untrusted::Unreadable),
+            ("notAfter", json!(1893553445), Untrusted::Unreadable),
+            ("notAfter", json!(null), Untrusted::Unreadable),
+            ("suspended", json!("false"), Untrusted::Unreadable),
+            ("suspended", json!(null), Untrusted::Unreadable),
+            ("revoked", json!(false), Untrusted::Unreadable),
+            ("revoked", json!(null), Untrusted::Unreadable),
+            ("revoked", json!({}), Untrusted::Unreadable),
+        ];
+        let mut neighbour = record();
+        neighbour["digest"] = json!(digest(2).to_string());
+        for (field, value, expected) in cases {
+            let mut spec = record();
+            spec[field] = value.clone();
+            let mut keyring = Keyring::default();
+            keyring.upsert(stored(&record_name(2), &neighbour)).unwrap();
+            keyring.upsert(stored(&record_name(1), &record())).unwrap();
+            let distrust = keyring.replace(stored(&record_name(1), &spec)).unwrap_err();
+            assert_eq!(distrust, Distrust::Unreadable(field), "{field}: {value}");
+            assert_eq!(keyring.get(&digest(1)), Err(expected), "{field}: {value}");
+            assert!(keyring.get(&digest(2)).is_ok(), "{field}: {value}");
+        }
+        for field in ["digest", "apiKey"] {
+            let mut spec = record();
+            spec.as_object_mut().unwrap().remove(field);
+            assert_eq!(Keyring::default().upsert(stored(&record_name(1), &spec)), Err(Distrust::Missing(field)));
+        }
+        assert_eq!(Keyring::default().upsert(stored(&record_name(1), &Value::Null)), Err(Distrust::Missing("digest")));
+    }
+
+    /// The name of a record of another ApiKey.
+    fn name_of(uid: u32, serial: u32) -> String {
+        format!("{uid:08x}-93d1-4f5e-8a6b-7c8d9e0f1a2b-{serial}")
+    }
+
+    /// Of two records that claim one key the one that is older rules, whatever either says and whichever came first; and
+    /// where it is gone, the other one does.
+    #[test]
+    fn the_oldest_claim_to_a_digest_rules_alone() {
+        let spec = |owner: &str, field: &str, value: Value| {
+            let api_key = json!({ "namespace": "a", "name": owner, "uid": "c" });
+            let mut spec = json!({ "digest": digest(1).to_string(), "apiKey": api_key });
+            spec[field] = value;
+            spec
+        };
+        let kinds = [
+            ("owner", json!("jane@example.com")),
+            ("revoked", json!({ "at": "2026-01-01T00:00:00Z", "reason": "Deleted" })),
+            ("suspended", json!(true)),
+            ("allowedIPs", json!(["192.0.2.0/24"])),
+            ("suspended", json!("?")),
+        ];
+        let ages = [
+            ("seconds", Some(7), name_of(9, 9), Some(8), name_of(1, 1)),
+            ("uids", Some(7), name_of(1, 9), Some(7), name_of(2, 1)),
+            ("serials", Some(7), name_of(1, 9), Some(7), name_of(1, 10)),
+            ("no time of creation", None, name_of(9, 9), Some(1), name_of(1, 1)),
+        ];
+        for (case, old_second, old_name, young_second, young_name) in &ages {
+            for (old_field, old_value) in &kinds {
+                for (young_field, young_value) in &kinds {
+                    let (old_spec, young_spec) =
+                        (spec("old", old_field, old_value.clone()), spec("young", young_field, young_value.clone()));
+                    let created = |second: &Option<i64>| second.map(|second| Timestamp::from_second(second).unwrap());
+                    let old = StoredRecord { name: old_name, created: created(old_second), spec: &old_spec };
+                    let young = StoredRecord { name: young_name, created: created(young_second), spec: &young_spec };
+                    let case = format!("{case}: {old_spec} and {young_spec}");
+                    let alone = |record| {
+                        let mut keyring = Keyring::default();
+                        keyring.upsert(record).ok();
+                        keyring.get(&digest(1)).map(|entry| (entry.name().to_owned(), entry.is_revoked()))
+                    };
+                    let contest = Contest { older: old.rank().unwrap().1, younger: young.rank().unwrap().1 };
+                    for records in [[old, young], [young, old]] {
+                        let mut keyring = Keyring::default();
+                        drop(keyring.upsert(records[0]));
+                        let taken_in = keyring.upsert(records[1]);
+                        assert!(taken_in.is_err() || taken_in == Ok(Some(contest)), "{case}: {taken_in:?}");
+                        let found = |keyring: &Keyring| {
+                            let entry = keyring.get(&digest(1));
+                            entry.map(|entry| (entry.name().to_owned(), entry.is_revoked()))
+                        };
+                        assert_eq!((found(&keyring), keyring.len()), (alone(old), 2), "{case}");
+                        let mut without_young = keyring.clone();
+                        without_young.remove(young);
+                        assert_eq!((found(&without_young), without_young.len()), (alone(old), 1), "{case}");
+                        keyring.remove(old);
+                        assert_eq!((found(&keyring), keyring.len()), (alone(young), 1), "{case}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// A digest that differs from another one in its last octet alone is another digest.
+    #[test]
+    fn a_digest_is_told_apart_by_all_of_its_octets() {
+        let mut keyring = Keyring::default();
+        let mut spec = record();
+        keyring.upsert(stored(&record_name(1), &spec)).unwrap();
+        let text = digest(1).to_string();
+        let other = format!("{}{}", &text[..text.len() - 1], if text.ends_with('0') { '1' } else { '0' });
+        spec["digest"] = json!(other);
+        // In the bucket of the first, whatever its hash: as the worst of hashes would have it.
+        let place = keyring.place(&digest(1));
+        let rank = stored(&record_name(2), &spec).rank().unwrap();
+        let claim = Detached::new(&other.parse().unwrap(), rank, 9, Arc::default(), None);
+        assert!(keyring.bucket_mut(place).unwrap().push(place.run, claim).is_none());
+        assert_eq!(keyring.get(&digest(1)).unwrap().record_name().to_string(), record_name(1));
+    }
+
+    /// Whoever may write specs may claim a digest any number of times, before and after its owner.
+    #[test]
+    fn any_number_of_claims_to_one_digest_touches_no_other_key() {
+        let (empty, digests) = &*COLLIDING;
+        let mut keyring = empty.clone();
+        let spec = |number: usize| {
+            let api_key = json!({ "namespace": "a", "name": format!("key-{number}"), "uid": "c" });
+            json!({ "digest": digests[number].to_string(), "apiKey": api_key })
+        };
+        for number in 0..4 {
+            keyring.upsert(made_at(1000, &name_of(500 + number as u32, 1), &spec(number))).unwrap();
+        }
+        let strangers = |keyring: &Keyring| {
+            (1..4)
+                .all(|number| keyring.get(&digests[number]).is_ok_and(|entry| entry.name() == format!("key-{number}")))
+        };
+        let before = keyring.clone();
+        let mut last = None;
+        for claim in 0..600_u32 {
+            let second = if claim < 300 { 2000 + i64::from(claim) } else { 2000 - 2 * i64::from(claim) };
+            keyring.upsert(made_at(second, &name_of(claim % 400, claim), &spec(0))).unwrap();
+            last = Some(keyring.clone());
+            let owner = keyring.get(&digests[0]).unwrap().record_name().to_string();
+            let oldest = if claim < 500 { name_of(500, 1) } else { name_of(claim % 400, claim) };
+            assert_eq!(owner, oldest, "{claim}");
+            assert!(strangers(&keyring), "{claim}");
+        }
+        let place = keyring.place(&digests[0]);
+        assert_eq!((keyring.bucket(place).unwrap().all_claims().count(), keyring.len()), (4, 604));
+        for claim in (0..600_u32).rev() {
+            let second = if claim < 300 { 2000 + i64::from(claim) } else { 2000 - 2 * i64::from(claim) };
+            keyring.remove(made_at(second, &name_of(claim % 400, claim), &spec(0)));
+            assert!(strangers(&keyring), "{claim}");
+        }
+        assert_eq!((keyring.len(), keyring.aside.len()), (4, 0), "nothing is left of them");
+        let state = |keyring: &Keyring| keyring.records().map(|(slot, name, _)| (slot, name)).collect::<BTreeSet<_>>();
+        assert_eq!(state(&keyring), state(&before));
+        assert_eq!(last.map(|keyring| keyring.len()), Some(604), "a clone stays as it was");
+    }
+
+    #[test]
+    fn a_record_that_is_not_named_like_one_counts_for_nothing() {
+        let mut keyring = Keyring::default();
+        keyring.upsert(stored(&record_name(1), &record())).unwrap();
+        for name in ["r-1", "", &record_name(1).to_uppercase()] {
+            assert_eq!(keyring.upsert(stored(name, &record())), Err(Distrust::Name));
+            assert_eq!(keyring.replace(stored(name, &record())), Err(Distrust::Name));
+            keyring.remove(stored(name, &record()));
+        }
+        assert!(keyring.get(&digest(1)).is_ok());
+        assert_eq!((keyring.len(), keyring.slots()), (1, 1));
+    }
+
+    #[test]
+    fn a_record_keeps_its_slot_and_no_other_gets_it() {
+        let mut keyring = Keyring::default();
+        let spec = |number| {
+            let mut spec = record();
+            spec["digest"] = json!(digest(number).to_string());
+            spec
+        };
+        for number in 0..100 {
+            keyring.upsert(stored(&record_name(number), &spec(number))).unwrap();
+        }
+        let mut changed = spec(7);
+        changed["suspended"] = json!("?");
+        keyring.replace(stored(&record_name(7), &changed)).unwrap_err();
+        keyring.replace(stored(&record_name(7), &spec(7))).unwrap();
+        keyring.remove(stored(&record_name(3), &spec(3)));
+        let mut clone = keyring.clone();
+        keyring.upsert(stored(&record_name(3), &spec(3))).unwrap();
+        clone.upsert(stored(&record_name(200), &spec(200))).unwrap();
+        assert_eq!(keyring.get(&digest(7)).unwrap().slot(), 7);
+        assert_eq!(keyring.get(&digest(3)).unwrap().slot(), 100);
+        assert_eq!(clone.get(&digest(200)).unwrap().slot(), 101);
+        assert_eq!(keyring.slots(), 102);
+        let slots: BTreeSet<u32> = keyring.records().map(|(slot, ..)| slot).collect();
+        assert_eq!(slots, (0..101).filter(|slot| *slot != 3).collect());
+        for (slot, name, entry) in keyring.records() {
+            let entry = entry.unwrap();
+            assert_eq!((entry.slot(), entry.record_name()), (slot, name));
+            let number = if slot == 100 { 3 } else { slot };
+            assert_eq!((name.to_string(), keyring.get(&digest(number))), (record_name(number), Ok(entry)));
+        }
+    }
+
+    /// What a record of the model says.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Kind {
+        Good,
+        Suspended,
+        Revoked,
+        Unreadable,
+        WithoutDigest,
+    }
+
+    /// A record of the model: when it was made, what it claims, and what it says.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Version {
+        created: Option<i64>,
+        digest: usize,
+        kind: Kind,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Change {
+        /// The record with this number has a new version, or is gone.
+        Record(u32, Option<Version>),
+        /// All records are read anew, from this one on.
+        List(usize),
+    }
+
+    /// Each record that there is, and its slot if it has one.
+    type Model = BTreeMap<u32, (Version, Option<u32>)>;
+
+    fn changes() -> impl Strategy<Value = Vec<Change>> {
+        use Kind::*;
+        let kinds = [Good, Good, Good, Suspended, Revoked, Unreadable, WithoutDigest];
+        let created = proptest::option::weighted(0.9, 0..4_i64);
+        let version = (created, 0..4_usize, proptest::sample::select(kinds.to_vec()));
+        let version = version.prop_map(|(created, digest, kind)| Version { created, digest, kind });
+        let record = (0..9_u32, proptest::option::weighted(0.7, version));
+        let record = record.prop_map(|(number, version)| Change::Record(number, version));
+        let change = prop_oneof![12 => record, 1 => (0..9_usize).prop_map(Change::List)];
+        proptest::collection::vec(change, 0..60)
+    }
+
+    /// Three records of each of three ApiKeys, in the order of their numbers.
+    fn name(number: u32) -> String {
+        name_of(number / 3, number % 3)
+    }
+
+    /// A record with some of the fields that vary in length, other ones for each number and digest.
+    fn spec_of(digest: &Digest, number: u32, kind: Kind) -> Value {
+        let mut spec = json!({
+            "digest": digest.to_string(),
+            "apiKey": { "namespace": "a", "name": "n".repeat(number as usize + 1), "uid": "c" },
+        });
+        if number.is_multiple_of(2) {
+            spec["notAfter"] = json!(format!("203{number}-01-02T03:04:05Z"));
+        }
+        if number.is_multiple_of(3) {
+            spec["allowedIPs"] = json!([format!("10.0.0.{number}")]);
+        }
+        match kind {
+            Kind::Good => {}
+            Kind::Suspended => spec["suspended"] = json!(true),
+            Kind::Revoked => spec["revoked"] = json!({ "at": "2026-01-01T00:00:00Z", "reason": "Deleted" }),
+            Kind::Unreadable => spec["suspended"] = json!("?"),
+            Kind::WithoutDigest => spec["digest"] = json!("?"),
+        }
+        spec
+    }
+
+    /// Hands over a record as the API server tells it.
+    fn told<T>(number: u32, version: Version, digests: &[Digest], f: impl FnOnce(StoredRecord<'_>) -> T) -> T {
+        let (name, spec) = (name(number), spec_of(&digests[version.digest], number, version.kind));
+        let created = version.created.map(|second| Timestamp::from_second(second + 1).unwrap());
+        f(StoredRecord { name: &name, created, spec: &spec })
+    }
+
+    /// Makes a change as the API server tells it: a list, or ADDED, MODIFIED, or DELETED with the record's last version.
+    fn make(keyring: &mut Keyring, model: &mut Model, digests: &[Digest], change: Change) {
+        match change {
+            Change::List(from) => {
+                let mut fresh = keyring.successor();
+                let mut records: Vec<_> = model.iter().map(|(number, (version, _))| (*number, *version)).collect();
+                let length = records.len().max(1);
+                records.rotate_left(from % length);
+                for (number, version) in records {
+                    told(number, version, digests, |record| fresh.carry_over(keyring, record).ok());
+                }
+                *keyring = fresh;
+            }
+            Change::Record(number, None) => {
+                let version = model.remove(&number).map(|(version, _)| version);
+                let version = version.unwrap_or(Version { created: None, digest: 0, kind: Kind::WithoutDigest });
+                told(number, version, digests, |record| keyring.remove(record));
+            }
+            Change::Record(number, Some(version)) => {
+                let before = model.get(&number).copied();
+                told(number, version, digests, |record| match before {
+                    None => keyring.upsert(record).ok(),
+                    Some(_) => keyring.replace(record).ok(),
+                });
+                let slot = told(number, version, digests, |record| keyring.slot_of(record));
+                // As long as a record can be found by what it says, it keeps its slot.
+                let is_same = |before: Version| (before.created, before.digest) == (version.created, version.digest);
+                if let Some((before, Some(slot_before))) = before
+                    && is_same(before)
+                    && version.kind != Kind::WithoutDigest
+                {
+                    assert_eq!(slot, Some(slot_before));
+                }
+                model.insert(number, (version, slot));
+            }
+        }
+    }
+
+    /// The number of the record that rules a digest: the oldest, by a plain look at all of them.
+    fn ruling(model: &Model, digest: usize) -> Option<(u32, Kind)> {
+        let claims = model.iter().map(|(number, (version, _))| (number, version));
+        let claims = claims.filter(|(_, version)| version.kind != Kind::WithoutDigest && version.digest == digest);
+        let oldest = claims.min_by_key(|(number, version)| (version.created.map_or(0, |second| second + 1), **number));
+        oldest.map(|(number, version)| (*number, version.kind))
+    }
+
+    /// Whether the keyring has all records of the model, with the slots that they had from the start.
+    fn compare_records(keyring: &Keyring, model: &Model) -> Result<(), TestCaseError> {
+        let claims = model.iter().filter(|(_, (version, _))| version.kind != Kind::WithoutDigest);
+        let expected: BTreeMap<_, _> = claims
+            .map(|(number, (version, slot))| (name(*number), (*slot, version.kind != Kind::Unreadable)))
+            .collect();
+        let records = keyring.records().filter(|(_, name, _)| !is_filler(*name));
+        let records: BTreeMap<_, _> =
+            records.map(|(slot, name, entry)| (name.to_string(), (Some(slot), entry.is_some()))).collect();
+        prop_assert_eq!(records, expected);
+        Ok(())
+    }
+
+    /// Whether the keyring says of each digest what the model says, in every detail.
+    fn compare(keyring: &Keyring, model: &Model, digests: &[Digest]) -> Result<(), TestCaseError> {
+        let records = model.values().filter(|(version, _)| version.kind != Kind::WithoutDigest).count();
+        prop_assert_eq!(keyring.len(), records);
+        for (number, digest) in digests.iter().enumerate() {
+            match (keyring.get(digest), ruling(model, number)) {
+                (Err(Untrusted::Absent), None) | (Err(Untrusted::Unreadable), Some((_, Kind::Unreadable))) => {}
+                (Ok(entry), Some((number, kind))) if kind != Kind::Unreadable => {
+                    prop_assert_eq!(entry.record_name().to_string(), name(number));
+                    prop_assert_eq!(entry.name().len(), number as usize + 1);
+                    prop_assert_eq!(entry.is_revoked(), kind == Kind::Revoked);
+                    prop_assert_eq!(entry.is_suspended(), kind == Kind::Suspended);
+                    let not_after = format!("203{number}-01-02T03:04:05Z").parse().ok();
+                    prop_assert_eq!(entry.not_after(), not_after.filter(|_| number.is_multiple_of(2)));
+                    let list = AllowedAddresses::parse(&[format!("10.0.0.{number}")])
+                        .ok()
+                        .filter(|_| number.is_multiple_of(3));
+                    prop_assert_eq!(entry.allowed_addresses(), list.as_ref());
+                }
+                (got, expected) => prop_assert!(false, "{:?} instead of {:?}", got, expected),
+            }
+        }
+        Ok(())
+    }
+
+    /// The same place with no room in it: filled up with claims to other digests, as a hundred million keys would.
+    fn fill(keyring: &mut Keyring, place: Place) {
+        for number in 0..255 {
+            let rank = (1, name_of(u32::MAX, number).parse().unwrap());
+            let terms = Terms::try_from(&record()).ok();
+            let claim = Detached::new(&digest(1_000_000 + number), rank, number, Arc::default(), terms.as_ref());
+            assert!(keyring.bucket_mut(place).unwrap().push(place.run, claim).is_none());
+        }
+    }
+
+    fn is_filler(name: RecordName) -> bool {
+        name.to_string().starts_with("ffffffff")
+    }
+
+    /// An empty keyring, and four digests that all stand in one bucket of it, in one run.
+    static COLLIDING: LazyLock<(Keyring, Vec<Digest>)> = LazyLock::new(|| {
+        let keyring = Keyring::default();
+        let mut digests: HashMap<Place, Vec<Digest>> = HashMap::new();
+        for digest in (0..).map(digest) {
+            let place = keyring.place(&digest);
+            let colliding = digests.entry(place).or_default();
+            colliding.push(digest);
+            if colliding.len() == 4 {
+                return (keyring, digests.remove(&place).unwrap());
+            }
+        }
+        unreachable!("there are more digests than places")
+    });
+
+    /// Follows `changes`, and compares all that came of it only then: what happens to the original must not reach its
+    /// clones.
+    fn follow(mut keyring: Keyring, digests: &[Digest], changes: Vec<Change>) -> Result<(), TestCaseError> {
+        let (mut model, mut past) = (Model::new(), Vec::new());
+        for change in changes {
+            make(&mut keyring, &mut model, digests, change);
+            past.push((keyring.clone(), model.clone()));
+        }
+        past.iter().try_for_each(|(keyring, model)| compare(keyring, model, digests))?;
+        compare_records(&keyring, &model)
+    }
+
+    #[test]
+    fn a_run_without_room_refuses_nobody() {
+        let (empty, digests) = &*COLLIDING;
+        let mut keyring = empty.clone();
+        let place = keyring.place(&digests[0]);
+        fill(&mut keyring, place);
+        for (number, digest) in (0..).zip(digests) {
+            keyring.upsert(stored(&record_name(number), &spec_of(digest, number, Kind::Good))).unwrap();
+        }
+        for (number, digest) in (0..).zip(digests) {
+            assert_eq!(keyring.get(digest).unwrap().record_name().to_string(), record_name(number));
+        }
+        let fillers: Vec<_> = keyring.records().filter(|(_, name, _)| is_filler(*name)).collect();
+        assert!(fillers.len() == 255 && fillers.iter().all(|(.., entry)| entry.is_some()), "they are as they were");
+    }
+
+    proptest! {
+        #[test]
+        fn a_keyring_is_as_good_as_reading_all_records_anew(changes in changes()) {
+            follow(Keyring::default(), &[0, 1, 2, 3].map(digest), changes)?;
+        }
+
+        #[test]
+        fn so_is_one_whose_digests_cannot_be_told_apart_by_their_hashes(changes in changes()) {
+            let (empty, digests) = &*COLLIDING;
+            follow(empty.clone(), digests, changes)?;
+        }
+
+        #[test]
+        fn so_is_one_with_room_for_some_of_them_or_none(changes in changes(), room in 0..3_usize) {
+            let (empty, digests) = &*COLLIDING;
+            let mut full = empty.clone();
+            let place = full.place(&digests[0]);
+            fill(&mut full, place);
+            for _ in 0..room {
+                full.bucket_mut(place).unwrap().remove(0);
+            }
+            // A list leaves the fillers out, and with them what is to be tried.
+            let changes = changes.into_iter().filter(|change| matches!(change, Change::Record(..)));
+            follow(full, digests, changes.collect())?;
+        }
+    }
+}

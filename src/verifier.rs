@@ -1,0 +1,226 @@
+//! I/O. The role `verifier`: follows the records, answers proxies, and writes last uses back.
+//!
+//! `feed.rs` keeps the keyring, `decisions.rs` decides by it. `forward_auth.rs` (HTTP) and `ext_authz.rs` (Envoy's
+//! messages) are plain functions from a request to an answer; `grpc.rs` carries the latter. `flush.rs` writes last uses.
+
+pub mod decisions;
+mod denial;
+pub mod ext_authz;
+pub mod feed;
+pub mod flush;
+pub mod forward_auth;
+pub mod grpc;
+pub mod protobuf;
+
+use std::fmt;
+use std::future::{Future, pending};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use futures::{FutureExt, future};
+use hyper::Request;
+use keywright_core::address::client::ClientAddressSource;
+use keywright_core::usage;
+use kube::Client;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use self::decisions::{DecisionMetrics, Decisions, Tally};
+use self::ext_authz::Authorization;
+use self::feed::Feed;
+use self::flush::Flush;
+use self::forward_auth::ForwardAuth;
+use self::grpc::Services;
+use crate::clock;
+use crate::serve::admin;
+use crate::serve::connections::{Leaving, Limits, Listener, Server};
+use crate::serve::listen::{Address, bind};
+use crate::serve::places::Share;
+use crate::serve::room::ConnectionMetrics;
+use crate::serve::tls::files::{CertificateFiles, PemFiles};
+use crate::serve::tls::{Acceptor, HTTP_1, HTTP_2};
+use crate::serve::workers::Workers;
+use crate::telemetry::WatchErrors;
+
+/// What a verifier is told by its flags.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The system namespace, where the records are.
+    pub namespace: String,
+    /// Where proxies ask over HTTP.
+    pub http_address: Address,
+    /// Where Envoys ask over gRPC.
+    pub grpc_address: Address,
+    /// Where probes and metrics are answered.
+    pub admin_address: Address,
+    /// Whose address a request over HTTP comes from.
+    pub http_client_address_source: ClientAddressSource,
+    /// Whose address a request over gRPC comes from.
+    pub grpc_client_address_source: ClientAddressSource,
+    /// How old what is known of the records may be for decisions to be made.
+    pub lease_duration: Duration,
+    /// How many of a listener's places one client may hold; of that for probes and metrics always a quarter.
+    pub connections_per_client: Share,
+    /// How last uses are written to the records.
+    pub last_used: usage::Policy,
+    /// What TLS is served with; without it, both listeners are plain.
+    pub tls: Option<PemFiles>,
+    /// Whether a connection has to speak TLS, where it is served.
+    pub tls_required: bool,
+}
+
+/// How often the files of certificates are looked at. A kubelet brings a change of a Secret within a minute or two.
+const CERTIFICATE_POLL: Duration = Duration::from_secs(5);
+
+/// Open files besides connections: those to the API server, listeners, certificates, what the runtime needs.
+const OTHER_FILES: u64 = 128;
+
+const REMEDY: &str = "if it is a proxy, have it trust the authority of --tls-certificate";
+
+/// Runs a verifier until `shutdown`: follows the records and answers proxies and probes.
+///
+/// `client` should neither retry nor have a read timeout.
+///
+/// # Errors
+/// If an address cannot be listened on, a file of certificates is of no use, or a part of the verifier ends by itself.
+pub async fn run(client: Client, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    allow_open_files();
+    let mut registry = Registry::with_prefix("keywright");
+    let tls = options.tls.map(|files| open(files, &mut registry)).transpose()?;
+    let acceptor = |protocol| {
+        let acceptor = tls.as_ref().map(|certificates| Acceptor::new(certificates.served(), protocol, REMEDY));
+        acceptor.map(|acceptor| acceptor.required(options.tls_required))
+    };
+    if tls.is_some() && !options.tls_required {
+        warn!("connections in plain text are answered as well, without any certificate: until --tls-required is true");
+    }
+    let http_listener = bind(options.http_address, "--http-address").await?;
+    let grpc_listener = bind(options.grpc_address, "--grpc-address").await?;
+    let admin_listener = bind(options.admin_address, "--admin-address").await?;
+    info!(
+        http_address = %http_listener.local_addr()?,
+        grpc_address = %grpc_listener.local_addr()?,
+        admin_address = %admin_listener.local_addr()?,
+        "listening"
+    );
+
+    let errors = WatchErrors::new(&mut registry);
+    let feed = Arc::new(Feed::new(options.lease_duration, Instant::now()).with_errors(errors));
+    let leaving = Leaving::default();
+    let connections = ConnectionMetrics::new(&mut registry);
+    let [http_occupancy, grpc_occupancy, admin_occupancy] = ["http", "grpc", "admin"].map(|name| connections.of(name));
+    let decides = {
+        let (feed, tls, leaving) = (Arc::clone(&feed), tls.clone(), leaving.clone());
+        move || readiness(&feed, tls.as_deref(), &leaving)
+    };
+    let readiness = {
+        let (decides, listeners) = (decides.clone(), [http_occupancy.clone(), grpc_occupancy.clone()]);
+        move || listeners.iter().try_for_each(|listener| listener.readiness(Instant::now())).and_then(|()| decides())
+    };
+    let [http_tally, grpc_tally] = ["http", "grpc"].map(|protocol| Arc::new(Tally::new(protocol)));
+    registry.register_collector(Box::new(FeedMetrics(Arc::clone(&feed))));
+    let tallies = vec![Arc::clone(&http_tally), Arc::clone(&grpc_tally)];
+    registry.register_collector(Box::new(DecisionMetrics(tallies)));
+    let (namespace, policy) = (options.namespace, options.last_used);
+    let flush = Flush::new(client.clone(), &namespace, Arc::clone(&feed), policy, &mut registry);
+
+    let workers = Workers::per_core().context("cannot start a thread for each core")?;
+    let server = |tcp, protocol, limits: Limits, occupancy| {
+        let (workers, leaving) = (workers.clone(), leaving.clone());
+        let limits = limits.shared_by(options.connections_per_client);
+        Server { listener: Listener { tcp, tls: acceptor(protocol) }, limits, workers, leaving, occupancy }
+    };
+    let shutdown = shutdown.shared();
+    let http = {
+        let decisions = Decisions::new(Arc::clone(&feed), clock::now, http_tally);
+        let verifier = ForwardAuth::new(decisions, options.http_client_address_source);
+        let handler = move |request: &Request<()>, peer: IpAddr| verifier.answer(request, peer);
+        server(http_listener, HTTP_1, Limits::default(), http_occupancy).serve(handler, shutdown.clone())
+    };
+    let grpc = {
+        let decisions = Decisions::new(Arc::clone(&feed), clock::now, grpc_tally);
+        let authorization = Authorization::new(decisions, options.grpc_client_address_source);
+        // Whoever asks this has a connection: that others find no room is nothing to leave it for.
+        let services = Services { authorization, is_ready: Box::new(move || decides().is_ok()) };
+        grpc::serve(server(grpc_listener, HTTP_2, grpc::LIMITS, grpc_occupancy), services, shutdown)
+    };
+
+    let mut background = JoinSet::new();
+    background.spawn(admin::serve(admin_listener, readiness, Arc::new(registry), admin_occupancy, pending()));
+    background.spawn(async move { match feed.follow(client, &namespace).await {} });
+    let last_flush = flush.clone();
+    let flushing = background.spawn(async move { match flush.run().await {} });
+    if let Some(tls) = tls {
+        background.spawn(async move { match tls.follow().await {} });
+    }
+    tokio::select! {
+        _ = future::join(http, grpc) => {}
+        ended = background.join_next() => bail!("a part of the verifier ended by itself: {ended:?}"),
+    }
+    flushing.abort();
+    last_flush.finish().await;
+    Ok(())
+}
+
+/// Raises the limit of open files to what all connections need. A container runtime may begin with 1,024: that many clients
+/// would leave none for probes, and a kubelet would end the verifier for it.
+fn allow_open_files() {
+    let connections = 2 * Limits::default().connections + grpc::LIMITS.connections; // HTTP and the administration; gRPC
+    let needed = connections as u64 + OTHER_FILES;
+    match rlimit::increase_nofile_limit(needed) {
+        Ok(allowed) if allowed >= needed => {}
+        Ok(allowed) => warn!(
+            allowed,
+            needed,
+            "fewer open files are allowed than all connections need, and clients may leave none for probes: raise the hard \
+             limit (RLIMIT_NOFILE)"
+        ),
+        Err(error) => warn!(%error, needed, "the limit of open files cannot be raised"),
+    }
+}
+
+/// Serves what the files hold, which must be good at the start.
+fn open(files: PemFiles, registry: &mut Registry) -> anyhow::Result<Arc<CertificateFiles>> {
+    // Proxies know us by any name.
+    let certificates = CertificateFiles::new(files, Vec::new(), CERTIFICATE_POLL, registry)?;
+    certificates.refresh(clock::now())?;
+    Ok(certificates)
+}
+
+fn readiness(feed: &Feed, tls: Option<&CertificateFiles>, leaving: &Leaving) -> Result<(), String> {
+    if leaving.has_begun() {
+        return Err("shutting down".to_owned());
+    }
+    tls.map_or(Ok(()), |tls| tls.readiness(clock::now()))?;
+    feed.current(Instant::now()).map(drop).map_err(|unready| unready.to_string())
+}
+
+/// What the feed knows, read when it is asked for.
+struct FeedMetrics(Arc<Feed>);
+
+impl Collector for FeedMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut gauge = |name, help, value: f64| {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+        };
+        gauge("records", "Records in the keyring", self.0.records() as f64)?;
+        let age = self.0.age(Instant::now()).as_secs_f64();
+        gauge("record_version_lag_seconds", "How old what is known of the records is", age)
+    }
+}
+
+impl fmt::Debug for FeedMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FeedMetrics")
+    }
+}
+
+#[cfg(test)]
+mod tests;
