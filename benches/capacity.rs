@@ -32,13 +32,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use tests::testbed::{Installation, Program};
-
-#[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
-#[path = "../tests/it"]
-mod tests {
-    pub mod testbed;
-}
+use keywright_testing::{Installation, Program};
 
 /// Octets of an annotation of those ApiKeys that are large: as many as the API server takes, nearly.
 const LARGE_OCTETS: usize = 250_000;

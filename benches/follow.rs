@@ -30,13 +30,7 @@ use rand::rngs::SysRng;
 use serde_json::json;
 use tokio::time::sleep;
 
-use tests::testbed::Installation;
-
-#[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
-#[path = "../tests/it"]
-mod tests {
-    pub mod testbed;
-}
+use keywright_testing::Installation;
 
 #[allow(dead_code, reason = "the measurement of the verifier uses the rest of it")]
 #[path = "verifier/src/population.rs"]

@@ -29,13 +29,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use tests::testbed::Installation;
-
-#[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
-#[path = "../tests/it"]
-mod tests {
-    pub mod testbed;
-}
+use keywright_testing::Installation;
 
 const KEYS: usize = 200;
 

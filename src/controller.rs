@@ -15,73 +15,32 @@ mod heads;
 mod index;
 mod memory;
 mod observe;
+mod options;
 mod pass;
+mod readiness;
 mod secret;
 mod sweep;
 mod watches;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use futures::future;
-use jiff::SignedDuration;
 use kube::Config;
 use prometheus_client::registry::Registry;
 use tracing::info;
 
+use self::error::Error;
+use self::gauges::ApiKeyGauges;
+use self::memory::Memory;
+pub use self::options::Options;
+use self::readiness::Readiness;
+use self::watches::work;
 use crate::client;
 use crate::serve::admin;
-use crate::serve::listen::{Address, bind};
+use crate::serve::listen::bind;
 use crate::serve::room::ConnectionMetrics;
 use crate::telemetry::ControllerMetrics;
-use error::Error;
-use gauges::ApiKeyGauges;
-use memory::Memory;
-use watches::work;
-
-/// What the controller is told at its start.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where records and the leader's Lease are.
-    pub system_namespace: String,
-    /// Look after the ApiKeys of this namespace only.
-    pub watched_namespace: Option<String>,
-    /// Where probes and metrics are answered.
-    pub admin_address: Address,
-    /// Who this process is; different for any two processes.
-    pub identity: String,
-    /// Whether to work only while leading.
-    pub leader_elect: bool,
-    /// How long a revoked record stays.
-    pub tombstone_retention: SignedDuration,
-    /// How many revoked records of generated keys stay for each namespace once they are an hour old.
-    pub tombstones_per_namespace: u32,
-    /// How many ApiKeys are worked on at a time.
-    pub concurrency: u16,
-    /// At the latest after this time every ApiKey is looked at again.
-    pub resync: Duration,
-}
-
-/// Whether the controller does its work, for `/readyz`.
-#[derive(Clone, Default)]
-struct Readiness(Arc<AtomicBool>);
-
-impl Readiness {
-    fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Relaxed);
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let ready = self.0.load(Ordering::Relaxed);
-        if ready {
-            Ok(())
-        } else {
-            Err("the first lists of ApiKeys and records are not in: the log says why".to_owned())
-        }
-    }
-}
 
 /// Works until `shutdown`.
 ///

@@ -10,8 +10,8 @@ use rand::rngs::SysRng;
 use serde_json::json;
 use tracing::warn;
 
-use super::Error;
 use super::cluster::Cluster;
+use super::error::Error;
 use super::observe::Sight;
 use super::secret::{is_refusal, mark, secret_with, target};
 use keywright_core::api::{ApiKeyRecord, ApiKeyRecordSpec, ApiKeyStatus, CAUSE_ANNOTATION, FINALIZER, MANAGED_BY};

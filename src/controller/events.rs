@@ -7,8 +7,8 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
 
-use super::Error;
 use super::cluster::Cluster;
+use super::error::Error;
 use keywright_core::lifecycle::Announcement;
 
 const CONTROLLER: &str = "keywright-controller";

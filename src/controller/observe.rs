@@ -12,8 +12,8 @@ use kube::api::{DynamicObject, ObjectMeta};
 use serde_json::Value;
 use zeroize::Zeroize;
 
-use super::Error;
 use super::cluster::Cluster;
+use super::error::Error;
 use super::heads::RecordHead;
 use super::index::RecordIndex;
 use keywright_core::api::{

@@ -13,9 +13,9 @@ use kube::{Resource, ResourceExt};
 use rand::RngExt;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use super::Error;
 use super::apply::{HeldKey, apply, mark_secret, write_status};
 use super::cluster::Cluster;
+use super::error::Error;
 use super::events;
 use super::fairness::Fairness;
 use super::heads::Watched;

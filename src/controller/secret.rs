@@ -9,8 +9,8 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::core::Status;
 use rand::rngs::SysRng;
 
-use super::Error;
 use super::cluster::Cluster;
+use super::error::Error;
 use super::observe::Sight;
 use keywright_core::api::{
     ApiKeyReference, EXPIRES_AT_ANNOTATION, GROUP, KEY_PREFIX_ANNOTATION, MANAGED_BY, SERIAL_ANNOTATION,

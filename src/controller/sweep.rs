@@ -16,9 +16,9 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use serde::Deserialize;
 use tracing::{debug, info, warn};
 
-use super::Error;
 use super::apply::update_record;
 use super::cluster::Cluster;
+use super::error::Error;
 use super::heads::{RecordHead, Watched};
 use crate::clock;
 use crate::telemetry::ControllerMetrics;

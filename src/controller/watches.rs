@@ -23,9 +23,10 @@ use super::follow::{Source, follow};
 use super::heads::{ApiKeyHead, RecordHead, Watched};
 use super::index::RecordIndex;
 use super::memory::Memory;
+use super::options::Options;
 use super::pass::{Context, LONGEST_PAUSE, SHORTEST_PAUSE, pass, pause_after_failure};
+use super::readiness::Readiness;
 use super::sweep::Sweeper;
-use super::{Options, Readiness};
 use crate::telemetry::{ControllerMetrics, WatchErrorKind, WatchErrors};
 use keywright_core::api::{ApiKey, ApiKeyRecord, ApiKeyReference};
 

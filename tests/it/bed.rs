@@ -10,8 +10,8 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::testbed::Occurrence::{Every, Nth};
-use super::testbed::{ApiRequest, ControlPlane, Fault, FaultProxy, Installation, Outcome, wait};
+use keywright_testing::Occurrence::{Every, Nth};
+use keywright_testing::{ApiRequest, ControlPlane, Fault, FaultProxy, Installation, Outcome, wait};
 
 /// Long enough that an answer on its way would have come.
 const SILENCE: Duration = Duration::from_millis(500);

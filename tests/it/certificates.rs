@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::testbed::{ApiRequest, Fault, FaultProxy, Installation, Occurrence::Nth, Outcome, Program, wait};
+use keywright_testing::{ApiRequest, Fault, FaultProxy, Installation, Occurrence::Nth, Outcome, Program, wait};
 
 const SECRET: &str = "keywright-webhook-ca";
 
@@ -521,7 +521,7 @@ async fn a_conflict_is_looked_at_anew_and_not_overwritten() {
     let bundle = bench.data().await["ca.crt"].0.clone();
     assert_eq!(bench.ca_bundles().await, [Some(bundle.clone()), Some(bundle)]);
 
-    let always = faults.inject(Fault::Before(Outcome::Status(409)), super::testbed::Occurrence::Every, |request| {
+    let always = faults.inject(Fault::Before(Outcome::Status(409)), keywright_testing::Occurrence::Every, |request| {
         request.is("PUT", "secrets")
     });
     bench.overwrite(json!({"tls.key": ""})).await;

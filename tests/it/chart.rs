@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::scene::{api_key, is};
-use super::testbed::{ControlPlane, Installation, output, project, wait};
+use keywright_testing::{ControlPlane, Installation, output, project, wait};
 
 /// What people set, by name.
 const VALUE_SETS: [(&str, &str); 6] = [

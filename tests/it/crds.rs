@@ -9,7 +9,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::scene::api_key;
-use super::testbed::{Installation, wait};
+use keywright_testing::{Installation, wait};
 
 #[test]
 fn the_generated_files_are_those_of_the_types() {
@@ -600,7 +600,7 @@ async fn kubectl_prints_the_columns_that_people_look_for() {
     api.create(&PostParams::default(), &api_key("ci", spec)).await.unwrap();
     let header = |words: &[&str]| {
         let mut kubectl = installation.control_plane.kubectl(words);
-        let printed = super::testbed::output(kubectl.args(["--namespace", &installation.tenant_namespace])).unwrap();
+        let printed = keywright_testing::output(kubectl.args(["--namespace", &installation.tenant_namespace])).unwrap();
         // Columns are apart by three spaces or more; names hold one.
         let split = |line: &str| {
             line.split("   ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect::<Vec<_>>()

@@ -10,7 +10,7 @@ use kube::api::PostParams;
 use serde_json::json;
 
 use super::scene::{api_key, is};
-use super::testbed::{ControlPlane, Installation, output, project, wait};
+use keywright_testing::{ControlPlane, Installation, output, project, wait};
 
 /// The first block of code after `title`, as it stands in the page.
 fn block(page: &str, title: &str) -> String {

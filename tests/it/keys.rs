@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::scene::{INSIDE, OUTSIDE, Scene, api_key, is};
-use super::testbed::{Installation, output, wait};
+use keywright_testing::{Installation, output, wait};
 
 #[tokio::test]
 async fn a_declared_key_is_handed_out_recognised_and_enforced() {

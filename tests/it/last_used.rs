@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::scene::{INSIDE, OUTSIDE, Scene};
-use super::testbed::{ApiRequest, Fault, FaultProxy, Installation, Occurrence::Nth, Outcome, Program, output, wait};
+use keywright_testing::{ApiRequest, Fault, FaultProxy, Installation, Occurrence::Nth, Outcome, Program, output, wait};
 
 /// A verifier that writes as soon as anything is a second old.
 const EAGER: &str = "--last-used-granularity=1s";
@@ -40,7 +40,7 @@ async fn scene(test_name: &str, granularity: &str, faults: Option<&FaultProxy>) 
 }
 
 async fn faults() -> FaultProxy {
-    FaultProxy::start(super::testbed::ControlPlane::shared().await).await
+    FaultProxy::start(keywright_testing::ControlPlane::shared().await).await
 }
 
 fn last_use_of(record: &ApiKeyRecord) -> Option<Timestamp> {

@@ -24,7 +24,6 @@ mod policies;
 mod proxies;
 mod rights;
 mod scene;
-mod testbed;
 mod tombstones;
 mod verifier;
 mod verifier_tls;

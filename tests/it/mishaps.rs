@@ -12,7 +12,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::scene::{INSIDE, Scene};
-use super::testbed::{ApiRequest, Fault, FaultProxy, Installation, Occurrence, Outcome, wait};
+use keywright_testing::{ApiRequest, Fault, FaultProxy, Installation, Occurrence, Outcome, wait};
 
 /// The writes of an issue, in their order.
 const WRITES: [(&str, &str); 4] =

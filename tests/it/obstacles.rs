@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::scene::{INSIDE, Scene, is};
-use super::testbed::wait;
+use keywright_testing::wait;
 
 /// Somebody else's admission policy in the tenant's namespace. It goes when it is dropped.
 struct Policy<'s> {

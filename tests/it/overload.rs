@@ -32,8 +32,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::testbed::{ApiRequest, Fault, Installation, Occurrence::Nth, Program, wait};
 use super::verifier::{Bench, answers, get};
+use keywright_testing::{ApiRequest, Fault, Installation, Occurrence::Nth, Program, wait};
 
 /// How long a good request may take: as long as whoever sent it would wait on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(60);

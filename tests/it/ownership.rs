@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::scene::{INSIDE, Scene, api_key, is};
-use super::testbed::wait;
+use keywright_testing::wait;
 
 /// A key that was made elsewhere, and its digest.
 fn made_elsewhere() -> (String, String) {

@@ -12,7 +12,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::scene::{INSIDE, Scene, api_key};
-use super::testbed::{Installation, output, wait};
+use keywright_testing::{Installation, output, wait};
 
 const RULES: [&str; 4] = ["records", "finalizer", "secrets", "leases"];
 

@@ -15,10 +15,10 @@ use tokio::process::Command;
 use tokio::sync::watch;
 
 use super::overload::count;
-use super::testbed::Program;
-use super::testbed::proxy::{Kind, Proxy, replaced};
 use super::verifier::{self, Bench, UID, record_name};
 use super::verifier_tls::{Ca, Mounted, with_files};
+use keywright_testing::Program;
+use keywright_testing::proxy::{Kind, Proxy, replaced};
 use wire::{Connection, Message, Service, Workload, silence};
 
 /// Where requests come from, unless a test says otherwise.

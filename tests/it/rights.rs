@@ -15,7 +15,7 @@ use kube::api::{ListParams, ObjectMeta, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-use super::testbed::{ControlPlane, Installation, output, project, wait};
+use keywright_testing::{ControlPlane, Installation, output, project, wait};
 
 /// Beside those that discovery tells of: what some resources are also asked for, and everything at once.
 const OTHER_VERBS: [&str; 8] = ["approve", "attest", "bind", "escalate", "impersonate", "sign", "use", "*"];

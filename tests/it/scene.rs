@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::testbed::{FaultProxy, Installation, Program, wait};
+use keywright_testing::{FaultProxy, Installation, Program, wait};
 
 /// An address that the tests' keys are allowed from.
 pub const INSIDE: &str = "192.0.2.44";

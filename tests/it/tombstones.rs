@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::scene::{Scene, api_key};
-use super::testbed::{ApiRequest, Fault, FaultProxy, Installation, Occurrence, Program, wait};
+use keywright_testing::{ApiRequest, Fault, FaultProxy, Installation, Occurrence, Program, wait};
 
 /// Records as the controller writes them, where none is at work yet.
 struct Graveyard {

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::overload::ask_over_grpc;
-use super::testbed::{
+use keywright_testing::{
     ApiRequest, AuditedRequest, Fault, FaultProxy, Installation,
     Occurrence::{Every, Nth},
     Outcome, Program, wait,

@@ -23,8 +23,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::overload::ask_over_grpc;
-use super::testbed::{Installation, Program, wait};
 use super::verifier::Bench;
+use keywright_testing::{Installation, Program, wait};
 
 const NAME: &str = "keywright-verifier.keywright-system.svc";
 

@@ -1,6 +1,6 @@
 //! A controller that cannot list or watch says so, and is not Ready.
 
-use super::testbed::{ApiRequest, Fault, FaultProxy, Injection, Installation, Occurrence, Outcome, Program};
+use keywright_testing::{ApiRequest, Fault, FaultProxy, Injection, Installation, Occurrence, Outcome, Program};
 
 /// It says what is wrong and what to do, counts it, and is not Ready.
 async fn complains(controller: &Program, kind: &str, remedy: &str) {

@@ -6,7 +6,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::scene::{Scene, api_key};
-use super::testbed::{Installation, output};
+use keywright_testing::{Installation, output};
 
 const CREATED_BY: &str = "keywright.dev/created-by";
 const USER: &str = "ada@example.org";

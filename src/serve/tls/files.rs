@@ -18,7 +18,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::ParsedCertificate;
 use tracing::{info, warn};
 
-use super::{Certificate, ClientAuthorities, Served};
+use super::certificate::{Certificate, ClientAuthorities};
+use super::served::{SOURCE_GOOD, Served};
 use crate::{clock, x509};
 
 /// A certificate's PEM files: cert-manager's, say.
@@ -210,7 +211,7 @@ impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let is_good = matches!(self.0.state().found, Some(Ok(())));
         let gauge = ConstGauge::new(f64::from(u8::from(is_good)));
-        let (name, help) = super::SOURCE_GOOD;
+        let (name, help) = SOURCE_GOOD;
         gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
     }
 }

@@ -1,19 +1,25 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, Response};
 use jiff::SignedDuration;
 use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
 use rcgen::KeyPair;
+use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::{ALL_VERSIONS, ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::*;
 use crate::authority::Authority;
+use crate::clock;
 use crate::serve::connections::{Leaving, Limits, Listener, Server};
 use crate::serve::listen::{Address, bind};
 use crate::serve::room::Occupancy;

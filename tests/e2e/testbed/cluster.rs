@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::node::{Node, make_image, run};
+use keywright_testing::command::run;
+
+use super::node::{Node, make_image};
 use super::report;
 
 /// The system namespace.

@@ -11,7 +11,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 pub use cluster::{Cluster, SYSTEM};
-pub use node::{Node, make_image, project, run};
+pub use keywright_testing::command::{project, run};
+pub use node::{Node, make_image};
 pub use tenant::{LET_IN, Tenant};
 pub use traffic::Traffic;
 

@@ -5,7 +5,8 @@ use std::process::{Child, Command};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 
-use super::node::lines;
+use keywright_testing::command::lines;
+
 use super::tenant::{KEY_FILE, LET_IN, Tenant, request};
 use super::{DEADLINE, report};
 

@@ -14,8 +14,8 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::super::scene::{api_key, is};
-use super::super::testbed::{ControlPlane, Installation, output, project, wait};
 use super::chart;
+use keywright_testing::{ControlPlane, Installation, output, project, wait};
 
 const SYSTEM_NAMESPACE: &str = "keywright-system";
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::super::testbed::project;
+use keywright_testing::project;
 
 const START: &str = "<!-- The table is made from values.yaml by `make chart-readme`. -->\n";
 

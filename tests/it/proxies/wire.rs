@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::super::testbed::wait::DEADLINE;
+use keywright_testing::wait::DEADLINE;
 
 /// A request or an answer.
 #[derive(Clone, Debug)]

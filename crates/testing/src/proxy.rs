@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::control_plane::project;
+use super::command::project;
 use super::program::Program;
 use super::wait::DEADLINE;
 
@@ -212,7 +212,7 @@ fn free_address() -> SocketAddr {
 
 impl Folder {
     fn new() -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("proxy-{:08x}", rand::random::<u32>()));
+        let path = std::env::temp_dir().join(format!("proxy-{:08x}", rand::random::<u32>()));
         fs::create_dir_all(&path).expect("a folder for the proxy");
         Self(path)
     }

@@ -111,7 +111,7 @@ fn key<K: Resource>(object: &K) -> (Option<String>, String) {
 
 /// The same, without what must not be in any output: Secrets' data, and kubectl's copies of whole objects. Without
 /// `managedFields` too, which nobody reads.
-pub(super) fn without_secrets(value: Value) -> Value {
+pub(crate) fn without_secrets(value: Value) -> Value {
     match value {
         Value::Array(items) => items.into_iter().map(without_secrets).collect(),
         Value::Object(fields) => {

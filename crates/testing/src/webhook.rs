@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use super::control_plane::{output, project};
+use super::command::{output, project};
 use super::installation::Installation;
 use super::program::Program;
 use super::wait::DEADLINE;

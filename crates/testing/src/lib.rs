@@ -1,4 +1,4 @@
-//! What an integration test stands on: a real control plane, an installation of Keywright in namespaces of its own,
+//! What a test of Keywright stands on: a real control plane, an installation of Keywright in namespaces of its own,
 //! the real program with a real ServiceAccount's rights, and faults between it and the API server.
 //!
 //! ```ignore
@@ -14,6 +14,7 @@
 //! logs of its programs. Nothing outlives the test process, however it ends.
 
 mod audit;
+pub mod command;
 mod control_plane;
 mod faults;
 mod installation;
@@ -24,7 +25,8 @@ pub mod wait;
 mod webhook;
 
 pub use audit::AuditedRequest;
-pub use control_plane::{ControlPlane, output, project};
+pub use command::{output, project};
+pub use control_plane::ControlPlane;
 pub use faults::{ApiRequest, Fault, FaultProxy, Injection, Occurrence, Outcome};
 pub use installation::Installation;
 pub use program::Program;

@@ -2,15 +2,17 @@
 
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Command};
 use std::sync::{Mutex, OnceLock};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
+
+use super::command::{Script, output, programs, project};
 
 /// A control plane without nodes: Pods stay Pending, everything else is as in any cluster.
 pub struct ControlPlane {
@@ -57,24 +59,14 @@ impl ControlPlane {
     }
 
     fn start() -> Result<Self> {
-        let scripts = project().join("tests/testbed");
-        let programs =
-            PathBuf::from(output(Command::new(scripts.join("build.sh")).stderr(Stdio::inherit()))?.trim_end());
+        let programs = programs()?;
         // Short, as it also holds Unix sockets, whose paths are limited to 107 octets.
         let state = std::env::temp_dir().join(format!("keywright-testbed-{:08x}", rand::random::<u32>()));
-        let mut child = Command::new(scripts.join("control-plane.sh"))
-            .args([&programs, &state])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("tests/testbed/control-plane.sh")?;
-        let (lifeline, stdout) = child.stdin.take().zip(child.stdout.take()).context("its pipes")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        let ready = line.trim_end().strip_prefix("ready ").context("control-plane.sh says above what went wrong")?;
+        let (mut script, line) = Script::start("control-plane.sh", [&programs, &state])?;
+        let ready = line.strip_prefix("ready ").context("control-plane.sh says above what went wrong")?;
         let kubeconfig = PathBuf::from(ready);
         let admin = serde_yaml::from_str(&std::fs::read_to_string(&kubeconfig)?)?;
-        Ok(Self { programs, state, kubeconfig, admin, lifeline: Mutex::new(Some(lifeline)) })
+        Ok(Self { programs, state, kubeconfig, admin, lifeline: Mutex::new(script.take_lifeline()) })
     }
 
     fn install_custom_resources(&self) -> Result<()> {
@@ -95,7 +87,7 @@ impl ControlPlane {
     }
 
     /// A client without credentials of its own, for requests that bring theirs.
-    pub(super) async fn client_without_credentials(&self) -> kube::Client {
+    pub(crate) async fn client_without_credentials(&self) -> kube::Client {
         let mut config = Self::config(&self.kubeconfig).await;
         config.auth_info = Default::default();
         kube::Client::try_from(config).expect("a usable kubeconfig")
@@ -163,18 +155,4 @@ impl ControlPlane {
     pub fn programs(&self) -> &Path {
         &self.programs
     }
-}
-
-/// The project's folder.
-pub fn project() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Runs a command to its end; its standard output, or an error that holds its standard error.
-pub fn output(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
-    if !output.status.success() {
-        bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
-    }
-    Ok(String::from_utf8(output.stdout)?)
 }

@@ -14,7 +14,8 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::control_plane::{ControlPlane, output, project};
+use super::command::{output, project};
+use super::control_plane::ControlPlane;
 use super::program::{Launch, Output};
 use super::wait::without_secrets;
 
@@ -214,7 +215,7 @@ impl Installation {
     }
 
     /// Has this program's output printed if the test fails.
-    pub(super) fn keep_output(&self, output: Arc<Output>) {
+    pub(crate) fn keep_output(&self, output: Arc<Output>) {
         self.outputs.lock().unwrap().push(output);
     }
 

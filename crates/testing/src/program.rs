@@ -18,6 +18,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 
+use super::command::keywright;
 use super::faults::FaultProxy;
 use super::installation::{Credentials, Installation};
 use super::wait::DEADLINE;
@@ -57,7 +58,7 @@ struct Printed {
 }
 
 impl<'a> Launch<'a> {
-    pub(super) fn new(installation: &'a Installation, role: &'static str) -> Self {
+    pub(crate) fn new(installation: &'a Installation, role: &'static str) -> Self {
         Self { installation, role, server: None, credentials: None, arguments: Vec::new(), environment: Vec::new() }
     }
 
@@ -120,7 +121,7 @@ impl<'a> Launch<'a> {
         let mut command = vec!["setpriv".to_owned(), "--pdeathsig=KILL".to_owned()];
         command.push("env".to_owned());
         command.extend(self.environment);
-        command.extend([env!("CARGO_BIN_EXE_keywright").to_owned(), self.role.to_owned()]);
+        command.extend([keywright().display().to_string(), self.role.to_owned()]);
         command.push(format!("--kubeconfig={}", kubeconfig.display()));
         command.push(format!("--namespace={}", self.installation.system_namespace));
         if self.role != "certificates" {
