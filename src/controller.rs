@@ -15,10 +15,10 @@ mod heads;
 mod index;
 mod memory;
 mod observe;
+mod obstacle;
 mod options;
 mod pass;
 mod readiness;
-mod secret;
 mod sweep;
 mod watches;
 

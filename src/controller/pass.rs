@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::channel::mpsc::UnboundedSender;
-use jiff::{SignedDuration, Timestamp};
-use kube::api::{ApiResource, DynamicObject};
+use jiff::Timestamp;
+use keywright_core::api::{ApiKey, ApiKeyStatus};
+use keywright_core::lifecycle::{self, Announcement, Finding, Plan, Write};
+use kube::api::{ApiResource, DynamicObject, ObjectMeta};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 use rand::RngExt;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use super::apply::{HeldKey, apply, mark_secret, write_status};
+use super::apply::{Effect, HeldKey, annotate_secret, apply, write_status};
 use super::cluster::Cluster;
 use super::error::Error;
 use super::events;
@@ -21,12 +23,10 @@ use super::fairness::Fairness;
 use super::heads::Watched;
 use super::index::RecordIndex;
 use super::memory::{Memory, Rest, Versions};
-use super::observe::{Sight, observe};
-use super::secret::ask_obstacle;
+use super::observe::{Observation, observe};
+use super::obstacle::ask_obstacle;
 use crate::clock;
 use crate::telemetry::ControllerMetrics;
-use keywright_core::api::{ApiKey, ApiKeyStatus, ConditionType, Reason};
-use keywright_core::lifecycle::{self, Announcement, Cause, Marks, Plan, Write};
 
 /// Writes after which other ApiKeys get their turn. Nothing is wrong with one that takes more.
 const WRITES_PER_PASS: u32 = 64;
@@ -70,7 +70,7 @@ enum End {
     /// There is no such ApiKey, or it needs nothing more from us.
     Gone,
     /// Nothing is left to write.
-    Rest { sight: Box<Sight>, status: Box<ApiKeyStatus>, wake: Option<Timestamp> },
+    Rest { observation: Box<Observation>, finding: Finding },
     /// It is to go on, after others had their turn.
     Unfinished,
 }
@@ -104,9 +104,9 @@ pub(super) async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result
             context.memory.unsettle(&uid);
             Action::requeue(Duration::ZERO)
         }
-        End::Rest { sight, status, wake } => {
-            let left = context.until(wake);
-            context.memory.settle(&sight.observed.reference.uid, rest(&sight, &status, records, left));
+        End::Rest { observation, finding } => {
+            let left = context.until(finding.wake);
+            context.memory.settle(&observation.observed.reference.uid, rest(&observation, &finding, records, left));
             Action::requeue(left)
         }
     })
@@ -126,10 +126,10 @@ pub(super) fn pause_after_failure(api_key: Arc<Watched>, error: &Error, context:
 async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<End, Error> {
     let started = clock::now();
     let mut held: Option<HeldKey> = None;
-    let mut sight: Option<Sight> = None;
+    let mut observation: Option<Observation> = None;
     let mut second_looks = 0;
     for _ in 0..WRITES_PER_PASS {
-        let mut seen = match sight.take() {
+        let mut seen = match observation.take() {
             Some(seen) => seen,
             None => {
                 let facts = held.as_ref().map(HeldKey::facts);
@@ -143,17 +143,18 @@ async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<End
         context.wake_losers(&mut seen);
         let done = match lifecycle::plan(&seen.observed, clock::now()) {
             Plan::Done => return Ok(End::Gone),
-            Plan::Settled { status, wake, marks } => {
+            Plan::Rest(finding) => {
+                let status = lifecycle::render(&seen.observed, &finding, clock::now());
                 update_status(context, &mut seen, &status).await?;
-                if let Some(marks) = marks {
-                    correct_marks(context, &seen, &marks).await;
+                if let Some(corrected) = lifecycle::annotations_due(&seen.observed, &finding) {
+                    correct_annotations(context, &seen, corrected).await;
                 }
-                return Ok(End::Rest { sight: Box::new(seen), status, wake });
+                return Ok(End::Rest { observation: Box::new(seen), finding });
             }
             Plan::Write(write) => carry_out(context, &mut seen, write, &mut held, started).await,
         };
         match done {
-            Ok(()) => sight = Some(seen),
+            Ok(()) => observation = Some(seen),
             Err(error) if second_looks < SECOND_LOOKS && error.is_worth_another_look() => {
                 debug!(%error, "looking again");
                 second_looks += 1;
@@ -166,91 +167,69 @@ async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<End
 
 async fn carry_out(
     context: &Context,
-    sight: &mut Sight,
+    observation: &mut Observation,
     write: Write,
     held: &mut Option<HeldKey>,
     started: Timestamp,
 ) -> Result<(), Error> {
-    debug!(write = kind(&write), "writing");
-    let issues = matches!(write, Write::CreateSecret { .. } | Write::ReplaceSecret { .. });
-    let releases = matches!(write, Write::RemoveFinalizer);
-    let told = match &write {
-        Write::UpdateStatus { status } => Some((sight.observed.status.clone(), status.clone())),
-        _ => None,
-    };
-    apply(&context.cluster, sight, write, held).await?;
-    if issues && sight.observed.held.as_ref().is_some_and(|held| !held.is_refused) {
-        context.metrics.observe_issue(issue_took(sight, started, clock::now()));
-    }
-    if let Some((before, after)) = told {
-        tell(context, sight, &before, &after).await;
-    }
-    if releases {
-        let note = "every key of this ApiKey is revoked for good".to_owned();
-        publish(context, &sight.object, Announcement { reason: "Revoked", warning: false, note }).await;
+    debug!(write = write.as_str(), "writing");
+    match apply(&context.cluster, observation, write, held).await? {
+        Effect::None => {}
+        Effect::KeyDelivered => {
+            // From what the key was made for: the ApiKey, or the pass that found a key missing.
+            let observed = &observation.observed;
+            let since = if observed.is_new() { observed.created } else { started };
+            context.metrics.observe_issue(clock::now().duration_since(since));
+        }
+        Effect::KeysRevoked => {
+            let note = "every key of this ApiKey is revoked for good".to_owned();
+            publish(context, &observation.object, Announcement { reason: "Revoked", warning: false, note }).await;
+        }
+        Effect::StatusChanged(before) => {
+            publish_changes(context, observation, &before, &observation.observed.status).await;
+        }
     }
     Ok(())
-}
-
-/// PURE. How long a key took to reach its Secret, from what it was made for: its ApiKey's creation where that is told of
-/// for the first time, and else the pass that found a key missing.
-fn issue_took(sight: &Sight, started: Timestamp, now: Timestamp) -> SignedDuration {
-    let is_first = sight.observed.status.observed_generation.is_none()
-        && sight.observed.records.iter().all(|record| record.cause == Cause::First);
-    now.duration_since(if is_first { sight.observed.created } else { started })
-}
-
-/// The word for a write in the log; the write itself holds a digest.
-fn kind(write: &Write) -> &'static str {
-    match write {
-        Write::AddFinalizer => "AddFinalizer",
-        Write::UpdateStatus { .. } => "UpdateStatus",
-        Write::RemoveFinalizer => "RemoveFinalizer",
-        Write::CreateRecord { .. } => "CreateRecord",
-        Write::UpdateRecord { .. } => "UpdateRecord",
-        Write::RemoveRecord { .. } => "RemoveRecord",
-        Write::CreateSecret { .. } => "CreateSecret",
-        Write::ReplaceSecret { .. } => "ReplaceSecret",
-    }
 }
 
 /// Writes the status where it differs, and tells people what changed.
-async fn update_status(context: &Context, sight: &mut Sight, status: &ApiKeyStatus) -> Result<(), Error> {
-    if *status == sight.observed.status {
+async fn update_status(context: &Context, observation: &mut Observation, status: &ApiKeyStatus) -> Result<(), Error> {
+    if *status == observation.observed.status {
         return Ok(());
     }
-    let before = sight.observed.status.clone();
-    write_status(&context.cluster, sight, status).await?;
-    tell(context, sight, &before, status).await;
+    let before = observation.observed.status.clone();
+    write_status(&context.cluster, observation, status).await?;
+    publish_changes(context, observation, &before, status).await;
     Ok(())
 }
 
-async fn tell(context: &Context, sight: &Sight, before: &ApiKeyStatus, after: &ApiKeyStatus) {
-    let current = sight.observed.records.iter().find(|record| Some(record.spec.serial) == after.serial);
+async fn publish_changes(context: &Context, observation: &Observation, before: &ApiKeyStatus, after: &ApiKeyStatus) {
+    let current = observation.observed.records.iter().find(|record| Some(record.spec.serial) == after.serial);
     for announcement in lifecycle::announcements(before, after, current.map(|record| record.cause)) {
-        let api_key = format!("{}/{}", sight.observed.reference.namespace, sight.observed.reference.name);
+        let api_key = format!("{}/{}", observation.observed.reference.namespace, observation.observed.reference.name);
         info!(api_key, reason = announcement.reason, note = announcement.note, "changed");
-        publish(context, &sight.object, announcement).await;
+        publish(context, &observation.object, announcement).await;
     }
 }
 
 /// Has the Secret say the right things of its key, once for each version of the Secret. Whoever wants it otherwise is not
 /// fought, and whatever refuses it holds nothing up.
-async fn correct_marks(context: &Context, sight: &Sight, marks: &Marks) {
-    let uid = &sight.observed.reference.uid;
-    let Some(seen) = sight.secret.as_ref().and_then(|metadata| metadata.resource_version.as_deref()) else { return };
-    if context.memory.is_marked(uid, seen) {
+async fn correct_annotations(context: &Context, observation: &Observation, corrected: ObjectMeta) {
+    let reference = &observation.observed.reference;
+    let Some(seen) = corrected.resource_version.clone() else { return };
+    if context.memory.is_marked(&reference.uid, &seen) {
         return;
     }
-    context.memory.mark(uid, seen);
-    match mark_secret(&context.cluster, sight, marks).await {
-        Ok(version) => context.memory.mark(uid, version.as_deref().unwrap_or(seen)),
+    context.memory.mark(&reference.uid, &seen);
+    match annotate_secret(&context.cluster, &reference.namespace, corrected).await {
+        Ok(version) => context.memory.mark(&reference.uid, version.as_deref().unwrap_or(&seen)),
         Err(error) => {
             // Not in its own words, which may repeat the key.
             let (kind, code) = (error.kind(), error.code());
             warn!(
                 kind,
-                code, "the Secret's labels and annotations are not as they should be; its key is not touched by that"
+                code,
+                "cannot update the Secret's labels and annotations; its key is not affected. Check policies on Secrets"
             )
         }
     }
@@ -266,28 +245,22 @@ async fn publish(context: &Context, object: &DynamicObject, announcement: Announ
     }
 }
 
-/// What to remember of an ApiKey for which there was nothing left to do. `told` is how far the watch of records had come
-/// when the pass began: what it told of is known.
-fn rest(sight: &Sight, status: &ApiKeyStatus, told: Option<u64>, left: Duration) -> Rest {
-    let records = sight.observed.records.iter().filter_map(|record| version(Some(&record.resource_version)));
-    let active = status.conditions.iter().find(|condition| condition.type_ == ConditionType::Active);
+/// What to remember of an ApiKey for which there was nothing left to do. `seen` is how far the watch of records had come
+/// when the pass began: everything up to there is known.
+fn rest(observation: &Observation, finding: &Finding, seen: Option<u64>, left: Duration) -> Rest {
+    let records = &observation.observed.records;
+    let records = records.iter().filter_map(|record| version(record.metadata.resource_version.as_deref()));
     Rest {
         versions: Versions {
-            api_key: version(sight.object.resource_version().as_deref()).unwrap_or_default(),
-            records: records.chain(told).max().unwrap_or_default(),
+            api_key: version(Some(&observation.observed.resource_version)).unwrap_or_default(),
+            records: records.chain(seen).max().unwrap_or_default(),
         },
         until: Instant::now() + left,
-        deaf_until: owns_nothing(status).then(|| Instant::now() + OWNERSHIP_PAUSE),
-        reason: active.map(|active| active.reason.clone()),
-        expires_at: status.expires_at.as_ref().map(|time| time.0),
-        namespace: sight.observed.reference.namespace.clone(),
+        deaf_until: finding.owns_nothing().then(|| Instant::now() + OWNERSHIP_PAUSE),
+        reason: Some(finding.reason.clone()),
+        expires_at: observation.observed.status.expires_at.as_ref().map(|time| time.0),
+        namespace: observation.observed.reference.namespace.clone(),
     }
-}
-
-/// Whether the ApiKey's digest is another one's, or revoked.
-fn owns_nothing(status: &ApiKeyStatus) -> bool {
-    let reasons = [Reason::DigestTaken, Reason::DigestRevoked];
-    status.conditions.iter().any(|active| active.type_ == ConditionType::Active && reasons.contains(&active.reason))
 }
 
 /// A resource version as a number.
@@ -297,8 +270,8 @@ fn version(text: Option<&str>) -> Option<u64> {
 
 impl Context {
     /// Has those look again who have a younger claim to this ApiKey's digest: they may have been told that it is theirs.
-    fn wake_losers(&self, sight: &mut Sight) {
-        for loser in sight.losers.drain(..) {
+    fn wake_losers(&self, observation: &mut Observation) {
+        for loser in observation.losers.drain(..) {
             self.memory.disturb(&loser.uid);
             // The receiver is gone only while the controller stops.
             let _ = self.waking.unbounded_send(ObjectRef::new(&loser.name).within(&loser.namespace));

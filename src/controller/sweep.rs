@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::runtime::reflector::{ObjectRef, Store};
 use serde::Deserialize;
@@ -25,7 +24,7 @@ use crate::telemetry::ControllerMetrics;
 use keywright_core::api::{ApiKeyRecord, ApiKeyReference};
 use keywright_core::key::Digest;
 use keywright_core::lifecycle::tombstones::{Census, Excess, Tombstone, slim};
-use keywright_core::lifecycle::{RevocationReason, revoked};
+use keywright_core::lifecycle::{RecordUpdate, RevocationReason};
 
 /// Tombstones that are removed after one look at what ApiKeys declare. The look goes through all ApiKeys.
 const BATCH: usize = 1000;
@@ -254,9 +253,7 @@ impl Sweeper {
         if record.spec.revoked.is_some() || record.spec.api_key.uid != owner.uid {
             return Ok(());
         }
-        let spec = revoked(&record.spec, RevocationReason::Orphaned, now);
-        let version = record.resource_version().unwrap_or_default();
-        update_record(&self.cluster, record.metadata, &version, spec, Some(&record.spec)).await?;
+        update_record(&self.cluster, &RecordUpdate::revocation(record, RevocationReason::Orphaned, now)).await?;
         info!(api_key = format!("{}/{}", owner.namespace, owner.name), "revoked the key of an ApiKey that is gone");
         Ok(())
     }

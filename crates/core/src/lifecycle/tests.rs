@@ -5,12 +5,22 @@ mod ownership;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::finding::SECRET_RETRY;
+use super::observed::{MAX_SHOWN_SERIAL, MINT_PERIOD};
+use super::plan::{DELIVERY_GRACE, MAX_LIVE_KEYS};
+use super::record::whole_seconds;
 use super::*;
-use crate::api::{ConditionStatus, ConditionType, Reason};
+use crate::api::{
+    ApiKeyRecord, ApiKeyRecordSpec, ApiKeyReference, ApiKeyStatus, ConditionStatus, ConditionType, FINALIZER, Reason,
+    SERIAL_ANNOTATION,
+};
 use crate::declaration;
+use crate::key::{Digest, Prefix};
 
 const UID: &str = "6a0a1c9e-0000-4000-8000-000000000001";
 
@@ -25,7 +35,7 @@ struct World {
     finalizer: bool,
     other_finalizers: Vec<String>,
     status: ApiKeyStatus,
-    secret: Secret,
+    secret: SecretState,
     /// What the API server says of a Secret with a key in it.
     obstacle: Option<Obstacle>,
     /// The oldest record of another ApiKey that has the submitted digest.
@@ -59,7 +69,7 @@ impl World {
             finalizer: false,
             other_finalizers: Vec::new(),
             status: ApiKeyStatus::default(),
-            secret: Secret::Absent,
+            secret: SecretState::Absent,
             obstacle: None,
             rival: None,
             records: BTreeMap::new(),
@@ -76,10 +86,15 @@ impl World {
             reference: ApiKeyReference { namespace: "team-a".into(), name: "ci".into(), uid: UID.into() },
             generation: self.generation,
             created: self.created,
-            deleting: self.deleting,
-            finalizer: self.finalizer,
+            resource_version: "1".into(),
+            is_deleting: self.deleting,
+            finalizers: self
+                .finalizer
+                .then(|| FINALIZER.to_owned())
+                .into_iter()
+                .chain(self.other_finalizers.clone())
+                .collect(),
             rotate_request: None,
-            other_finalizers: self.other_finalizers.clone(),
             declared: declaration::read(&self.spec, "ci", self.created),
             status: self.status.clone(),
             secret: self.secret.clone(),
@@ -97,10 +112,10 @@ impl World {
             return Ownership::Unasked;
         }
         let own = self.records.values().map(|record| Claim {
-            created: record.created,
+            created: record.created(),
             uid: UID.into(),
             serial: record.spec.serial,
-            is_revoked: !record.live(),
+            is_revoked: !record.is_live(),
         });
         own.chain(self.rival.clone()).min().map_or(Ownership::Free, Ownership::Owned)
     }
@@ -122,11 +137,11 @@ impl World {
                     self.held = None;
                     return Rest::Done;
                 }
-                Plan::Settled { status, marks, .. } => {
-                    self.status = *status;
+                Plan::Rest(finding) => {
+                    self.status = render(&self.observed(), &finding, self.now);
                     self.held = None;
-                    if let Some(marks) = marks {
-                        self.correct_marks(marks);
+                    if let Some(metadata) = annotations_due(&self.observed(), &finding) {
+                        self.correct_annotations(metadata);
                     }
                     return Rest::Settled;
                 }
@@ -139,92 +154,107 @@ impl World {
     fn carry_out(&mut self, write: Write) {
         self.writes += 1;
         match write {
-            Write::AddFinalizer => self.finalizer = true,
-            Write::RemoveFinalizer => {
-                assert!(self.records.values().all(|record| !record.live()), "a finalizer goes last: {self:#?}");
-                self.finalizer = false;
+            Write::AddFinalizer(write) => self.set_finalizers(&write, true),
+            Write::RemoveFinalizer(write) => {
+                assert!(self.records.values().all(|record| !record.is_live()), "a finalizer goes last: {self:#?}");
+                self.set_finalizers(&write, false);
             }
-            Write::CreateRecord { serial, submitted, cause, rules } => {
-                self.create_record(serial, submitted, cause, rules)
+            Write::CreateRecord(record) => self.create_record(&record),
+            Write::UpdateRecord(update) => self.update_record(update.object()),
+            Write::CreateSecret(secret) => {
+                assert_eq!(self.secret, SecretState::Absent);
+                self.hand_out(&secret);
             }
-            Write::UpdateRecord { name, resource_version, spec } => self.update_record(&name, &resource_version, *spec),
-            Write::CreateSecret { marks } => {
-                assert_eq!(self.secret, Secret::Absent);
-                self.hand_out(marks);
+            Write::ReplaceSecret(secret) => {
+                self.assert_secret_version(secret.metadata.resource_version.as_deref());
+                self.hand_out(&secret);
             }
-            Write::ReplaceSecret { resource_version, marks } => {
-                self.assert_secret_version(&resource_version);
-                self.hand_out(marks);
-            }
-            Write::UpdateStatus { status } => self.status = *status,
-            Write::RemoveRecord { name, resource_version } => {
-                let serial = serial_in(&name, UID).unwrap();
-                assert_eq!(self.records[&serial].resource_version, resource_version);
+            Write::UpdateStatus(status) => self.status = *status,
+            Write::RemoveRecord(removal) => {
+                let serial = serial_in(&removal.name, UID).unwrap();
+                assert_eq!(self.records[&serial].metadata.resource_version, removal.resource_version);
                 self.records.remove(&serial);
             }
         }
     }
 
-    fn correct_marks(&mut self, marks: Marks) {
-        self.writes += 1;
-        let version = self.next_version();
-        let Secret::Ours { resource_version, marks: said, .. } = &mut self.secret else { panic!("not ours") };
-        (*resource_version, *said) = (version, marks);
+    fn set_finalizers(&mut self, write: &Finalizers, with_ours: bool) {
+        let (ours, others): (Vec<_>, Vec<_>) = write.finalizers.iter().cloned().partition(|name| name == FINALIZER);
+        assert_eq!((ours.len(), &others), (usize::from(with_ours), &self.other_finalizers), "those of others stay");
+        self.finalizer = with_ours;
     }
 
-    fn create_record(&mut self, serial: u32, submitted: Option<Digest>, cause: Cause, rules: Rules) {
+    fn correct_annotations(&mut self, corrected: ObjectMeta) {
+        self.writes += 1;
+        self.assert_secret_version(corrected.resource_version.as_deref());
+        let version = self.next_version();
+        let SecretState::Ours { metadata, .. } = &mut self.secret else { panic!("not ours") };
+        **metadata = ObjectMeta { resource_version: Some(version), ..corrected };
+    }
+
+    /// Somebody edits the Secret, if it is ours.
+    fn edit_secret(&mut self, edit: impl FnOnce(&mut ObjectMeta, &mut Option<Digest>)) {
+        let version = self.next_version();
+        if let SecretState::Ours { metadata, digest, .. } = &mut self.secret {
+            edit(metadata, digest);
+            metadata.resource_version = Some(version);
+        }
+    }
+
+    fn create_record(&mut self, record: &NewRecord) {
+        let serial = record.serial();
         assert!(self.finalizer, "a key without a finalizer could outlive its ApiKey");
         assert!(!self.records.contains_key(&serial), "a name that is taken: {self:#?}");
         self.minted += 1;
-        let digest = submitted.unwrap_or_else(|| Digest::of(&self.minted.to_be_bytes()));
-        let prefix: Prefix = format!("keyw1_{:08}", self.minted).parse().unwrap();
-        if submitted.is_none() {
-            self.held = Some(Held { serial, digest, prefix, is_refused: false });
-        }
-        let prefix = submitted.is_none().then_some(prefix);
-        let spec = rules.announce(self.observed().reference, serial, digest, prefix);
-        let record = Record {
-            name: record_name(UID, serial),
-            resource_version: self.next_version(),
-            created: whole_seconds(self.now),
-            cause,
-            last_used_at: None,
-            spec,
+        let mut stored = match record.key {
+            NewKey::Submitted(digest) => record.object(digest, None),
+            NewKey::Minted => {
+                let digest = Digest::of(&self.minted.to_be_bytes());
+                let prefix: Prefix = format!("keyw1_{:08}", self.minted).parse().unwrap();
+                self.held = Some(Held { serial, digest, prefix, is_refused: false });
+                record.object(digest, Some(prefix))
+            }
         };
-        self.records.insert(serial, record);
+        stored.metadata.resource_version = Some(self.next_version());
+        stored.metadata.creation_timestamp = Some(Time(whole_seconds(self.now)));
+        self.records.insert(serial, Record::from(stored));
     }
 
-    fn update_record(&mut self, name: &str, resource_version: &str, spec: ApiKeyRecordSpec) {
+    fn update_record(&mut self, object: ApiKeyRecord) {
         let version = self.next_version();
         let newest = self.records.keys().next_back().copied();
-        let record = self.records.values_mut().find(|record| record.name == name).unwrap();
-        assert_eq!(record.resource_version, resource_version);
-        assert!(record.live(), "a tombstone is never written again");
-        if spec.revoked.is_none() && newest > Some(record.spec.serial) {
+        let record =
+            self.records.values_mut().find(|record| Some(record.name()) == object.metadata.name.as_deref()).unwrap();
+        assert_eq!(record.metadata.resource_version, object.metadata.resource_version);
+        assert!(record.is_live(), "a tombstone is never written again");
+        if object.spec.revoked.is_none() && newest > Some(record.spec.serial) {
             let never = || Timestamp::MAX;
             let ends = |spec: &ApiKeyRecordSpec| spec.not_after.as_ref().map_or_else(never, |time| time.0);
-            assert!(ends(&spec) <= ends(&record.spec), "an older key never lives longer than it was to");
+            assert!(ends(&object.spec) <= ends(&record.spec), "an older key never lives longer than it was to");
         }
-        (record.resource_version, record.spec) = (version, spec);
+        (record.metadata.resource_version, record.spec) = (Some(version), object.spec);
     }
 
-    fn assert_secret_version(&self, expected: &str) {
-        let Secret::Ours { resource_version, .. } = &self.secret else { panic!("not ours: {:?}", self.secret) };
-        assert_eq!(resource_version, expected);
+    fn assert_secret_version(&self, expected: Option<&str>) {
+        let SecretState::Ours { metadata, .. } = &self.secret else { panic!("not ours: {:?}", self.secret) };
+        assert_eq!(metadata.resource_version.as_deref(), expected);
     }
 
-    fn hand_out(&mut self, marks: Marks) {
+    fn hand_out(&mut self, draft: &SecretDraft) {
         if self.obstacle.is_some() {
             self.held.as_mut().unwrap().is_refused = true;
             return;
         }
         let held = self.held.clone().unwrap();
-        assert_eq!(marks.serial, Some(held.serial));
         let record = &self.records[&held.serial];
-        assert!(record.live() && record.spec.digest == held.digest.to_string(), "announced before it is handed out");
+        assert!(record.is_live() && record.spec.digest == held.digest.to_string(), "announced before it is handed out");
         self.handed_out.insert(held.digest.to_string());
-        self.secret =
-            Secret::Ours { resource_version: self.next_version(), digest: Some(held.digest), marks, immutable: false };
+        let mut stored = draft.object("its key is not known here");
+        stored.metadata.resource_version = Some(self.next_version());
+        self.secret = SecretState::read(stored, &self.observed().reference, &draft.data_key);
+        assert_eq!(self.secret.annotations().unwrap().serial, Some(held.serial));
+        let SecretState::Ours { digest, .. } = &mut self.secret else { panic!("not ours: {:?}", self.secret) };
+        *digest = Some(held.digest);
     }
 
     fn reason(&self) -> Reason {
@@ -237,7 +267,7 @@ impl World {
 
     /// What holds whenever the world is at rest.
     fn check_rest(&mut self, rest: Rest) {
-        let live: Vec<_> = self.records.values().filter(|record| record.live()).cloned().collect();
+        let live: Vec<_> = self.records.values().filter(|record| record.is_live()).cloned().collect();
         if rest == Rest::Done {
             assert!(live.is_empty(), "a deleted ApiKey leaves no key behind: {self:#?}");
             return;
@@ -271,15 +301,25 @@ impl World {
     }
 }
 
-/// What people and time do.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Meddling {
+/// An enum, and all of its variants.
+macro_rules! every {
+    ($(#[$about:meta])* enum $name:ident as $all:ident { $($variant:ident,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        enum $name { $($variant,)* }
+        const $all: &[$name] = &[$($name::$variant,)*];
+    };
+}
+
+every! {
+    /// What people and time do.
+    enum Meddling as MEDDLINGS {
     DeleteSecret,
     ChangeSecret,
     PutOldKeyBack,
     TakeSecretName,
     FreeSecretName,
-    SpoilMarks,
+    SpoilAnnotations,
     RevokeNewestByHand,
     DeleteNewestRecord,
     EditRecordByHand,
@@ -298,76 +338,39 @@ enum Meddling {
     WaitDays,
     Delete,
 }
-
-const MEDDLINGS: [Meddling; 23] = {
-    use Meddling::*;
-    [
-        DeleteSecret,
-        ChangeSecret,
-        PutOldKeyBack,
-        TakeSecretName,
-        FreeSecretName,
-        SpoilMarks,
-        RevokeNewestByHand,
-        DeleteNewestRecord,
-        EditRecordByHand,
-        PlantRecord,
-        LoseStatus,
-        Suspend,
-        Resume,
-        Narrow,
-        ExpireSoon,
-        ExpireLate,
-        SpoilSpec,
-        MendSpec,
-        ShortenOverlap,
-        WaitSeconds,
-        WaitMinutes,
-        WaitDays,
-        Delete,
-    ]
-};
+}
 
 impl World {
     fn meddle(&mut self, meddling: Meddling) {
         match meddling {
-            Meddling::DeleteSecret => self.secret = Secret::Absent,
+            Meddling::DeleteSecret => self.secret = SecretState::Absent,
             Meddling::ChangeSecret => {
-                let version = self.next_version();
-                if let Secret::Ours { resource_version, digest, .. } = &mut self.secret {
-                    (*resource_version, *digest) = (version, Some(Digest::of(b"somebody's own idea of a key")));
-                }
+                self.edit_secret(|_, digest| *digest = Some(Digest::of(b"somebody's own idea of a key")));
             }
             Meddling::PutOldKeyBack => {
                 let mut digests = self.records.values().map(|record| &record.spec.digest);
                 let known = digests.find(|digest| self.handed_out.contains(*digest)).cloned();
-                let oldest = known.and_then(|digest| digest.parse().ok());
-                let version = self.next_version();
-                if let Secret::Ours { resource_version, digest, .. } = &mut self.secret {
-                    (*resource_version, *digest) = (version, oldest);
-                }
+                self.edit_secret(|_, digest| *digest = known.and_then(|digest| digest.parse().ok()));
             }
-            Meddling::TakeSecretName => self.secret = Secret::Foreign,
-            Meddling::FreeSecretName if self.secret == Secret::Foreign => self.secret = Secret::Absent,
-            Meddling::SpoilMarks => {
-                let version = self.next_version();
-                if let Secret::Ours { resource_version, marks, .. } = &mut self.secret {
-                    (*resource_version, *marks) = (version, Marks { serial: Some(4_000_000_000), ..Marks::default() });
-                }
-            }
+            Meddling::TakeSecretName => self.secret = SecretState::Foreign,
+            Meddling::FreeSecretName if self.secret == SecretState::Foreign => self.secret = SecretState::Absent,
+            Meddling::SpoilAnnotations => self.edit_secret(|metadata, _| {
+                metadata.labels = None;
+                metadata.annotations = Some([(SERIAL_ANNOTATION.to_owned(), "4000000000".to_owned())].into());
+            }),
             Meddling::RevokeNewestByHand => {
                 let (version, now) = (self.next_version(), self.now);
-                if let Some(record) = self.records.values_mut().rfind(|record| record.live()) {
-                    record.spec = revoked(&record.spec, RevocationReason::Tampered, now);
-                    record.resource_version = version;
+                if let Some(record) = self.records.values_mut().rfind(|record| record.is_live()) {
+                    record.spec = record.revoked(RevocationReason::Tampered, now).spec;
+                    record.metadata.resource_version = Some(version);
                 }
             }
             Meddling::DeleteNewestRecord => drop(self.records.pop_last()),
             Meddling::EditRecordByHand => {
                 let version = self.next_version();
-                if let Some(record) = self.records.values_mut().rfind(|record| record.live()) {
+                if let Some(record) = self.records.values_mut().rfind(|record| record.is_live()) {
                     record.spec.allowed_ips = Some(vec!["0.0.0.0/0".into()]);
-                    record.resource_version = version;
+                    record.metadata.resource_version = Some(version);
                 }
             }
             Meddling::PlantRecord => self.plant_record(),
@@ -405,11 +408,11 @@ impl World {
         let serial = newest.map_or(1, |newest| newest + 1);
         let template = self.records.values().next_back().cloned();
         let Some(mut record) = template else { return };
-        record.name = record_name(UID, serial);
+        record.metadata.name = Some(record_name(UID, serial));
         record.spec.serial = serial;
         record.spec.revoked = None;
         record.spec.digest = Digest::of(b"a planted key").to_string();
-        record.resource_version = self.next_version();
+        record.metadata.resource_version = Some(self.next_version());
         self.records.insert(serial, record);
     }
 }
@@ -443,8 +446,8 @@ fn a_key_is_issued_in_three_writes_and_a_status() {
 fn the_world_comes_to_rest_whatever_happens_and_wherever_it_crashes() {
     let mut runs = 0;
     for spec in specs() {
-        for first in MEDDLINGS {
-            for second in MEDDLINGS {
+        for &first in MEDDLINGS {
+            for &second in MEDDLINGS {
                 for crash in 0..8 {
                     let mut world = issued(spec.clone());
                     world.meddle(first);
@@ -486,7 +489,7 @@ fn a_crash_while_deleting_ends_in_the_same_place() {
         world.meddle(Meddling::Delete);
         world.run(Some(crash));
         assert_eq!(world.run(None), Rest::Done);
-        assert!(!world.finalizer && world.records.values().all(|record| !record.live()));
+        assert!(!world.finalizer && world.records.values().all(|record| !record.is_live()));
     }
 }
 
@@ -553,7 +556,7 @@ fn another_controllers_fresh_record_is_left_alone_for_a_moment() {
     world.run(Some(2));
     assert_eq!(world.run(None), Rest::Settled);
     assert_eq!(world.reason(), Reason::Issuing);
-    assert!(world.records[&1].live());
+    assert!(world.records[&1].is_live());
 }
 
 #[test]
@@ -561,7 +564,7 @@ fn a_record_revoked_by_hand_is_never_restored() {
     let mut world = issued(json!({}));
     world.meddle(Meddling::RevokeNewestByHand);
     world.run(None);
-    assert!(!world.records[&1].live());
+    assert!(!world.records[&1].is_live());
     assert_eq!((world.status.serial, world.reason()), (Some(2), Reason::Active));
 }
 
@@ -572,7 +575,7 @@ fn a_submitted_key_that_was_revoked_is_never_accepted_again() {
     world.meddle(Meddling::RevokeNewestByHand);
     world.run(None);
     assert_eq!(world.reason(), Reason::DigestRevoked);
-    assert!(world.records.values().all(|record| !record.live()));
+    assert!(world.records.values().all(|record| !record.is_live()));
 }
 
 #[test]
@@ -580,8 +583,8 @@ fn a_foreign_secret_is_never_touched_and_nothing_is_minted() {
     let mut world = World::new(json!({}));
     world.meddle(Meddling::TakeSecretName);
     world.run(None);
-    assert_eq!((world.reason(), world.minted, &world.secret), (Reason::SecretNameTaken, 0, &Secret::Foreign));
-    let Plan::Settled { wake, .. } = plan(&world.observed(), world.now) else { panic!("not settled") };
+    assert_eq!((world.reason(), world.minted, &world.secret), (Reason::SecretNameTaken, 0, &SecretState::Foreign));
+    let Plan::Rest(Finding { wake, .. }) = plan(&world.observed(), world.now) else { panic!("not at rest") };
     assert_eq!(wake, Some(world.now + SECRET_RETRY));
     world.meddle(Meddling::FreeSecretName);
     world.run(None);
@@ -602,7 +605,7 @@ fn one_key_is_made_in_vain_and_none_while_the_api_server_refuses() {
         assert_eq!(world.records[&2].spec.revoked.as_ref().unwrap().reason, "DeliveryRefused");
         let ready = &world.status.conditions[1];
         assert_eq!(ready.message, "Secret \"ci\" cannot be written: exceeded quota");
-        let Plan::Settled { wake, .. } = plan(&world.observed(), world.now) else { panic!("not settled") };
+        let Plan::Rest(Finding { wake, .. }) = plan(&world.observed(), world.now) else { panic!("not at rest") };
         assert_eq!(wake, Some(world.now + SECRET_RETRY));
         let stalled = &world.status.conditions[2];
         assert_eq!((stalled.status, &stalled.reason), (ConditionStatus::False, &Reason::NotStalled));
@@ -639,7 +642,7 @@ fn an_api_server_that_takes_dry_runs_and_refuses_the_write_costs_a_key_in_five_m
             // The dry run passes; the write does not.
             world.obstacle = None;
             while let Plan::Write(write) = plan(&world.observed(), world.now) {
-                world.obstacle = matches!(write, Write::CreateSecret { .. }).then(|| Obstacle::Refused("no".into()));
+                world.obstacle = matches!(write, Write::CreateSecret(_)).then(|| Obstacle::Refused("no".into()));
                 world.carry_out(write);
                 world.obstacle = None;
             }
@@ -653,15 +656,15 @@ fn an_api_server_that_takes_dry_runs_and_refuses_the_write_costs_a_key_in_five_m
 #[test]
 fn nothing_is_minted_for_an_immutable_secret_and_what_it_says_is_kept_right() {
     let mut world = issued(json!({"expiresIn": "1d"}));
-    let Secret::Ours { immutable, .. } = &mut world.secret else { panic!("not ours") };
-    *immutable = true;
+    let SecretState::Ours { is_immutable, .. } = &mut world.secret else { panic!("not ours") };
+    *is_immutable = true;
     world.run(None);
     assert_eq!(world.reason(), Reason::Active);
     world.meddle(Meddling::ExpireLate);
     world.spec["expiresIn"] = Value::Null;
     world.run(None);
-    let Secret::Ours { marks, .. } = &world.secret else { panic!("not ours") };
-    assert_eq!(marks.expires_at.as_deref(), Some("2036-01-01T00:00:00Z"), "metadata of immutable Secrets may change");
+    let says = world.secret.annotations().unwrap();
+    assert_eq!(says.expires_at.as_deref(), Some("2036-01-01T00:00:00Z"), "metadata of immutable Secrets may change");
     world.meddle(Meddling::ChangeSecret);
     world.run(None);
     assert_eq!((world.reason(), world.minted), (Reason::Issuing, 1));
@@ -670,19 +673,20 @@ fn nothing_is_minted_for_an_immutable_secret_and_what_it_says_is_kept_right() {
 #[test]
 fn what_the_secret_says_never_comes_before_the_status() {
     let mut world = issued(json!({}));
-    world.meddle(Meddling::SpoilMarks);
+    world.meddle(Meddling::SpoilAnnotations);
     world.meddle(Meddling::Suspend);
     let Plan::Write(write) = plan(&world.observed(), world.now) else { panic!("nothing to write") };
     world.carry_out(write);
-    let Plan::Settled { status, marks, .. } = plan(&world.observed(), world.now) else { panic!("not settled") };
-    assert_eq!(status.conditions[0].reason, Reason::Suspended);
-    assert_eq!(marks.unwrap().serial, Some(1));
+    let Plan::Rest(finding) = plan(&world.observed(), world.now) else { panic!("not at rest") };
+    assert_eq!(finding.reason, Reason::Suspended);
+    let due = annotations_due(&world.observed(), &finding).unwrap();
+    assert_eq!(due.annotations.unwrap()[SERIAL_ANNOTATION], "1");
 }
 
 #[test]
 fn the_secret_of_an_earlier_namesake_is_waited_for() {
     let mut world = World::new(json!({}));
-    world.secret = Secret::Leftover;
+    world.secret = SecretState::Leftover;
     let mut looks = Vec::new();
     loop {
         world.run(None);
@@ -690,13 +694,13 @@ fn the_secret_of_an_earlier_namesake_is_waited_for() {
             break;
         }
         assert_eq!(world.status.conditions[2].status, ConditionStatus::False, "no person is asked for");
-        let Plan::Settled { wake, .. } = plan(&world.observed(), world.now) else { panic!("not settled") };
+        let Plan::Rest(Finding { wake, .. }) = plan(&world.observed(), world.now) else { panic!("not at rest") };
         world.now = wake.unwrap();
         looks.push(world.now.duration_since(world.created).as_secs());
     }
     assert_eq!(looks, [1, 3, 7, 15, 30]);
     assert_eq!((world.reason(), world.minted), (Reason::SecretNameTaken, 0));
-    world.secret = Secret::Absent;
+    world.secret = SecretState::Absent;
     world.run(None);
     assert_eq!((world.reason(), world.minted), (Reason::Active, 1));
 }
@@ -722,7 +726,7 @@ fn nothing_that_stands_in_a_status_revokes_or_replaces_a_key() {
         edited.status.expires_at = Some(Time(expires));
         edited.wait(SignedDuration::from_hours(1));
         edited.run(None);
-        assert_eq!((edited.minted, edited.records[&1].live()), (1, true), "edit {number}");
+        assert_eq!((edited.minted, edited.records[&1].is_live()), (1, true), "edit {number}");
         assert_eq!(edited.records[&1].spec, world.records[&1].spec, "edit {number}");
         assert_eq!(edited.reason(), Reason::Active, "edit {number}");
         assert_eq!((edited.status.serial, &edited.status.key_prefix), (Some(1), &world.status.key_prefix));
@@ -754,7 +758,7 @@ fn a_key_that_was_used_is_no_undelivered_one_even_without_status_and_secret() {
     world.wait(DELIVERY_GRACE);
     world.run(None);
     assert_eq!((world.reason(), world.status.serial), (Reason::Rotating, Some(2)));
-    assert!(world.records[&1].live(), "it lives on for the overlap");
+    assert!(world.records[&1].is_live(), "it lives on for the overlap");
 }
 
 #[test]
@@ -765,7 +769,7 @@ fn an_apikey_has_sixteen_live_keys_and_the_oldest_go_first() {
         world.wait(MINT_PERIOD);
         world.run(None);
         let live: Vec<_> =
-            world.records.values().filter(|record| record.live()).map(|record| record.spec.serial).collect();
+            world.records.values().filter(|record| record.is_live()).map(|record| record.spec.serial).collect();
         assert_eq!(live, (1..=keys).skip((keys as usize).saturating_sub(MAX_LIVE_KEYS)).collect::<Vec<_>>());
         assert_eq!(world.status.serial, Some(keys));
     }
@@ -781,7 +785,7 @@ fn a_deletion_that_others_hold_up_says_that_the_keys_are_revoked() {
         world.other_finalizers.clone_from(&others);
         world.meddle(Meddling::Delete);
         assert_eq!(world.run(None), Rest::Done);
-        assert!(!world.finalizer && !world.records[&1].live());
+        assert!(!world.finalizer && !world.records[&1].is_live());
         if others.is_empty() {
             assert_eq!(world.status, before, "nobody is there to read it");
             continue;
@@ -853,8 +857,8 @@ fn an_invalid_spec_refuses_the_key_until_it_is_mended() {
 fn an_expired_key_is_shown_so_at_the_very_second_and_can_come_back() {
     let mut world = issued(json!({"expiresIn": "10m"}));
     let wake = |world: &World| match plan(&world.observed(), world.now) {
-        Plan::Settled { wake, .. } => wake,
-        other => panic!("not settled: {other:?}"),
+        Plan::Rest(finding) => finding.wake,
+        other => panic!("not at rest: {other:?}"),
     };
     assert_eq!(wake(&world), Some(world.created + SignedDuration::from_mins(9)), "the last tenth");
     world.wait(SignedDuration::from_mins(9));
@@ -885,7 +889,7 @@ fn the_last_use_that_is_shown_never_goes_backwards() {
         world.run(None);
         assert_eq!(shown(&world), expected, "{told:?}");
     }
-    for meddling in MEDDLINGS.into_iter().filter(|meddling| *meddling != Meddling::LoseStatus) {
+    for &meddling in MEDDLINGS.iter().filter(|meddling| **meddling != Meddling::LoseStatus) {
         let mut world = world.clone();
         world.meddle(meddling);
         world.run(None);
@@ -950,7 +954,7 @@ proptest! {
     ) {
         let mut world = issued(specs()[spec].clone());
         for (meddling, crash) in story {
-            let mut revoked: Vec<_> = world.records.values().filter(|record| !record.live()).cloned().collect();
+            let mut revoked: Vec<_> = world.records.values().filter(|record| !record.is_live()).cloned().collect();
             world.meddle(MEDDLINGS[meddling]);
             revoked.retain(|record| world.records.contains_key(&record.spec.serial));
             let rest = world.run(crash);
@@ -958,7 +962,7 @@ proptest! {
                 world.check_rest(rest);
             }
             for record in revoked {
-                prop_assert!(!world.records[&record.spec.serial].live(), "a revoked key stays revoked");
+                prop_assert!(!world.records[&record.spec.serial].is_live(), "a revoked key stays revoked");
             }
         }
         world.wait(DELIVERY_GRACE);

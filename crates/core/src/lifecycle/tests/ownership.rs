@@ -3,12 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::super::plan::DELIVERY_GRACE;
 use super::super::tombstones::Tombstone;
-use super::*;
+use super::super::*;
+use crate::api::{ApiKeyRecord, ApiKeyReference, ApiKeyStatus, FINALIZER, Reason};
 use crate::declaration;
+use crate::key::{Digest, Prefix};
 use crate::keyring::{Keyring, StoredRecord};
 
 const RETENTION: SignedDuration = SignedDuration::from_hours(24);
@@ -25,7 +30,7 @@ struct Declared {
     deleting: bool,
     finalizer: bool,
     status: ApiKeyStatus,
-    secret: Secret,
+    secret: SecretState,
 }
 
 #[derive(Default)]
@@ -133,7 +138,7 @@ impl Cluster {
         let digits = &hash["sha256:".len()..];
         let uid = format!("{}-0000-4000-8000-{}", &digits[..8], &digits[8..20]);
         let (created, version) = (self.now(), self.next_version());
-        let (status, secret) = (ApiKeyStatus::default(), Secret::Absent);
+        let (status, secret) = (ApiKeyStatus::default(), SecretState::Absent);
         let declared = Declared { uid, spec, created, version, deleting: false, finalizer: true, status, secret };
         self.api_keys.insert(name, declared);
     }
@@ -141,29 +146,29 @@ impl Cluster {
     /// Tells the verifier of a record that is new, or has changed in anything but its digest.
     fn tell(&mut self, record: &Record) {
         let spec = serde_json::to_value(&record.spec).unwrap();
-        let stored = StoredRecord { name: &record.name, created: Some(record.created), spec: &spec };
+        let stored = StoredRecord { name: record.name(), created: Some(record.created()), spec: &spec };
         assert!(self.keyring.upsert(stored).is_ok());
     }
 
     fn tell_removal(&mut self, record: &Record) {
         let spec = serde_json::to_value(&record.spec).unwrap();
-        self.keyring.remove(StoredRecord { name: &record.name, created: Some(record.created), spec: &spec });
+        self.keyring.remove(StoredRecord { name: record.name(), created: Some(record.created()), spec: &spec });
     }
 
     /// The oldest record of a digest.
     fn ruling(&self, digest: &str) -> Option<&Record> {
         let claims = self.records.values().filter(|record| record.spec.digest == digest);
-        claims.min_by_key(|record| (record.created, record.spec.api_key.uid.clone(), record.spec.serial))
+        claims.min_by_key(|record| (record.created(), record.spec.api_key.uid.clone(), record.spec.serial))
     }
 
     fn ownership(&self, api_key: &Declared) -> Ownership {
         let Some(digest) = api_key.spec.get("keyHash").and_then(Value::as_str) else { return Ownership::Unasked };
         self.ruling(digest).map_or(Ownership::Free, |record| {
             Ownership::Owned(Claim {
-                created: record.created,
+                created: record.created(),
                 uid: record.spec.api_key.uid.clone(),
                 serial: record.spec.serial,
-                is_revoked: !record.live(),
+                is_revoked: !record.is_live(),
             })
         })
     }
@@ -178,9 +183,9 @@ impl Cluster {
         let observed = Observed {
             generation: 1,
             created: api_key.created,
-            deleting: api_key.deleting,
-            finalizer: api_key.finalizer,
-            other_finalizers: Vec::new(),
+            resource_version: api_key.version.to_string(),
+            is_deleting: api_key.deleting,
+            finalizers: api_key.finalizer.then(|| FINALIZER.to_owned()).into_iter().collect(),
             rotate_request: None,
             declared: declaration::read(&api_key.spec, &object, api_key.created),
             status: api_key.status.clone(),
@@ -201,11 +206,12 @@ impl Cluster {
         };
         match plan(&observed, self.now()) {
             Plan::Done => true,
-            Plan::Settled { status, .. } => {
+            Plan::Rest(finding) => {
+                let status = render(&observed, &finding, self.now());
                 let next = self.next_version();
                 // Refused where the ApiKey has changed since it was observed.
                 if let Some(api_key) = self.api_keys.get_mut(&name).filter(|api_key| api_key.version == version) {
-                    api_key.status = *status;
+                    api_key.status = status;
                     api_key.version = next;
                     return true;
                 }
@@ -225,7 +231,7 @@ impl Cluster {
     fn write(&mut self, name: usize, version: u64, observed: &mut Observed, write: Write) -> bool {
         let next = self.next_version();
         match write {
-            Write::RemoveFinalizer => {
+            Write::RemoveFinalizer(_) => {
                 let is_current = self.api_keys.get(&name).is_some_and(|api_key| api_key.version == version);
                 if is_current {
                     self.api_keys.remove(&name);
@@ -233,13 +239,13 @@ impl Cluster {
                 // Nothing is left of the ApiKey to be observed.
                 false
             }
-            Write::CreateRecord { serial, submitted, cause, rules } => {
-                let record = self.new_record(observed, serial, submitted, cause, rules, next);
-                if self.records.contains_key(&record.name) {
+            Write::CreateRecord(record) => {
+                let record = self.new_record(observed, &record, next);
+                if self.records.contains_key(record.name()) {
                     return false;
                 }
                 self.tell(&record);
-                self.records.insert(record.name.clone(), record.clone());
+                self.records.insert(record.name().to_owned(), record.clone());
                 observed.records.push(record);
                 // As `apply` does.
                 if let Some(api_key) = self.api_keys.get(&name).filter(|api_key| api_key.uid == observed.reference.uid)
@@ -248,74 +254,74 @@ impl Cluster {
                 }
                 true
             }
-            Write::UpdateRecord { name, resource_version, spec } => {
-                let Some(record) = self.records.get(&name).filter(|r| r.resource_version == resource_version).cloned()
+            Write::UpdateRecord(update) => {
+                let Some(record) = self.stored(update.metadata.name.as_deref(), &update.metadata.resource_version)
                 else {
                     return false;
                 };
-                if spec.revoked.is_some() && record.live() {
+                if update.spec.revoked.is_some() && record.is_live() {
                     self.revoke(&record);
                 }
-                let record = Record { resource_version: next.to_string(), spec: *spec, ..record };
-                self.tell(&record);
-                self.records.insert(name.clone(), record.clone());
-                let own = observed.records.iter_mut().find(|own| own.name == name);
+                let record = self.replaced(update.object(), next);
+                let own = observed.records.iter_mut().find(|own| own.name() == record.name());
                 *own.unwrap() = record;
                 true
             }
-            Write::RemoveRecord { name, resource_version } => {
-                let Some(record) = self.records.get(&name).filter(|r| r.resource_version == resource_version).cloned()
-                else {
-                    return false;
-                };
-                assert!(record.live(), "a tombstone is removed by sweeps alone");
-                assert_ne!(
-                    self.ruling(&record.spec.digest).map(|ruling| &ruling.name),
-                    Some(&name),
-                    "the owner's record"
-                );
+            Write::RemoveRecord(removal) => {
+                let Some(record) = self.stored(Some(&removal.name), &removal.resource_version) else { return false };
+                assert!(record.is_live(), "a tombstone is removed by sweeps alone");
+                let ruling = self.ruling(&record.spec.digest).map(Record::name);
+                assert_ne!(ruling, Some(&*removal.name), "the owner's record");
                 self.tell_removal(&record);
-                self.records.remove(&name);
-                observed.records.retain(|own| own.name != name);
+                self.records.remove(&removal.name);
+                observed.records.retain(|own| own.name() != removal.name);
                 true
             }
-            Write::CreateSecret { marks } | Write::ReplaceSecret { marks, .. } => {
+            Write::CreateSecret(draft) | Write::ReplaceSecret(draft) => {
                 let Some(api_key) = self.api_keys.get_mut(&name) else { return false };
-                let digest = observed.held.as_ref().map(|held| held.digest);
-                api_key.secret = Secret::Ours { resource_version: next.to_string(), digest, marks, immutable: false };
+                let delivered = observed.held.as_ref().map(|held| held.digest);
+                let mut stored = draft.object("its key is not known here");
+                stored.metadata.resource_version = Some(next.to_string());
+                api_key.secret = SecretState::read(stored, &observed.reference, &draft.data_key);
+                if let SecretState::Ours { digest, .. } = &mut api_key.secret {
+                    *digest = delivered;
+                }
                 observed.secret = api_key.secret.clone();
-                self.generated.extend(digest.map(|digest| digest.to_string()));
+                self.generated.extend(delivered.map(|digest| digest.to_string()));
                 true
             }
-            Write::AddFinalizer | Write::UpdateStatus { .. } => panic!("not in this world"),
+            Write::AddFinalizer(_) | Write::UpdateStatus(_) => panic!("not in this world"),
         }
     }
 
-    fn new_record(
-        &mut self,
-        observed: &mut Observed,
-        serial: u32,
-        submitted: Option<Digest>,
-        cause: Cause,
-        rules: Rules,
-        version: u64,
-    ) -> Record {
+    /// The record of this name, if that is its version.
+    fn stored(&self, name: Option<&str>, version: &Option<String>) -> Option<Record> {
+        self.records.get(name?).filter(|record| record.metadata.resource_version == *version).cloned()
+    }
+
+    /// Stores a record in place of the one of its name, and tells the verifier.
+    fn replaced(&mut self, mut object: ApiKeyRecord, version: u64) -> Record {
+        object.metadata.resource_version = Some(version.to_string());
+        let record = Record::from(object);
+        self.tell(&record);
+        self.records.insert(record.name().to_owned(), record.clone());
+        record
+    }
+
+    fn new_record(&mut self, observed: &mut Observed, record: &NewRecord, version: u64) -> Record {
         self.minted += 1;
-        let digest = submitted.unwrap_or_else(|| Digest::of(&self.minted.to_be_bytes()));
-        let prefix: Prefix = format!("keyw1_{:08}", self.minted).parse().unwrap();
-        if submitted.is_none() {
-            observed.held = Some(Held { serial, digest, prefix, is_refused: false });
-        }
-        let prefix = submitted.is_none().then_some(prefix);
-        let spec = rules.announce(observed.reference.clone(), serial, digest, prefix);
-        Record {
-            name: record_name(&observed.reference.uid, serial),
-            resource_version: version.to_string(),
-            created: self.now(),
-            cause,
-            last_used_at: None,
-            spec,
-        }
+        let mut stored = match record.key {
+            NewKey::Submitted(digest) => record.object(digest, None),
+            NewKey::Minted => {
+                let digest = Digest::of(&self.minted.to_be_bytes());
+                let prefix: Prefix = format!("keyw1_{:08}", self.minted).parse().unwrap();
+                observed.held = Some(Held { serial: record.serial(), digest, prefix, is_refused: false });
+                record.object(digest, Some(prefix))
+            }
+        };
+        stored.metadata.resource_version = Some(version.to_string());
+        stored.metadata.creation_timestamp = Some(Time(self.now()));
+        Record::from(stored)
     }
 
     /// A key is about to be revoked.
@@ -323,7 +329,7 @@ impl Cluster {
         let owner = self.api_keys.values().find(|api_key| api_key.uid == record.spec.api_key.uid);
         let is_submitted = record.spec.key_prefix.is_none();
         assert!(!is_submitted || owner.is_none_or(|owner| owner.deleting), "nobody else revokes a key: {record:?}");
-        if self.ruling(&record.spec.digest).is_some_and(|ruling| ruling.name == record.name) {
+        if self.ruling(&record.spec.digest).is_some_and(|ruling| ruling.name() == record.name()) {
             self.revoked.insert(record.spec.digest.clone());
         }
     }
@@ -339,21 +345,20 @@ impl Cluster {
 
     fn sweep(&mut self) {
         let orphaned = |record: &&Record| {
-            record.live() && !self.api_keys.values().any(|api_key| api_key.uid == record.spec.api_key.uid)
+            record.is_live() && !self.api_keys.values().any(|api_key| api_key.uid == record.spec.api_key.uid)
         };
         let orphans: Vec<_> = self.records.values().filter(orphaned).cloned().collect();
         for orphan in orphans {
             self.revoke(&orphan);
-            let spec = revoked(&orphan.spec, RevocationReason::Orphaned, self.now());
-            let record = Record { spec, resource_version: self.next_version().to_string(), ..orphan };
-            self.tell(&record);
-            self.records.insert(record.name.clone(), record);
+            let update = RecordUpdate::revocation(as_stored(orphan), RevocationReason::Orphaned, self.now());
+            let version = self.next_version();
+            self.replaced(update.object(), version);
         }
         let is_over = |record: &&Record| {
             let revoked_at = record.spec.revoked.as_ref().map(|revoked| revoked.at.0);
             revoked_at.is_some_and(|revoked_at| {
                 let is_generated = record.spec.key_prefix.is_some();
-                let tombstone = Tombstone { name: &record.name, namespace: "team-a", revoked_at, is_generated };
+                let tombstone = Tombstone { name: record.name(), namespace: "team-a", revoked_at, is_generated };
                 tombstone.is_over(RETENTION, self.now())
             })
         };
@@ -364,7 +369,7 @@ impl Cluster {
                 continue;
             }
             self.tell_removal(&record);
-            self.records.remove(&record.name);
+            self.records.remove(record.name());
             if self.ruling(&record.spec.digest).is_none() {
                 self.revoked.remove(&record.spec.digest);
             }
@@ -384,7 +389,7 @@ impl Cluster {
         let digests: BTreeSet<_> = self.records.values().map(|record| &record.spec.digest).collect();
         for digest in digests {
             let ruling = self.ruling(digest).unwrap();
-            assert_eq!(self.lets_in(digest), ruling.live() && !ruling.spec.suspended, "the oldest alone rules");
+            assert_eq!(self.lets_in(digest), ruling.is_live() && !ruling.spec.suspended, "the oldest alone rules");
         }
     }
 
@@ -402,24 +407,28 @@ impl Cluster {
             let is_own = ruling.spec.api_key.uid == api_key.uid;
             let reason = |status: &ApiKeyStatus| status.conditions[0].reason.clone();
             let suspended = api_key.spec.get("suspended") == Some(&json!(true));
-            let expected = match (is_own, ruling.live()) {
+            let expected = match (is_own, ruling.is_live()) {
                 (true, true) if suspended => Reason::Suspended,
                 (true, true) => Reason::Active,
                 (false, true) => Reason::DigestTaken,
                 (_, false) => Reason::DigestRevoked,
             };
             assert_eq!(reason(&api_key.status), expected, "{digest} {:#?}", self.records);
-            if is_own && ruling.live() {
+            if is_own && ruling.is_live() {
                 assert_eq!(self.lets_in(digest), !suspended, "its own ApiKey says so");
                 assert!(owners.insert(digest.to_owned(), ()).is_none(), "one owner");
             }
         }
-        let live: Vec<_> = self.records.values().filter(|record| record.live()).collect();
+        let live: Vec<_> = self.records.values().filter(|record| record.is_live()).collect();
         for record in live {
             let own = self.api_keys.values().any(|api_key| api_key.uid == record.spec.api_key.uid);
             assert!(own, "a live key of nobody: {record:#?}");
         }
     }
+}
+
+fn as_stored(record: Record) -> ApiKeyRecord {
+    ApiKeyRecord { metadata: record.metadata, spec: record.spec, status: None }
 }
 
 proptest! {

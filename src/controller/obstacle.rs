@@ -1,87 +1,35 @@
-//! The Secret that a key is delivered in: how it is made, and whether the API server would take it.
+//! Whether the API server would take a Secret with a key in it.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{ObjectMeta, PostParams};
+use keywright_core::key::Key;
+use keywright_core::lifecycle::{Obstacle, secret_to_probe};
+use kube::ResourceExt;
+use kube::api::PostParams;
 use kube::core::Status;
 use rand::rngs::SysRng;
 
 use super::cluster::Cluster;
 use super::error::Error;
-use super::observe::Sight;
-use keywright_core::api::{
-    ApiKeyReference, EXPIRES_AT_ANNOTATION, GROUP, KEY_PREFIX_ANNOTATION, MANAGED_BY, SERIAL_ANNOTATION,
-};
-use keywright_core::declaration::Delivery;
-use keywright_core::key::Key;
-use keywright_core::lifecycle::{Marks, Obstacle};
-
-/// The name and the data key of the Secret that the ApiKey declares.
-pub(super) fn target(sight: &Sight) -> Result<(&str, &str), Error> {
-    match sight.observed.declared.as_ref().map(|declaration| &declaration.delivery) {
-        Ok(Delivery::Secret { name, key }) => Ok((name, key)),
-        _ => Err(Error::NothingHeld),
-    }
-}
-
-/// The Secret of an ApiKey with `value` in it and nothing else: a new one, or the one that is there with other data.
-pub(super) fn secret_with(sight: &Sight, value: &str, marks: &Marks) -> Result<Secret, Error> {
-    let (name, key) = target(sight)?;
-    let mut metadata = sight.secret.clone().unwrap_or_default();
-    metadata.name = Some(name.to_owned());
-    metadata.owner_references = Some(vec![owner(&sight.observed.reference)]);
-    mark(&mut metadata, marks);
-    Ok(Secret {
-        metadata,
-        type_: Some("Opaque".into()),
-        data: Some(BTreeMap::from([(key.to_owned(), ByteString(value.as_bytes().to_vec()))])),
-        ..Secret::default()
-    })
-}
-
-/// Writes into a Secret's metadata what it is to say of its key.
-pub(super) fn mark(metadata: &mut ObjectMeta, marks: &Marks) {
-    let annotations = metadata.annotations.get_or_insert_default();
-    for (name, value) in [
-        (KEY_PREFIX_ANNOTATION, marks.key_prefix.clone()),
-        (SERIAL_ANNOTATION, marks.serial.map(|serial| serial.to_string())),
-        (EXPIRES_AT_ANNOTATION, marks.expires_at.clone()),
-    ] {
-        match value {
-            Some(value) => annotations.insert(name.into(), value),
-            None => annotations.remove(name),
-        };
-    }
-    metadata.labels.get_or_insert_default().insert(MANAGED_BY.0.into(), MANAGED_BY.1.into());
-}
+use super::observe::Observation;
 
 /// Asks the API server whether it would take a Secret, where the next plan depends on it and it was not asked.
-pub(super) async fn ask_obstacle(cluster: &Cluster, sight: &mut Sight) -> Result<(), Error> {
-    if sight.observed.obstacle.is_none() && sight.observed.needs_to_know_obstacle() {
-        sight.observed.obstacle = obstacle(cluster, sight).await?;
+pub(super) async fn ask_obstacle(cluster: &Cluster, observation: &mut Observation) -> Result<(), Error> {
+    if observation.observed.obstacle.is_none() && observation.observed.needs_to_know_obstacle() {
+        observation.observed.obstacle = obstacle(cluster, observation).await?;
     }
     Ok(())
 }
 
 /// Whether the API server would take a Secret with a key in it: a quota, somebody's policy, somebody's webhook, or a
 /// namespace that is going may refuse. A dry run of the very write, with a key that nobody will ever hold.
-async fn obstacle(cluster: &Cluster, sight: &Sight) -> Result<Option<Obstacle>, Error> {
+async fn obstacle(cluster: &Cluster, observation: &Observation) -> Result<Option<Obstacle>, Error> {
     let key = Key::mint(&mut SysRng).map_err(Error::random)?;
-    let marks = Marks {
-        key_prefix: Some(key.prefix().to_string()),
-        serial: Some(sight.observed.newest_serial().saturating_add(1)),
-        expires_at: None,
-        managed: true,
-    };
-    let secret = secret_with(sight, key.reveal(), &marks)?;
-    let secrets = cluster.secrets(&sight.observed.reference.namespace);
+    let Some(probe) = secret_to_probe(&observation.observed, key.prefix()) else { return Ok(None) };
+    let secrets = cluster.secrets(&observation.observed.reference.namespace);
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    let answer = match &sight.secret {
-        None => secrets.create(&dry_run, &secret).await,
-        Some(_) => secrets.replace(target(sight)?.0, &dry_run, &secret).await,
+    let secret = probe.object(key.reveal());
+    let answer = match probe.replaces() {
+        false => secrets.create(&dry_run, &secret).await,
+        true => secrets.replace(&secret.name_any(), &dry_run, &secret).await,
     };
     match answer.map_err(Error::from) {
         Err(Error::Refused(status)) if is_about_dry_runs(&status) => {
@@ -108,17 +56,6 @@ pub(super) fn is_refusal(status: &Status) -> bool {
 /// PURE. Whether an answer says that an admission webhook has side effects, so that a dry run tells nothing.
 fn is_about_dry_runs(status: &Status) -> bool {
     status.code == 400 && status.message.contains("does not support dry run")
-}
-
-fn owner(reference: &ApiKeyReference) -> OwnerReference {
-    OwnerReference {
-        api_version: format!("{GROUP}/v1alpha1"),
-        kind: "ApiKey".into(),
-        name: reference.name.clone(),
-        uid: reference.uid.clone(),
-        controller: Some(true),
-        block_owner_deletion: Some(true),
-    }
 }
 
 #[cfg(test)]

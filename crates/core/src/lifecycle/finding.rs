@@ -1,0 +1,165 @@
+//! Why there is nothing to write: one value for conditions, Events, logs, and whoever explains an ApiKey.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::observed::Observed;
+use super::status::soon;
+use crate::api::{Reason, Retiring};
+use crate::declaration::{Declaration, Delivery, Problem};
+
+/// How soon a Secret that cannot be written is tried again; there is no watch on Secrets.
+pub(super) const SECRET_RETRY: SignedDuration = SignedDuration::from_secs(30);
+
+/// How long after an ApiKey's creation a Secret of its namesake may still be there: the garbage collector needs a moment.
+const LEFTOVER_GRACE: SignedDuration = SignedDuration::from_secs(30);
+
+/// What stands in a message between a Secret's name and why it cannot be written.
+const CANNOT_BE_WRITTEN: &str = " cannot be written: ";
+
+/// Why there is nothing to write for an ApiKey.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The reason of `Active` and `Ready`.
+    pub reason: Reason,
+    /// What it is about, and what to do, for people.
+    pub message: String,
+    /// When time alone will change the answer.
+    pub wake: Option<Timestamp>,
+}
+
+impl Finding {
+    fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: cut(message.into()), wake: None }
+    }
+
+    fn until(self, wake: impl Into<Option<Timestamp>>) -> Self {
+        Self { wake: wake.into(), ..self }
+    }
+
+    /// The key in the Secret, or the submitted one, is the one that counts.
+    pub(super) fn in_force(declaration: &Declaration, retiring: &[Retiring], now: Timestamp) -> Self {
+        let finding = match declaration.expires_at {
+            _ if declaration.suspended => {
+                Self::new(Reason::Suspended, "spec.suspended is true: the key is refused until it is false again")
+            }
+            Some(expires_at) if now >= expires_at => Self::new(
+                Reason::Expired,
+                format!("the key is refused since {expires_at}; move the expiry into the future to let it in again"),
+            ),
+            _ if !retiring.is_empty() => {
+                Self::new(Reason::Rotating, "the key is let in, and so are older ones until they retire")
+            }
+            _ => Self::new(Reason::Active, "the key is let in"),
+        };
+        finding.until(retiring.iter().map(|retiring| retiring.retires_at.0).min())
+    }
+
+    /// The spec cannot be acted on.
+    pub(super) fn invalid(problems: &[Problem]) -> Self {
+        Self::new(Reason::Invalid, problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; "))
+    }
+
+    /// Another ApiKey owns the submitted key, or it was revoked. Whose it is, is nobody's business.
+    pub(super) fn not_ours(reason: Reason) -> Self {
+        let fact = match reason {
+            Reason::DigestTaken => "spec.keyHash is the digest of a key that another ApiKey owns",
+            _ => "spec.keyHash is the digest of a key that was revoked, and a revoked key is never accepted again",
+        };
+        Self::new(reason, format!("{fact}; generate another key, and declare its digest in another ApiKey"))
+    }
+
+    /// Something else owns the Secret of that name.
+    pub(super) fn name_taken(declaration: &Declaration, now: Timestamp) -> Self {
+        let message = format!(
+            "Secret {:?} exists and does not belong to this ApiKey; it is left alone. Remove or rename it, or choose another \
+             name in spec.secret.name of a new ApiKey",
+            secret_name(declaration)
+        );
+        Self::new(Reason::SecretNameTaken, message).until(now.saturating_add(SECRET_RETRY).ok())
+    }
+
+    /// The Secret of an earlier ApiKey of this name is still there. It is waited for, and is a person's business only once
+    /// the garbage collector has had its time.
+    pub(super) fn leftover(created: Timestamp, declaration: &Declaration, now: Timestamp) -> Self {
+        let age = now.duration_since(created);
+        if !(SignedDuration::ZERO..LEFTOVER_GRACE).contains(&age) {
+            return Self::name_taken(declaration, now);
+        }
+        let name = secret_name(declaration);
+        // 1, 3, 7, 15 and 30 s after the creation.
+        let looks = (1..5).map(|power| SignedDuration::from_secs((1 << power) - 1)).chain([LEFTOVER_GRACE]);
+        let next = looks.filter(|look| *look > age).min().and_then(|look| created.checked_add(look).ok());
+        let message =
+            format!("waiting for the garbage collector to remove Secret {name:?} of an earlier ApiKey of this name");
+        Self::new(Reason::Issuing, message).until(next)
+    }
+
+    /// Another controller has announced a key and may be about to hand it out.
+    pub(super) fn issuing(until: Timestamp) -> Self {
+        Self::new(Reason::Issuing, "waiting: another controller may be issuing the key").until(until)
+    }
+
+    /// There is no place to hand a key out in.
+    pub(super) fn obstructed(declaration: &Declaration, obstacle: &str, now: Timestamp) -> Self {
+        let message = format!("Secret {:?}{CANNOT_BE_WRITTEN}{obstacle}", secret_name(declaration));
+        Self::new(Reason::Issuing, message).until(now.saturating_add(SECRET_RETRY).ok())
+    }
+
+    /// A key has to be made again, too soon after the last one.
+    pub(super) fn over_budget(until: Timestamp) -> Self {
+        let message = format!("the Secret or the record was changed again; the next key is issued at {until}");
+        Self::new(Reason::MintBudget, message).until(until)
+    }
+
+    /// Every key is revoked, and finalizers of others hold the deletion up.
+    pub(super) fn revoking(others: &[String]) -> Self {
+        Self::new(
+            Reason::Revoking,
+            format!(
+                "all keys are revoked; the ApiKey goes once others have removed their finalizers: {}",
+                others.join(", ")
+            ),
+        )
+    }
+
+    /// The same, which also ends when the declared expiry draws near or comes.
+    pub(super) fn or_expiry_of(self, observed: &Observed, now: Timestamp) -> Self {
+        let declared = observed.declared.as_ref().ok().and_then(|declaration| declaration.expires_at);
+        let expiry = declared.map(|expires_at| [soon(observed.created, expires_at), expires_at]);
+        let wakes = expiry.into_iter().flatten().chain(self.wake).filter(|wake| *wake > now);
+        Self { wake: wakes.min(), ..self }
+    }
+
+    /// Whether the reason is about a key that is where it belongs.
+    pub(super) fn is_in_force(&self) -> bool {
+        matches!(self.reason, Reason::Active | Reason::Rotating | Reason::Suspended | Reason::Expired)
+    }
+
+    /// Whether the ApiKey's digest is another one's, or revoked.
+    pub fn owns_nothing(&self) -> bool {
+        matches!(self.reason, Reason::DigestTaken | Reason::DigestRevoked)
+    }
+}
+
+/// Why a Secret cannot be written, where `message` says so.
+pub(super) fn obstacle_in(message: &str) -> Option<&str> {
+    message.starts_with("Secret ").then(|| message.split_once(CANNOT_BE_WRITTEN))?.map(|(_, obstacle)| obstacle)
+}
+
+fn secret_name(declaration: &Declaration) -> &str {
+    match &declaration.delivery {
+        Delivery::Secret { name, .. } => name,
+        Delivery::Submitted(_) => "",
+    }
+}
+
+/// API conventions limit a condition's message to 32,768 octets.
+fn cut(mut message: String) -> String {
+    const LONGEST: usize = 4096;
+    if message.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+        message.truncate(end);
+        message.push_str(" ...");
+    }
+    message
+}

@@ -1,0 +1,279 @@
+//! The one next write for one ApiKey, or why there is none.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::finding::Finding;
+use super::observed::{Held, Observed, Ownership};
+use super::record::{Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason, declared, whole_seconds};
+use super::secret::{SecretAnnotations, SecretDraft, SecretState};
+use super::status;
+use crate::api::{ApiKeyRecordSpec, ApiKeyStatus, FINALIZER, Reason};
+use crate::declaration::{Declaration, Delivery, Problem};
+use crate::key::{Digest, Prefix};
+
+/// How long another controller's unfinished issue is left alone. With two controllers at work each would otherwise
+/// revoke the other's record in the moment between its creation and the Secret's, again and again.
+pub(super) const DELIVERY_GRACE: SignedDuration = SignedDuration::from_secs(3);
+
+/// Live keys of one ApiKey. Beyond it the oldest retired key ends before its overlap does.
+pub(super) const MAX_LIVE_KEYS: usize = 16;
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// One write, after which the world is observed again.
+    Write(Write),
+    /// Nothing to write but the status, where it does not show this yet.
+    Rest(Finding),
+    /// The ApiKey is going and needs nothing more from us.
+    Done,
+}
+
+/// One write: the whole object, with its precondition.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// Put the finalizer on the ApiKey, before anything exists that it guards.
+    AddFinalizer(Finalizers),
+    /// Say that every key is revoked while others hold the deletion up.
+    UpdateStatus(Box<ApiKeyStatus>),
+    /// Take the finalizer off: every key is revoked.
+    RemoveFinalizer(Finalizers),
+    /// Announce a key. Where it is made here, minting it is part of this write.
+    CreateRecord(Box<NewRecord>),
+    /// Make a record say what is declared, or revoke it.
+    UpdateRecord(Box<RecordUpdate>),
+    /// Take back a claim to a digest that has another owner. It leaves no tombstone: it never counted.
+    RemoveRecord(Removal),
+    /// Hand the held key out in a new Secret.
+    CreateSecret(Box<SecretDraft>),
+    /// Hand the held key out in the Secret that is there.
+    ReplaceSecret(Box<SecretDraft>),
+}
+
+/// An ApiKey's finalizers as they are to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finalizers {
+    /// All of them.
+    pub finalizers: Vec<String>,
+    /// Only this version of the ApiKey.
+    pub resource_version: String,
+}
+
+/// A record that is to be deleted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Removal {
+    /// Its name.
+    pub name: String,
+    /// Only the object with this uid.
+    pub uid: Option<String>,
+    /// Only this version of it.
+    pub resource_version: Option<String>,
+}
+
+impl Write {
+    /// The word for it in the log. The write itself holds a digest.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::AddFinalizer(_) => "AddFinalizer",
+            Self::UpdateStatus(_) => "UpdateStatus",
+            Self::RemoveFinalizer(_) => "RemoveFinalizer",
+            Self::CreateRecord(_) => "CreateRecord",
+            Self::UpdateRecord(_) => "UpdateRecord",
+            Self::RemoveRecord(_) => "RemoveRecord",
+            Self::CreateSecret(_) => "CreateSecret",
+            Self::ReplaceSecret(_) => "ReplaceSecret",
+        }
+    }
+}
+
+/// What to do next for one ApiKey.
+pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
+    let now = whole_seconds(now);
+    match next(observed, now) {
+        Plan::Rest(finding) => Plan::Rest(finding.or_expiry_of(observed, now)),
+        plan => plan,
+    }
+}
+
+fn next(observed: &Observed, now: Timestamp) -> Plan {
+    if observed.is_deleting {
+        return plan_deletion(observed, now);
+    }
+    if let Some(stray) = observed.live_records().find(|record| !observed.made(record)) {
+        return revoke(stray, RevocationReason::Tampered, now);
+    }
+    let declaration = match &observed.declared {
+        Ok(declaration) => declaration,
+        Err(problems) => return plan_invalid(observed, problems),
+    };
+    if !observed.has_finalizer() {
+        return Plan::Write(Write::AddFinalizer(finalizers(observed, true)));
+    }
+    // What is declared reaches the keys that are out before anything new is made: a narrowing never waits.
+    if let Some(update) = observed.live_records().find_map(|record| align(observed, declaration, record)) {
+        return update_record(update);
+    }
+    match &declaration.delivery {
+        Delivery::Submitted(digest) => plan_submitted(observed, declaration, *digest, now),
+        Delivery::Secret { .. } => plan_delivered(observed, declaration, now),
+    }
+}
+
+fn plan_deletion(observed: &Observed, now: Timestamp) -> Plan {
+    if let Some(record) = observed.live_records().next() {
+        return revoke(record, RevocationReason::Deleted, now);
+    }
+    let others = observed.other_finalizers();
+    // The last chance to say so: without our finalizer, the object may be gone at any moment.
+    if !others.is_empty() {
+        let status = status::render(observed, &Finding::revoking(&others), now);
+        if status != observed.status {
+            return Plan::Write(Write::UpdateStatus(Box::new(status)));
+        }
+    }
+    if observed.has_finalizer() { Plan::Write(Write::RemoveFinalizer(finalizers(observed, false))) } else { Plan::Done }
+}
+
+/// Rules that cannot be read must not be replaced by the last ones that could: the keys are refused until a person has
+/// mended the spec, and work again then.
+fn plan_invalid(observed: &Observed, problems: &[Problem]) -> Plan {
+    match observed.live_records().find(|record| !record.spec.suspended) {
+        Some(record) => update_record(record.with(ApiKeyRecordSpec { suspended: true, ..record.spec.clone() })),
+        None => Plan::Rest(Finding::invalid(problems)),
+    }
+}
+
+/// The write that makes a live record say what is declared, where it says something else.
+fn align(observed: &Observed, declaration: &Declaration, record: &Record) -> Option<RecordUpdate> {
+    let mut aligned = declared(declaration, record.spec.clone());
+    if record.spec.serial < observed.newest_serial() {
+        // Only the newest key follows the declared expiry into the future. An older one can end sooner and never later,
+        // or a longer overlap would bring back a key that was already refused.
+        let successor = observed.current().filter(|current| current.spec.serial > record.spec.serial);
+        let overlap_ends = successor.and_then(|current| current.created().checked_add(declaration.overlap).ok());
+        aligned.not_after =
+            [declaration.expires_at, record.not_after(), overlap_ends].into_iter().flatten().min().map(Time);
+    }
+    (aligned != record.spec).then(|| record.with(aligned))
+}
+
+fn plan_submitted(observed: &Observed, declaration: &Declaration, digest: Digest, now: Timestamp) -> Plan {
+    let wanted = digest.to_string();
+    if let Some(stray) = observed.live_records().find(|record| record.spec.digest != wanted) {
+        return revoke(stray, RevocationReason::Tampered, now);
+    }
+    let own = observed.live_records().next();
+    match (&observed.ownership, own) {
+        (Ownership::Owned(owner), Some(own)) if !owner.is_of(own.name()) => Plan::Write(Write::RemoveRecord(Removal {
+            name: own.name().to_owned(),
+            uid: own.metadata.uid.clone(),
+            resource_version: own.metadata.resource_version.clone(),
+        })),
+        (_, Some(own)) => Plan::Rest(Finding::in_force(declaration, &observed.retiring_before(own, now), now)),
+        (Ownership::Owned(owner), None) if !owner.is_revoked => Plan::Rest(Finding::not_ours(Reason::DigestTaken)),
+        (Ownership::Owned(_), None) => Plan::Rest(Finding::not_ours(Reason::DigestRevoked)),
+        (_, None) if !observed.records.is_empty() => Plan::Rest(Finding::not_ours(Reason::DigestRevoked)),
+        (Ownership::Free, None) => create_record(observed, declaration, NewKey::Submitted(digest), Cause::First),
+        (Ownership::Unasked, None) => Plan::Rest(Finding::issuing(now + SignedDuration::from_secs(1))),
+    }
+}
+
+fn plan_delivered(observed: &Observed, declaration: &Declaration, now: Timestamp) -> Plan {
+    if let Some(record) = observed.undelivered() {
+        return plan_undelivered(observed, declaration, record, now);
+    }
+    match &observed.secret {
+        SecretState::Foreign => return Plan::Rest(Finding::name_taken(declaration, now)),
+        SecretState::Leftover => return Plan::Rest(Finding::leftover(observed.created, declaration, now)),
+        SecretState::Absent | SecretState::Ours { .. } => {}
+    }
+    if let Some(current) = observed.current() {
+        return plan_current(observed, declaration, current, now);
+    }
+    // Nothing is minted that has no place to go: every try would leave a tombstone.
+    if let Some(obstacle) = observed.obstacle_at(now) {
+        return Plan::Rest(Finding::obstructed(declaration, &obstacle, now));
+    }
+    let cause = observed.cause_of_next();
+    if let Some(until) = observed.budget_until(now).filter(|_| cause.is_unrequested()) {
+        return Plan::Rest(Finding::over_budget(until));
+    }
+    if observed.live_records().count() >= MAX_LIVE_KEYS
+        && let Some(oldest) = observed.live_records().next()
+    {
+        return revoke(oldest, RevocationReason::Replaced, now);
+    }
+    create_record(observed, declaration, NewKey::Minted, cause)
+}
+
+/// A record whose key has not reached the Secret.
+fn plan_undelivered(observed: &Observed, declaration: &Declaration, record: &Record, now: Timestamp) -> Plan {
+    let is_of_it = |held: &&Held| held.serial == record.spec.serial && held.digest.to_string() == record.spec.digest;
+    let held = observed.held.as_ref().filter(is_of_it);
+    let secret = || secret_with(observed, declaration, &SecretAnnotations::of(record)).map(Box::new);
+    let write = match (held, &observed.secret) {
+        (Some(Held { is_refused: true, .. }), _) => return revoke(record, RevocationReason::DeliveryRefused, now),
+        (Some(_), SecretState::Absent) => secret().map(Write::CreateSecret),
+        (Some(_), SecretState::Ours { .. }) => secret().map(Write::ReplaceSecret),
+        (None, _) if (SignedDuration::ZERO..DELIVERY_GRACE).contains(&now.duration_since(record.created())) => {
+            let until = record.created().saturating_add(DELIVERY_GRACE).unwrap_or(now);
+            return Plan::Rest(Finding::issuing(until));
+        }
+        _ => None,
+    };
+    write.map_or_else(|| revoke(record, RevocationReason::NotDelivered, now), Plan::Write)
+}
+
+/// The key in the Secret is in force; what is left is to tidy up around it.
+fn plan_current(observed: &Observed, declaration: &Declaration, current: &Record, now: Timestamp) -> Plan {
+    let is_over = |record: &&Record| {
+        record.spec.serial < current.spec.serial && record.not_after().is_some_and(|not_after| now >= not_after)
+    };
+    if let Some(record) = observed.live_records().find(is_over) {
+        return revoke(record, RevocationReason::Replaced, now);
+    }
+    Plan::Rest(Finding::in_force(declaration, &observed.retiring_before(current, now), now))
+}
+
+fn revoke(record: &Record, reason: RevocationReason, now: Timestamp) -> Plan {
+    update_record(record.revoked(reason, now))
+}
+
+fn update_record(update: RecordUpdate) -> Plan {
+    Plan::Write(Write::UpdateRecord(Box::new(update)))
+}
+
+fn create_record(observed: &Observed, declaration: &Declaration, key: NewKey, cause: Cause) -> Plan {
+    let serial = match key {
+        NewKey::Minted => observed.newest_serial().saturating_add(1),
+        NewKey::Submitted(_) => 1,
+    };
+    let request = observed.rotate_request;
+    let record = NewRecord::new(&observed.reference, serial, key, cause, request, declaration);
+    Plan::Write(Write::CreateRecord(Box::new(record)))
+}
+
+fn finalizers(observed: &Observed, with_ours: bool) -> Finalizers {
+    let others = observed.other_finalizers().into_iter();
+    let finalizers = others.chain(with_ours.then(|| FINALIZER.to_owned())).collect();
+    Finalizers { finalizers, resource_version: observed.resource_version.clone() }
+}
+
+/// The Secret that the ApiKey names, with what it is to say of its key.
+fn secret_with(observed: &Observed, declaration: &Declaration, annotations: &SecretAnnotations) -> Option<SecretDraft> {
+    let Delivery::Secret { name, key } = &declaration.delivery else { return None };
+    Some(SecretDraft::new(&observed.reference, (name, key), &observed.secret, annotations))
+}
+
+/// The Secret that hands out the key after the next one, for a dry run: what would refuse it refuses every key. `None`
+/// where none is wanted.
+pub fn secret_to_probe(observed: &Observed, prefix: Prefix) -> Option<SecretDraft> {
+    let annotations = SecretAnnotations {
+        key_prefix: Some(prefix.to_string()),
+        serial: Some(observed.newest_serial().saturating_add(1)),
+        expires_at: None,
+        is_managed: true,
+    };
+    secret_with(observed, observed.declared.as_ref().ok()?, &annotations)
+}
