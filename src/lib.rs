@@ -33,6 +33,7 @@ pub mod args;
 pub mod authority;
 pub mod client;
 pub mod clock;
+pub mod lease;
 pub mod pages;
 pub mod telemetry;
 pub mod x509;

@@ -60,7 +60,7 @@ fn no_role_uses_another_and_what_they_share_knows_none() {
 /// What the roles share is in layers, too: each of these uses only what stands before it.
 #[test]
 fn what_roles_share_points_one_way() {
-    let layers = ["clock", "x509", "pages", "telemetry", "client", "authority", "serve"];
+    let layers = ["clock", "x509", "pages", "lease", "telemetry", "client", "authority", "serve"];
     for source in sources() {
         let Some(layer) = layers.iter().position(|layer| *layer == source.room) else { continue };
         for above in &layers[layer + 1..] {

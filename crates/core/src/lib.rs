@@ -6,6 +6,7 @@
 //! - [`api`]: the two kinds as Kubernetes sees them.
 //! - [`declaration`]: what an ApiKey's spec means. [`admission`] completes or refuses an ApiKey by it.
 //! - [`lifecycle`]: what the controller does next for an ApiKey, as it has been observed.
+//! - [`election`]: who leads.
 //! - [`keyring`]: the records that are trusted now. [`verify`] decides a request by it, [`usage`] notes who was let in.
 //! - [`key`], [`address`], [`duration`], [`date_time`], [`resource_version`]: the values that all of them speak of.
 
@@ -20,6 +21,7 @@ pub mod resource_version;
 pub mod admission;
 pub mod declaration;
 
+pub mod election;
 pub mod lifecycle;
 
 pub mod keyring;
