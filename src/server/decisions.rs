@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -16,10 +15,8 @@ use tracing::{debug, field, info};
 
 use super::Answer;
 use crate::feed::Feed;
-use crate::key::{Digest, Presented};
+use crate::key::Presented;
 use crate::keyring::Entry;
-#[cfg(doc)]
-use crate::keyring::Keyring;
 use crate::usage;
 use crate::verify::{self, Denial, Permit};
 
@@ -73,16 +70,6 @@ impl Decisions {
     /// Decides from `feed`, at the time that `now` tells, and counts in `tally`.
     pub fn new(feed: Arc<Feed>, now: fn() -> Timestamp, tally: Arc<Tally>) -> Self {
         Self { feed, now, tally, denials_logged: Throttle::new(DENIALS_LOGGED) }
-    }
-
-    /// Makes the decisions on several keys, which come next, cheaper: see [`Keyring::prefetch`].
-    pub fn prefetch(&self, digests: &[Digest]) {
-        // With a single one, there is nothing that its waits could overlap with.
-        if digests.len() > 1
-            && let Ok(keyring) = self.feed.current(Instant::now())
-        {
-            keyring.prefetch(digests, |slot| _ = black_box(self.feed.marks().usage(slot)));
-        }
     }
 
     /// Decides on `request`, and has `allow` make the answer of a permit.
@@ -288,7 +275,7 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::key::credential;
+    use crate::key::{Digest, credential};
     use crate::keyring::Keyring;
     use crate::keyring::tests::{record_name, stored};
     use crate::telemetry::tests::Lines;

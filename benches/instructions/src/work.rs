@@ -17,7 +17,7 @@ use keywright::feed::Feed;
 use keywright::key::{Digest, credential};
 use keywright::keyring::{Keyring, StoredRecord};
 use keywright::server::decisions::{Decisions, Tally};
-use keywright::server::ext_authz::{Authorization, Question};
+use keywright::server::ext_authz::Authorization;
 use keywright::server::http::Verifier;
 use keywright::server::protobuf::{put, put_message};
 use keywright::verify::{self, Denial, Permit, Route};
@@ -106,8 +106,7 @@ impl World {
         let mut response = Vec::with_capacity(1024);
         Box::new(move |number| {
             response.clear();
-            let question = Question::read(black_box(&self.check_requests[number]));
-            let answered = question.and_then(|question| self.authorization.answer(&question, &mut response));
+            let answered = self.authorization.check(black_box(&self.check_requests[number]), &mut response);
             // The status comes first, and only that of a permit is empty.
             assert!(answered.is_ok() && response.starts_with(&[0x0a, 0]));
             black_box(&response);
