@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use keywright_core::address::client::ClientAddressSource;
-use keywright::verifier::ext_authz::{Authorization, NoResponse, Question};
+use keywright::verifier::ext_authz::{Authorization, NoResponse};
 use prost::Message;
 use tokio::runtime::Runtime;
 
@@ -11,9 +11,7 @@ use crate::{client, credential, http, keys};
 pub fn check_request(data: &[u8]) {
     thread_local!(static AUTHORIZATION: (Runtime, Authorization) = authorization());
     let mut response = Vec::new();
-    let answer = AUTHORIZATION.with(|(_, authorization)| {
-        Question::read(data).and_then(|question| authorization.answer(&question, &mut response))
-    });
+    let answer = AUTHORIZATION.with(|(_, authorization)| authorization.check(data, &mut response));
     let request = envoy::CheckRequest::decode(data);
     if let Err(error) = answer {
         assert_eq!((error, &*response), (NoResponse::Malformed, &[][..]));

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -16,10 +15,8 @@ use tracing::{debug, field, info};
 
 use crate::serve::problem::ProblemDocument;
 use crate::verifier::feed::Feed;
-use keywright_core::key::{Digest, Presented};
+use keywright_core::key::Presented;
 use keywright_core::keyring::Entry;
-#[cfg(doc)]
-use keywright_core::keyring::Keyring;
 use keywright_core::usage;
 use keywright_core::verify::{self, Denial, Permit};
 
@@ -73,16 +70,6 @@ impl Decisions {
     /// Decides from `feed`, at the time that `now` tells, and counts in `tally`.
     pub fn new(feed: Arc<Feed>, now: fn() -> Timestamp, tally: Arc<Tally>) -> Self {
         Self { feed, now, tally, denials_logged: Throttle::new(DENIALS_LOGGED) }
-    }
-
-    /// Makes the decisions on several keys, which come next, cheaper: see [`Keyring::prefetch`].
-    pub fn prefetch(&self, digests: &[Digest]) {
-        // With a single one, there is nothing that its waits could overlap with.
-        if digests.len() > 1
-            && let Ok(keyring) = self.feed.current(Instant::now())
-        {
-            keyring.prefetch(digests, |slot| _ = black_box(self.feed.marks().usage(slot)));
-        }
     }
 
     /// Decides on `request`, and has `allow` make the answer of a permit.
@@ -292,7 +279,7 @@ mod tests {
 
     use super::*;
     use crate::telemetry::tests::Lines;
-    use keywright_core::key::credential;
+    use keywright_core::key::{Digest, credential};
     use keywright_core::keyring::Keyring;
     use keywright_core::testing::{record_name, stored};
     use keywright_core::verify::Route;

@@ -13,7 +13,7 @@ use super::decisions::Decisions;
 use super::protobuf::{Fields, Malformed, fields, put, put_message, put_number};
 use crate::serve::problem::ProblemDocument;
 use keywright_core::address::client::{ClientAddressSource, Unresolved};
-use keywright_core::key::{Carrier, Credential, CredentialError, Digest, credential};
+use keywright_core::key::{Carrier, Credential, CredentialError, credential};
 use keywright_core::verify::{self, InvalidRoute, Permit, Route};
 
 /// Answers what Envoy asks.
@@ -29,12 +29,6 @@ pub enum NoResponse {
     Malformed,
     /// The records are not known, or too old to rely on.
     Unavailable,
-}
-
-/// A `CheckRequest` that was read, and the key that it presents.
-pub struct Question<'m> {
-    request: CheckRequest<'m>,
-    credential: Result<Credential<'m>, CredentialError>,
 }
 
 /// What a decision needs of a `CheckRequest`.
@@ -77,24 +71,15 @@ impl Authorization {
         Self { decisions, client_address_source }
     }
 
-    /// Makes the answers to several questions, which come next, cheaper.
-    pub fn prefetch<'m: 'q, 'q>(&self, questions: impl Iterator<Item = &'q Question<'m>>) {
-        let keys = questions.filter_map(|question| question.credential.ok());
-        let digests: SmallVec<[Digest; 16]> = keys.map(|credential| *credential.key.digest()).collect();
-        self.decisions.prefetch(&digests);
-    }
-
-    /// Appends the `CheckResponse`.
+    /// Appends the `CheckResponse` to the `CheckRequest` in `message`.
     ///
     /// # Errors
     /// If there is none. `response` is as it was.
-    pub fn answer(&self, question: &Question<'_>, response: &mut Vec<u8>) -> Result<(), NoResponse> {
-        let Question { request, credential } = question;
-        let verify_request = verify::Request {
-            credential: *credential,
-            route: request.route(),
-            client_address: &|| self.client_address(request),
-        };
+    pub fn check(&self, message: &[u8], response: &mut Vec<u8>) -> Result<(), NoResponse> {
+        let request = CheckRequest::read(message).map_err(|Malformed| NoResponse::Malformed)?;
+        let credential = request.credential();
+        let verify_request =
+            verify::Request { credential, route: request.route(), client_address: &|| self.client_address(&request) };
         let carrier = credential.map(|credential| credential.carrier).ok();
         match self.decisions.decide(&verify_request, |permit| allow(permit, carrier, response)) {
             Ok(()) => Ok(()),
@@ -114,18 +99,6 @@ impl Authorization {
             _ => request.peer().ok_or(Unresolved::NoPeer)?,
         };
         source.resolve(peer, request.lines(Header::XForwardedFor))
-    }
-}
-
-impl<'m> Question<'m> {
-    /// Reads the `CheckRequest` in `message`.
-    ///
-    /// # Errors
-    /// If it is none.
-    pub fn read(message: &'m [u8]) -> Result<Self, NoResponse> {
-        let request = CheckRequest::read(message).map_err(|Malformed| NoResponse::Malformed)?;
-        let credential = request.credential();
-        Ok(Self { request, credential })
     }
 }
 

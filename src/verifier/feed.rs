@@ -20,6 +20,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::hash::RandomState;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -196,7 +197,7 @@ impl Feed {
             client,
             url_path,
             pace,
-            keyring: Keyring::default(),
+            keyring: Keyring::new(RandomState::new()),
             version: None,
             goals: VecDeque::new(),
             pursued_since: None,

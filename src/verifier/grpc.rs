@@ -1,9 +1,8 @@
 //! gRPC over HTTP/2, as far as unary calls need it: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 //!
-//! Most calls arrive whole in one read, and are answered on the spot; those of one burst look up their keys together. One
-//! that arrives in pieces waits for the rest, and what it holds meanwhile is given back to the connection's window only if
-//! it has one of [`PLACES`]: so a connection never holds more than its window, and all of them together no more than that
-//! many messages besides.
+//! Most calls arrive whole in one read, and are answered on the spot. One that arrives in pieces waits for the rest, and what
+//! it holds meanwhile is given back to the connection's window only if it has one of [`PLACES`]: so a connection never
+//! holds more than its window, and all of them together no more than that many messages besides.
 
 use std::future::poll_fn;
 use std::mem;
@@ -19,11 +18,10 @@ use h2::{Reason, RecvStream};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::ext_authz::{Authorization, NoResponse, Question};
+use super::ext_authz::{Authorization, NoResponse};
 use super::protobuf::{fields, put_number};
 use crate::serve::connections::{Accepted, Leaving, Limits, Server, Stream, unless_it_panics};
 use crate::serve::timed::{Timed, Timeouts};
@@ -109,15 +107,6 @@ enum Procedure {
     Health,
 }
 
-/// A call that is there whole: of what, what its stream has brought, and where its answer goes.
-type WholeCall = (Procedure, Bytes, SendResponse<Bytes>);
-
-/// What a call asks for.
-enum Asked<'m> {
-    Check(Question<'m>),
-    Health { is_serving: bool },
-}
-
 impl Procedure {
     fn at(path: &str) -> Result<Self, Failure> {
         match path {
@@ -138,52 +127,11 @@ impl From<NoResponse> for Failure {
 }
 
 impl Services {
-    /// Answers calls that have arrived together.
-    fn answer_all(&self, calls: &mut Vec<WholeCall>) {
-        match &mut **calls {
-            // One alone is not put with others first: all that is asked is a lot to move.
-            [(procedure, stream, respond)] => respond_to(self.answer_one(*procedure, stream), respond),
-            several => self.answer_together(several),
-        }
-        calls.clear();
-    }
-
-    fn answer_one(&self, procedure: Procedure, stream: &[u8]) -> Result<Bytes, Failure> {
-        self.answer(&self.read(procedure, stream)?)
-    }
-
-    /// Reads all of them first: what their keys need is then looked up together, which takes a tenth off the time of each.
-    fn answer_together(&self, calls: &mut [WholeCall]) {
-        let read = calls.iter_mut().map(|(procedure, stream, respond)| (self.read(*procedure, stream), respond));
-        let read: SmallVec<[_; 16]> = read.collect();
-        let questions = read.iter().filter_map(|(asked, _)| match asked {
-            Ok(Asked::Check(question)) => Some(question),
-            _ => None,
-        });
-        // It saves time and no more: without it, each call still gets its answer.
-        unless_it_panics(|| self.authorization.prefetch(questions));
-        for (asked, respond) in read {
-            respond_to(asked.and_then(|asked| self.answer(&asked)), respond);
-        }
-    }
-
-    /// What the call of `procedure` with what its stream has brought asks for.
-    fn read<'m>(&self, procedure: Procedure, stream: &'m [u8]) -> Result<Asked<'m>, Failure> {
-        let message = unframe(stream)?;
-        unless_it_panics(|| self.read_message(procedure, message)).unwrap_or(Err(Failure::INTERNAL))
-    }
-
-    fn read_message<'m>(&self, procedure: Procedure, message: &'m [u8]) -> Result<Asked<'m>, Failure> {
+    /// Appends the response to the call of `procedure` with `message`.
+    fn call(&self, procedure: Procedure, message: &[u8], response: &mut Vec<u8>) -> Result<(), Failure> {
         match procedure {
-            Procedure::Check => Ok(Asked::Check(Question::read(message)?)),
-            Procedure::Health => Ok(Asked::Health { is_serving: self.health(message)? }),
-        }
-    }
-
-    fn write(&self, asked: &Asked<'_>, response: &mut Vec<u8>) -> Result<(), Failure> {
-        match asked {
-            Asked::Check(question) => self.authorization.answer(question, response)?,
-            Asked::Health { is_serving } => put_number(response, 1, if *is_serving { 1 } else { 2 }),
+            Procedure::Check => self.authorization.check(message, response)?,
+            Procedure::Health => put_number(response, 1, if self.health(message)? { 1 } else { 2 }),
         }
         Ok(())
     }
@@ -203,11 +151,12 @@ impl Services {
         }
     }
 
-    /// The response, ready to be sent.
-    fn answer(&self, asked: &Asked<'_>) -> Result<Bytes, Failure> {
+    /// The response to the call of `procedure` with what its stream has brought, ready to be sent.
+    fn answer(&self, procedure: Procedure, stream: &[u8]) -> Result<Bytes, Failure> {
+        let message = unframe(stream)?;
         let mut response = Vec::with_capacity(512);
         response.extend_from_slice(&[0; PREFIX]);
-        unless_it_panics(|| self.write(asked, &mut response)).unwrap_or(Err(Failure::INTERNAL))?;
+        unless_it_panics(|| self.call(procedure, message, &mut response)).unwrap_or(Err(Failure::INTERNAL))?;
         let length = u32::try_from(response.len() - PREFIX).map_err(|_| Failure::INTERNAL)?;
         if let Some(place) = response.get_mut(1..PREFIX) {
             place.copy_from_slice(&length.to_be_bytes());
@@ -256,7 +205,7 @@ async fn converse(services: &Services, places: &Semaphore, accepted: Accepted, l
         },
         () = &mut making_room => return,
     };
-    let (mut accepted, mut whole, mut calls) = (Vec::new(), Vec::new(), FuturesUnordered::new());
+    let (mut accepted, mut calls) = (Vec::new(), FuturesUnordered::new());
     let mut closing = pin!(closing.begun().fuse());
     let mut idle = pin!(sleep(limits.idle_timeout));
     let mut seen = requests.count();
@@ -273,9 +222,8 @@ async fn converse(services: &Services, places: &Semaphore, accepted: Accepted, l
                     connection.graceful_shutdown();
                 }
                 for (request, respond) in accepted.drain(..) {
-                    calls.extend(take_call(services, places, limits, request, respond, &mut whole));
+                    calls.extend(take_call(services, places, limits, request, respond));
                 }
-                services.answer_all(&mut whole);
                 if calls.is_empty() {
                     requests.end();
                 }
@@ -339,14 +287,13 @@ fn poll_accept_all(
     Poll::Ready(true)
 }
 
-/// Adds a call that is there to `whole`. Otherwise gives back what will answer it, once it is.
+/// Answers a call that is there whole. Otherwise gives back what will, once it is.
 fn take_call<'s>(
     services: &'s Services,
     places: &'s Semaphore,
     limits: Limits,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    whole: &mut Vec<WholeCall>,
 ) -> Option<impl Future<Output = ()> + use<'s>> {
     let (head, mut body) = request.into_parts();
     let content_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -366,7 +313,7 @@ fn take_call<'s>(
     };
     let first = match body.data().now_or_never() {
         Some(Some(Ok(stream))) if body.is_end_stream() => {
-            whole.push((procedure, stream, respond));
+            respond_to(services.answer(procedure, &stream), &mut respond);
             return None;
         }
         first => first,
@@ -377,7 +324,7 @@ fn take_call<'s>(
             whole = collected => whole.unwrap_or(Err(Failure::TOO_SLOW)),
             _ = poll_fn(|context| respond.poll_reset(context)) => return,
         };
-        let answer = whole.and_then(|stream| services.answer_one(procedure, &stream));
+        let answer = whole.and_then(|stream| services.answer(procedure, &stream));
         respond_to(answer, &mut respond);
     })
 }

@@ -13,7 +13,7 @@ use hyper::header::AUTHORIZATION;
 use hyper::{Request, Response, StatusCode};
 use jiff::Timestamp;
 use keywright::verifier::decisions::{Decisions, Tally};
-use keywright::verifier::ext_authz::{Authorization, Question};
+use keywright::verifier::ext_authz::Authorization;
 use keywright::verifier::feed::Feed;
 use keywright::verifier::forward_auth::ForwardAuth;
 use keywright::verifier::protobuf::{put, put_message};
@@ -106,8 +106,7 @@ impl World {
         let mut response = Vec::with_capacity(1024);
         Box::new(move |number| {
             response.clear();
-            let question = Question::read(black_box(&self.check_requests[number]));
-            let answered = question.and_then(|question| self.authorization.answer(&question, &mut response));
+            let answered = self.authorization.check(black_box(&self.check_requests[number]), &mut response);
             // The status comes first, and only that of a permit is empty.
             assert!(answered.is_ok() && response.starts_with(&[0x0a, 0]));
             black_box(&response);

@@ -235,7 +235,7 @@ fn check(authorization: &Authorization, request: &envoy::CheckRequest) -> envoy:
 /// Without a response, nothing is appended.
 fn answer(authorization: &Authorization, message: &[u8]) -> Result<Vec<u8>, NoResponse> {
     let mut response = Vec::new();
-    let answered = Question::read(message).and_then(|question| authorization.answer(&question, &mut response));
+    let answered = authorization.check(message, &mut response);
     assert!(answered.is_ok() || response.is_empty());
     answered.map(|()| response)
 }

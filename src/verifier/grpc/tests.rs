@@ -174,7 +174,6 @@ async fn calls_are_answered_one_after_another_and_all_at_once() {
     join_all((0..500).map(|_| check(&client))).await;
 }
 
-/// Those of one burst are read before the first is answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_call_gets_the_answer_to_its_own_question() {
     let mut random = StdRng::seed_from_u64(5);
@@ -376,8 +375,7 @@ async fn without_records_to_rely_on_a_check_is_unavailable_and_health_not_servin
     assert_eq!(send(&client, HEALTH, &[frame(&[])]).await, (0, vec![8, 2]));
 }
 
-/// Once while a call is read, and once while one is answered. All of this runs on one thread, so that what the client sends
-/// without waiting arrives together.
+/// All of this runs on one thread, so that what the client sends without waiting arrives together.
 #[tokio::test]
 async fn a_panic_in_a_burst_fails_its_own_call_and_no_other_of_the_burst() {
     static DECISIONS: AtomicU32 = AtomicU32::new(0);
@@ -387,7 +385,6 @@ async fn a_panic_in_a_burst_fails_its_own_call_and_no_other_of_the_burst() {
         noon()
     };
     let is_ready = || {
-        assert_eq!(DECISIONS.load(Ordering::SeqCst), 0, "all calls are read before the first is answered");
         assert_ne!(PROBES.fetch_add(1, Ordering::SeqCst), 1, "on purpose");
         true
     };

@@ -2,47 +2,40 @@
 
 use jiff::Timestamp;
 
-use super::RecordName;
-use super::bucket::Claim;
+use super::record_name::RecordName;
+use super::shard::Claim;
 use crate::address::AllowedAddresses;
 
 /// What a decision needs to know of one key: a view into the keyring.
 ///
 /// All texts are ASCII without spaces and control characters, fit for a header; `scopes` has single spaces in between.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Entry<'k> {
-    claim: Claim<'k>,
-    allowed_addresses: Option<&'k AllowedAddresses>,
-}
+pub struct Entry<'k>(Claim<'k>);
 
 impl<'k> Entry<'k> {
     /// What the record says of its key; `None` if it cannot be read.
     pub(super) fn of(claim: Claim<'k>) -> Option<Self> {
-        if !claim.is_readable() {
-            return None;
-        }
-        let allowed_addresses = if claim.is_listed() { Some(claim.profile().allowed_addresses()?) } else { None };
-        Some(Self { claim, allowed_addresses })
+        claim.is_readable().then_some(Self(claim))
     }
 
     /// Namespace of the ApiKey.
     pub fn namespace(&self) -> &'k str {
-        self.claim.profile().namespace()
+        self.0.namespace()
     }
 
     /// Name of the ApiKey.
     pub fn name(&self) -> &'k str {
-        self.claim.tail().name
+        self.0.name()
     }
 
     /// The person of responsibility; empty if there is none.
     pub fn owner(&self) -> &'k str {
-        self.claim.profile().owner()
+        self.0.owner()
     }
 
     /// What the key is good for, separated by spaces; empty if nothing in particular.
     pub fn scopes(&self) -> &'k str {
-        self.claim.profile().scopes()
+        self.0.scopes()
     }
 
     /// Whether the key has this scope.
@@ -52,33 +45,33 @@ impl<'k> Entry<'k> {
 
     /// The client addresses that may use the key; absent means any.
     pub fn allowed_addresses(&self) -> Option<&'k AllowedAddresses> {
-        self.allowed_addresses
+        self.0.allowed_addresses()
     }
 
     /// The instant from which the key is refused; absent means never. Whole microseconds: what the record says beyond
     /// that is cut off.
     pub fn not_after(&self) -> Option<Timestamp> {
-        self.claim.not_after()
+        self.0.not_after()
     }
 
     /// Refused for as long as this is true.
     pub fn is_suspended(&self) -> bool {
-        self.claim.is_suspended()
+        self.0.is_suspended()
     }
 
     /// Refused for ever.
     pub fn is_revoked(&self) -> bool {
-        self.claim.is_revoked()
+        self.0.is_revoked()
     }
 
     /// Name of the record.
     pub fn record_name(&self) -> RecordName {
-        self.claim.record_name()
+        self.0.record_name()
     }
 
     /// The record's number among all that this keyring and its clones have seen: 0, 1, 2 and so on. A record keeps its
     /// number while it is there, and no other ever gets it.
     pub fn slot(&self) -> u32 {
-        self.claim.slot()
+        self.0.slot()
     }
 }

@@ -5,27 +5,32 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Distrust, Profile};
+use super::Distrust;
 use crate::address::AllowedAddresses;
 use crate::api::{ApiKeyReference, Revocation};
 use crate::key::{Digest, Prefix};
 
 /// What a record says of its key.
-pub(super) struct Terms {
-    pub(super) profile: Profile,
-    /// Name of the ApiKey.
+pub(super) struct Terms<'v> {
+    /// Namespace of the ApiKey: at most 63 octets.
+    pub(super) namespace: String,
+    /// Name of the ApiKey: at most 253 octets.
     pub(super) name: String,
+    /// At most 128 octets; empty if there is none.
+    pub(super) owner: &'v str,
+    /// With single spaces in between.
+    pub(super) scopes: String,
     pub(super) allowed_addresses: Option<AllowedAddresses>,
     pub(super) not_after: Option<Timestamp>,
     pub(super) is_suspended: bool,
     pub(super) is_revoked: bool,
 }
 
-impl TryFrom<&Value> for Terms {
+impl<'v> TryFrom<&'v Value> for Terms<'v> {
     type Error = Distrust;
 
     /// Reads a record's spec. Fields that a decision does not need are not looked at.
-    fn try_from(spec: &Value) -> Result<Self, Distrust> {
+    fn try_from(spec: &'v Value) -> Result<Self, Distrust> {
         let api_key: ApiKeyReference = required(spec, "apiKey")?;
         check("apiKey", is_word(&api_key.namespace, 63, b"-") && is_word(&api_key.name, 253, b"-."))?;
         let owner: Option<&str> = optional(spec, "owner")?;
@@ -38,8 +43,10 @@ impl TryFrom<&Value> for Terms {
         let not_after: Option<Time> = optional(spec, "notAfter")?;
         let revoked: Option<Revocation> = optional(spec, "revoked")?;
         Ok(Self {
-            profile: Profile::new(&api_key.namespace, owner.unwrap_or_default(), &scopes),
+            namespace: api_key.namespace,
             name: api_key.name,
+            owner: owner.unwrap_or_default(),
+            scopes: scopes.join(" "),
             allowed_addresses: allowed_ips.as_deref().map(allowed_addresses).transpose()?,
             not_after: not_after.map(|time| time.0),
             is_suspended: optional(spec, "suspended")?.unwrap_or_default(),
