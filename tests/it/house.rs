@@ -75,7 +75,11 @@ fn children_do_not_use_their_parent() {
         let items = source.code.split("use super::").skip(1).chain(source.code.split("super::super::").skip(1));
         for item in items {
             let first = item.trim_start_matches('{').chars().next().unwrap();
-            assert!(first.is_lowercase() || first == '*', "{} uses an item of its parent: {item:.40}", source.path.display());
+            assert!(
+                first.is_lowercase() || first == '*',
+                "{} uses an item of its parent: {item:.40}",
+                source.path.display()
+            );
         }
     }
 }
