@@ -14,11 +14,9 @@ use crate::verifier::feed::Feed;
 use keywright_core::address::Network;
 use keywright_core::key::Digest;
 use keywright_core::keyring::Keyring;
-use keywright_core::testing::{record_name, stored};
+use keywright_core::testing::{KEY, OTHER_KEY, record_name, stored};
 use keywright_core::verify::Denial;
 
-const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
-const OTHER_KEY: &str = "keyw1_x3dylZ3lzYKIhQQXeAJ94cGS4sbYtvgcYDsSikFczMP1KVy2b";
 const PEER: &str = "10.0.0.5";
 
 fn now() -> Timestamp {

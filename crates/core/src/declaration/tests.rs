@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::testing::KEY;
 
 fn created() -> Timestamp {
     "2026-11-01T00:00:00Z".parse().unwrap()
@@ -109,7 +110,6 @@ fn a_problem_names_the_rule_what_was_written_and_what_was_meant() {
 
 #[test]
 fn what_may_be_a_key_is_never_repeated() {
-    const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
     let leaked = "this looks like a key, not its digest; treat it as leaked";
     for key in [KEY, &KEY.to_uppercase(), &KEY[..40], "keyw", "KEYW2_x", &format!(" {KEY}"), &format!("sha256:{KEY}")] {
         assert_eq!(problem(&json!({ "keyHash": key })), format!("spec.keyHash: {leaked}"));
@@ -128,7 +128,7 @@ fn what_may_be_a_key_is_never_repeated() {
         ("scopes[0]", json!({ "scopes": [KEY] })),
         ("secret.key", json!({ "secret": {"key": KEY} })),
     ] {
-        let said = "this looks like a key, which nothing here should hold; treat it as leaked";
+        let said = "this looks like a key, and no field may hold one; treat it as leaked";
         assert_eq!(problem(&spec), format!("spec.{field}: {said}"));
     }
     for spec in [

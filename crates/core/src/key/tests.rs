@@ -22,7 +22,7 @@ fn every_case_has_its_verdict_reason_and_digest() {
         let input = unescape(input);
         let found = Presented::parse(input.as_bytes());
         let expected = if verdict == "accept" { Ok(()) } else { Err(reason) };
-        assert_eq!(found.map(drop).map_err(Malformed::as_str), expected, "{row}");
+        assert_eq!(found.map(drop).map_err(MalformedKey::as_str), expected, "{row}");
         if let (Ok(key), Some((_, hash))) = (found, note.split_once("sha256=")) {
             assert_eq!(key.digest().to_string(), format!("sha256:{hash}"), "{row}");
         }
@@ -34,13 +34,13 @@ fn every_case_has_its_verdict_reason_and_digest() {
 #[test]
 fn rules_are_checked_in_their_documented_order() {
     let wrong_in_all = "KEYW1-!".to_owned() + &"x".repeat(47);
-    assert_eq!(Presented::parse(wrong_in_all.as_bytes()), Err(Malformed::Length));
+    assert_eq!(Presented::parse(wrong_in_all.as_bytes()), Err(MalformedKey::Length));
     let wrong_after_length = "KEYW1-!".to_owned() + &"x".repeat(48);
-    assert_eq!(Presented::parse(wrong_after_length.as_bytes()), Err(Malformed::Prefix));
+    assert_eq!(Presented::parse(wrong_after_length.as_bytes()), Err(MalformedKey::Prefix));
     let wrong_after_prefix = "keyw1_!".to_owned() + &"x".repeat(48);
-    assert_eq!(Presented::parse(wrong_after_prefix.as_bytes()), Err(Malformed::Charset));
+    assert_eq!(Presented::parse(wrong_after_prefix.as_bytes()), Err(MalformedKey::Charset));
     let wrong_in_checksum = "keyw1_x".to_owned() + &"x".repeat(48);
-    assert_eq!(Presented::parse(wrong_in_checksum.as_bytes()), Err(Malformed::Checksum));
+    assert_eq!(Presented::parse(wrong_in_checksum.as_bytes()), Err(MalformedKey::Checksum));
 }
 
 #[test]
@@ -63,14 +63,14 @@ fn minted_symbols_are_uniform() {
     let mut counts = [0u32; 128];
     for _ in 0..2400 {
         let key = Key::mint(&mut rng).unwrap();
-        for octet in &key.reveal().as_bytes()[KEY_START.len()..COVERED_LENGTH] {
-            counts[usize::from(*octet)] += 1;
+        for byte in &key.reveal().as_bytes()[KEY_START.len()..COVERED_LENGTH] {
+            counts[usize::from(*byte)] += 1;
         }
     }
     let expected = f64::from(counts.iter().sum::<u32>()) / f64::from(BASE);
     let chi_square: f64 = (b'0'..=b'z')
         .filter(u8::is_ascii_alphanumeric)
-        .map(|octet| (f64::from(counts[usize::from(octet)]) - expected).powi(2) / expected)
+        .map(|byte| (f64::from(counts[usize::from(byte)]) - expected).powi(2) / expected)
         .sum();
     // 61 degrees of freedom: mean 61, standard deviation 11. Taking every byte modulo 62 gives 700.
     assert!(chi_square < 130.0, "chi-square {chi_square}");
@@ -169,9 +169,9 @@ fn a_prefix_is_read_in_one_shape_only() {
 
 proptest! {
     #[test]
-    fn no_octets_make_the_parser_panic(octets in prop::collection::vec(any::<u8>(), 0..120)) {
-        let _ = Presented::parse(&octets);
-        let text = String::from_utf8_lossy(&octets);
+    fn no_octets_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+        let _ = Presented::parse(&bytes);
+        let text = String::from_utf8_lossy(&bytes);
         let _ = (text.parse::<Digest>(), text.parse::<Prefix>());
     }
 
@@ -189,10 +189,10 @@ proptest! {
         wrong in "[0-9A-Za-z]",
     ) {
         let key = Key::mint(&mut StdRng::seed_from_u64(seed)).unwrap();
-        let mut octets = key.reveal().as_bytes().to_vec();
-        prop_assume!(octets[place] != wrong.as_bytes()[0]);
-        octets[place] = wrong.as_bytes()[0];
-        prop_assert_eq!(Presented::parse(&octets), Err(Malformed::Checksum));
+        let mut bytes = key.reveal().as_bytes().to_vec();
+        prop_assume!(bytes[place] != wrong.as_bytes()[0]);
+        bytes[place] = wrong.as_bytes()[0];
+        prop_assert_eq!(Presented::parse(&bytes), Err(MalformedKey::Checksum));
     }
 
     #[test]
@@ -209,8 +209,8 @@ proptest! {
     }
 
     #[test]
-    fn a_digest_survives_being_written_and_read(octets in prop::collection::vec(any::<u8>(), 0..64)) {
-        let digest = Digest::of(&octets);
+    fn a_digest_survives_being_written_and_read(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        let digest = Digest::of(&bytes);
         prop_assert_eq!(digest.to_string().parse(), Ok(digest));
     }
 }

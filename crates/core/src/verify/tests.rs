@@ -6,10 +6,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::key::{Digest, credential};
-use crate::testing::{record_name, stored};
+use crate::testing::{KEY, OTHER_KEY, record_name, stored};
 
-const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
-const OTHER_KEY: &str = "keyw1_x3dylZ3lzYKIhQQXeAJ94cGS4sbYtvgcYDsSikFczMP1KVy2b";
 const NOW: &str = "2026-11-23T12:00:00Z";
 const HERE: &str = "192.0.2.7";
 
