@@ -1,11 +1,10 @@
 //! Which addresses an ApiKey may be used from: one allowed-IP entry, and the list of them.
 //!
-//! The same parser serves webhook, controller, verifier and command line, and there is exactly one
-//! reading of each entry. What other parsers disagree about (leading zeros, IPv4 inside IPv6, host
-//! bits, masks) is refused rather than interpreted; KEP-4858 refuses the same for Kubernetes itself.
+//! Webhook, controller, verifier and command line use this one parser. It refuses everything that other parsers read in
+//! different ways: leading zeros, IPv4 inside IPv6, host bits, masks. KEP-4858 refuses the same for Kubernetes itself.
 //!
 //! ```text
-//! entry     = address [ "/" length ]     at most 43 ASCII octets of 0-9 A-F a-f : . /
+//! entry     = address [ "/" length ]     at most 43 ASCII bytes of 0-9 A-F a-f : . /
 //! canonical = RFC 5952 address "/" length
 //! ```
 
@@ -20,13 +19,13 @@ use std::str::FromStr;
 
 use crate::key::{begins_like_a_key, may_hold_a_key};
 
-/// Octets in the longest entry: an IPv6 address in full, and `/128`.
+/// Bytes of the longest entry: a full IPv6 address and `/128`.
 const MAX_ENTRY_LENGTH: usize = 43;
-/// Entries in the longest list.
+/// Entries of the longest list.
 pub const MAX_ENTRIES: usize = 256;
 /// `::ffff:0:0/96`, where IPv4 addresses stand in IPv6 (RFC 4291, 2.5.5.2).
 const IPV4_MAPPED: u128 = 0xffff_0000_0000;
-/// Characters of an entry that are repeated in a message about it.
+/// Characters of a text that a message repeats.
 const MAX_SHOWN: usize = 64;
 
 /// One allowed-IP entry: an address, or a network without host bits.
@@ -39,7 +38,7 @@ pub struct Network {
     prefix_length: u8,
 }
 
-/// Why an entry is refused: which one, the rule it breaks, and the nearest good spelling.
+/// Why an entry is refused: the entry, the rule that it breaks, and the nearest valid spelling.
 ///
 /// `Display` is a sentence such as `"10.0.0.1/8" has host bits set; did you mean "10.0.0.0/8"?`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,10 +49,10 @@ pub struct Refusal {
     suggestion: Option<String>,
 }
 
-/// What an entry has to keep to. The variants stand in the order in which they are looked for.
+/// A rule for entries. The variants are in the order of the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rule {
-    /// At most 43 octets.
+    /// At most 43 bytes.
     TooLong,
     /// One address or network in an entry, not several with commas.
     Comma,
@@ -78,7 +77,7 @@ pub enum Rule {
 /// A list of entries: whether an address is in any of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AllowedAddresses {
-    /// In the caller's order.
+    /// The entries, in the caller's order.
     networks: Box<[Network]>,
     ipv4: Ranges<u32>,
     ipv6: Ranges<u128>,
@@ -89,14 +88,14 @@ pub struct AllowedAddresses {
 /// `Display` does not name the field: put [`ListRefusal::field_path`] before it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListRefusal {
-    /// A list without entries. It is not read as "any address": taking out the last entry would
-    /// open the key to everybody.
+    /// The list has no entries. This does not mean "any address": removing the last entry would open the key to
+    /// everybody.
     #[error("the list is empty; leave the field out to allow any address")]
     Empty,
     /// More than [`MAX_ENTRIES`] entries.
     #[error("the list has {count} entries; write at most {MAX_ENTRIES}, with wider networks")]
     TooMany {
-        /// Length of the list.
+        /// Number of entries in the list.
         count: usize,
     },
     /// An entry that is refused by itself.
@@ -104,7 +103,7 @@ pub enum ListRefusal {
     Entry {
         /// Position in the list, from 0.
         index: usize,
-        /// What is wrong with it.
+        /// Why the entry is refused.
         refusal: Refusal,
     },
     /// Two entries with the same canonical form.
@@ -114,7 +113,7 @@ pub enum ListRefusal {
         index: usize,
         /// Position of the earlier one, from 0.
         first: usize,
-        /// What both of them mean.
+        /// The network that both entries mean.
         network: Network,
     },
 }
@@ -123,7 +122,7 @@ pub enum ListRefusal {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Ranges<T>(Box<[(T, T)]>);
 
-/// The one form of an address that is compared: an IPv4-mapped IPv6 address becomes IPv4.
+/// The form in which addresses are compared: an IPv4-mapped IPv6 address becomes an IPv4 address.
 ///
 /// A dual-stack socket reports IPv4 clients as mapped. Everything else stays as it is: NAT64, 6to4 and
 /// IPv4-compatible addresses are IPv6 addresses, and `::1` is not `0.0.0.1`.
@@ -135,7 +134,7 @@ impl Network {
     /// Reads one entry.
     ///
     /// # Errors
-    /// The first [`Rule`] the entry breaks, with the nearest good spelling where there is one.
+    /// The first [`Rule`] that the entry breaks, and the nearest valid spelling if there is one.
     pub fn parse(entry: &str) -> Result<Self, Refusal> {
         Self::read(entry).map_err(|rule| Refusal {
             entry: printable(entry),
@@ -158,7 +157,7 @@ impl Network {
         }
     }
 
-    /// Whether its addresses are IPv4 addresses.
+    /// Whether this is an IPv4 network.
     pub fn is_ipv4(&self) -> bool {
         self.address.is_ipv4()
     }
@@ -172,7 +171,7 @@ impl Network {
         if entry.len() > MAX_ENTRY_LENGTH {
             return Err(Rule::TooLong);
         }
-        if !entry.bytes().all(|octet| octet.is_ascii_hexdigit() || b":./".contains(&octet)) {
+        if !entry.bytes().all(|byte| byte.is_ascii_hexdigit() || b":./".contains(&byte)) {
             return Err(if entry.contains(',') { Rule::Comma } else { Rule::BadCharacter });
         }
         let (address, prefix_length) = match entry.split_once('/') {
@@ -202,7 +201,7 @@ impl Network {
         }
     }
 
-    /// The network that this one is a member of by its length.
+    /// This network without host bits.
     fn masked(self) -> Self {
         let address = match self.address {
             IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & ipv4_mask(self.prefix_length)).into(),
@@ -211,8 +210,8 @@ impl Network {
         Self { address, ..self }
     }
 
-    /// Wide networks such as `::/0` are let through: they have other members, and the mapped ones never
-    /// match, as clients are compared in [`canonical`] form. From /80 on hardly anything else is left.
+    /// Wide networks such as `::/0` are accepted: they have other members too. Their mapped members never match, because
+    /// clients are compared in [`canonical`] form. From /80 on, hardly any other members are left.
     fn overlaps_ipv4_mapped(&self) -> bool {
         let IpAddr::V6(address) = self.address else {
             return false;
@@ -223,7 +222,7 @@ impl Network {
 
     fn is_never_a_client(&self) -> bool {
         let is_single = self.prefix_length == width(self.address);
-        // A network wider than all of multicast may begin there and still have other members.
+        // A network wider than all multicast addresses may begin with them and still have other members.
         let multicast_length = if self.address.is_ipv4() { 4 } else { 8 };
         let is_multicast = self.address.is_multicast() && self.prefix_length >= multicast_length;
         is_multicast || is_single && is_unspecified_or_broadcast(self.address)
@@ -255,7 +254,7 @@ impl Refusal {
         self.rule
     }
 
-    /// An entry that is accepted and is likely what was meant.
+    /// A valid entry that was probably meant.
     pub fn suggestion(&self) -> Option<&str> {
         self.suggestion.as_deref()
     }
@@ -278,7 +277,7 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl Rule {
-    /// The rule's name in `tests/cases/allowed-ips.tsv`, where a comma is a bad character like others.
+    /// The rule's name in `tests/cases/allowed-ips.tsv`. A comma is one of the bad characters there.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TooLong => "too-long",
@@ -296,9 +295,9 @@ impl Rule {
     fn problem_and_remedy(self) -> (&'static str, &'static str) {
         match self {
             Self::TooLong => ("is longer than 43 characters", "write one address or CIDR in each entry of the list"),
-            Self::Comma => ("holds a comma", "write each address or CIDR as an entry of the list of its own"),
+            Self::Comma => ("holds a comma", "write each address or CIDR as its own list entry"),
             Self::BadCharacter => (
-                "holds a character that no IP address or CIDR has",
+                "has a character that no IP address or CIDR has",
                 "write an address such as 192.0.2.1 or a CIDR such as 192.0.2.0/24",
             ),
             Self::MixedNotation => {
@@ -329,8 +328,8 @@ impl AllowedAddresses {
     /// Reads a list of entries.
     ///
     /// # Errors
-    /// Every problem there is, in the order of the entries; in a list longer than [`MAX_ENTRIES`], that
-    /// and the problems of the first [`MAX_ENTRIES`].
+    /// All problems, in the order of the entries. Of a list that is too long, only the first [`MAX_ENTRIES`] entries are
+    /// checked.
     pub fn parse(entries: &[impl AsRef<str>]) -> Result<Self, Vec<ListRefusal>> {
         let mut problems = Vec::new();
         match entries.len() {
@@ -358,7 +357,7 @@ impl AllowedAddresses {
         if problems.is_empty() { Ok(Self::of(networks)) } else { Err(problems) }
     }
 
-    /// Whether `address`, in [`canonical`] form, is in one of the entries. Allocates nothing.
+    /// Whether `address`, in [`canonical`] form, is in one of the entries. Does not allocate.
     pub fn contains(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => self.ipv4.contains(address.to_bits()),
@@ -371,13 +370,13 @@ impl AllowedAddresses {
         &self.networks
     }
 
-    /// Whether the list lets every IPv4 client in, by one entry or by several together.
+    /// Whether the list allows every IPv4 client, by one entry or by several together.
     pub fn covers_ipv4(&self) -> bool {
         let multicast = (0xe000_0000, 0xefff_ffff);
         self.ipv4.cover((0, u32::MAX), &[(0, 0), multicast, (u32::MAX, u32::MAX)])
     }
 
-    /// Whether the list lets every IPv6 client in, by one entry or by several together.
+    /// Whether the list allows every IPv6 client, by one entry or by several together.
     pub fn covers_ipv6(&self) -> bool {
         let multicast = (0xff << 120, u128::MAX);
         self.ipv6.cover((0, u128::MAX), &[(0, 0), (IPV4_MAPPED, IPV4_MAPPED | 0xffff_ffff), multicast])
@@ -407,7 +406,7 @@ impl AllowedAddresses {
 }
 
 impl ListRefusal {
-    /// The entry it is about, from 0; `None` if it is about the list.
+    /// The position of the entry, from 0. `None` if the problem is about the whole list.
     pub fn index(&self) -> Option<usize> {
         match self {
             Self::Empty | Self::TooMany { .. } => None,
@@ -415,7 +414,7 @@ impl ListRefusal {
         }
     }
 
-    /// Where the problem is, for a list in `field`: `spec.allowedIPs[2]`, or `spec.allowedIPs`.
+    /// The field path of the problem, for a list in `field`: `spec.allowedIPs[2]`, or `spec.allowedIPs`.
     pub fn field_path(&self, field: &str) -> String {
         match self.index() {
             Some(index) => format!("{field}[{index}]"),
@@ -439,7 +438,7 @@ impl<T: Copy + Ord + Into<u128>> Ranges<T> {
         Self(merged.into())
     }
 
-    /// Whether `whole` is in these ranges, but for what `nobody` has and no entry can name.
+    /// Whether these ranges cover `whole`, except for the addresses of `nobody`, which no entry can name.
     fn cover(&self, whole: (T, T), nobody: &[(T, T)]) -> bool {
         !self.0.is_empty() && *Self::merged([&*self.0, nobody].concat()).0 == [whole]
     }
@@ -451,8 +450,8 @@ impl<T: Copy + Ord + Into<u128>> Ranges<T> {
     }
 }
 
-/// std's parsers are strict about everything but what is checked before them: they read IPv4 notation
-/// inside IPv6. Leading zeros they refuse as well, but cannot say so.
+/// std's parsers accept IPv4 notation inside IPv6, so that is refused before. They refuse leading zeros too, but without
+/// saying why.
 fn read_address(text: &str) -> Result<IpAddr, Rule> {
     if text.contains(':') {
         if text.contains('.') {
@@ -466,17 +465,17 @@ fn read_address(text: &str) -> Result<IpAddr, Rule> {
     text.parse().map(IpAddr::V4).map_err(|_| Rule::BadAddress)
 }
 
-/// Only leading zeros are left to refuse here: `u8::from_str` would take a sign too, but no entry has one.
+/// Refuses leading zeros. `u8::from_str` would accept a sign too, but no entry has that character.
 fn read_prefix_length(text: &str, width: u8) -> Result<u8, Rule> {
     let length = text.parse().ok().filter(|_| !has_leading_zero(text));
     length.filter(|length| *length <= width).ok_or(Rule::BadPrefix)
 }
 
 fn has_leading_zero(number: &str) -> bool {
-    number.len() > 1 && number.starts_with('0') && number.bytes().all(|octet| octet.is_ascii_digit())
+    number.len() > 1 && number.starts_with('0') && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Bits in an address.
+/// Number of bits in an address.
 fn width(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
@@ -493,14 +492,14 @@ fn is_unspecified_or_broadcast(address: IpAddr) -> bool {
     address.is_unspecified() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
-/// `text` as it may stand between quotes in a message, a log or a terminal: escaped, and cut if it is long. A text that
-/// may be a key in the wrong place is not repeated.
+/// `text`, safe to print between quotes in a message, log or terminal: escaped, and cut if it is long. A text that may be
+/// a key in the wrong place is not repeated.
 pub(crate) fn printable(text: &str) -> String {
     shown(text, char::escape_default)
 }
 
-/// As [`printable`], with letters of all languages as they were written: for people, and not where two letters that look
-/// alike have to be told apart.
+/// Like [`printable`], but letters of all languages stay as written. Not for texts in which letters that look alike must
+/// be told apart.
 pub(crate) fn as_written(text: &str) -> String {
     shown(text, char::escape_debug)
 }

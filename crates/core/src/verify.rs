@@ -1,7 +1,7 @@
-//! PURE. The decision: may the caller of this request in?
+//! PURE. The decision on a request: may it pass?
 //!
-//! [`check`] is synchronous, allocates nothing and knows no transport. Its one way to say yes is a [`Permit`], which
-//! nothing else can make.
+//! [`check`] is synchronous, does not allocate, and knows no transport. To allow a request it returns a [`Permit`], which
+//! nothing else can create.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -12,50 +12,49 @@ use crate::address::client::Unresolved;
 use crate::key::{Credential, CredentialError, Prefix};
 use crate::keyring::{Entry, Keyring, Untrusted, is_word};
 
-/// What a codec has read out of a request.
+/// What a codec has read from a request.
 pub struct Request<'r> {
-    /// The key that the request presents.
+    /// The key in the request.
     pub credential: Result<Credential<'r>, CredentialError>,
-    /// What whoever configured the proxy demands.
+    /// What the proxy's configuration requires of a key.
     pub route: Result<Route<'r>, InvalidRoute>,
-    /// Whose address the request comes from. Asked only about a key with an address list, so that a header that gives
-    /// no answer shuts out nobody else.
+    /// The client's address. Called only for a key with an address list, so that a bad header does not affect other keys.
     pub client_address: &'r dyn Fn() -> Result<IpAddr, Unresolved>,
 }
 
-/// What a route demands of a key. The default demands nothing.
+/// What a route requires of a key. The default requires nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route<'r> {
-    /// The key's namespace has to be one of these; empty means any.
+    /// The key's namespace must be one of these. Empty: any.
     namespaces: Values<'r>,
-    /// The key has to have all of these.
+    /// The key must have all of these.
     scopes: Values<'r>,
 }
 
-/// The values of one parameter. The first few need no memory of their own: few routes demand more.
+/// The values of one parameter. The first four need no allocation, and few routes have more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Values<'r> {
     few: [Option<Cow<'r, str>>; 4],
     more: Vec<Cow<'r, str>>,
 }
 
-/// Why a route's parameters are unusable. The fault is in the proxy's configuration.
+/// Why a route's parameters are not valid. The proxy's configuration is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidRoute {
-    /// A parameter other than `namespace` and `scope`: perhaps one of them misspelt, which must not demand nothing.
+    /// A parameter other than `namespace` and `scope`. It may be one of them misspelt, so it must not be ignored.
     UnknownParameter,
-    /// A value that is empty, or that no namespace and no scope can have.
+    /// An empty value, or one that no namespace and no scope can have.
     InvalidValue(Parameter),
-    /// Several values in one, with commas between them, where each should have a parameter of its own.
+    /// Several values with commas between them. Each needs its own parameter.
     Comma(Parameter),
 }
 
-/// What a route may demand.
+/// The parameters of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parameter {
-    /// `namespace`.
+    /// `namespace`: a namespace that the route accepts.
     Namespace,
-    /// `scope`.
+    /// `scope`: a scope that the key must have.
     Scope,
 }
 
@@ -70,44 +69,44 @@ pub struct Permit<'k> {
 /// Why a request may not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// It carries no key.
+    /// The request carries no key.
     Missing,
-    /// What it carries is not one key.
+    /// The request does not carry exactly one well-formed key.
     Malformed,
-    /// The keyring does not vouch for the key.
+    /// The keyring has no trusted record of the key.
     Unknown(Untrusted),
     /// The key was revoked.
     Revoked,
     /// The key is suspended.
     Suspended,
-    /// The key's time is over.
+    /// The key has expired.
     Expired,
     /// The key belongs to a namespace that the route does not accept.
     Namespace,
-    /// The key lacks a scope that the route demands.
+    /// The key lacks a scope that the route requires.
     Scope,
-    /// The key must not be used from this address.
+    /// The client's address is not in the key's list, or is not known.
     Address(AddressDenial),
-    /// The route's parameters are unusable.
+    /// The route's parameters are not valid.
     Route(InvalidRoute),
-    /// The records are not known, or too old to rely on.
+    /// The records are not synced, or stale.
     Stale,
 }
 
-/// Why a key must not be used from where the request comes from.
+/// Why a key must not be used from the client's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressDenial {
     /// The address is not in the key's list.
     NotAllowed(IpAddr),
-    /// Nobody can tell the address.
+    /// The address is not known.
     Unresolved(Unresolved),
 }
 
 /// Decides whether `request` may pass at `now`, from the records in `keyring`.
 ///
 /// # Errors
-/// The first reason against it: the route's own fault, then the shape of the credential, known, not revoked, not
-/// suspended, not expired, namespace, scope, address.
+/// The first reason against it, in this order: invalid route, malformed credential, unknown, revoked, suspended, expired,
+/// namespace, scope, address.
 pub fn check<'k>(keyring: &'k Keyring, request: &Request<'_>, now: Timestamp) -> Result<Permit<'k>, Denial> {
     let route = request.route.as_ref().map_err(|invalid| Denial::Route(*invalid))?;
     let key = &request.credential.as_ref().map_err(|error| Denial::from(*error))?.key;
@@ -141,7 +140,7 @@ fn check_route(entry: Entry<'_>, route: &Route<'_>) -> Result<(), Denial> {
     }
 }
 
-/// The client's address, where the key has a list that it had to be checked against.
+/// Checks the client's address. `None` if the key has no list.
 fn check_address(
     entry: Entry<'_>,
     client_address: &dyn Fn() -> Result<IpAddr, Unresolved>,
@@ -154,7 +153,7 @@ fn check_address(
 }
 
 impl<'r> Route<'r> {
-    /// Reads decoded parameters, in any order. Both names may stand there more than once.
+    /// Reads decoded parameters, in any order. Both may be repeated.
     ///
     /// # Errors
     /// See [`InvalidRoute`].
@@ -166,7 +165,7 @@ impl<'r> Route<'r> {
                 "scope" => (Parameter::Scope, &mut route.scopes),
                 _ => return Err(InvalidRoute::UnknownParameter),
             };
-            // What a codec could not decode shows up here: as %, as a space or as U+FFFD.
+            // What a codec could not decode is refused here too: it has a %, a space or U+FFFD.
             if !is_word(&value, 64, b"._:/-") {
                 let comma = value.contains(',');
                 return Err(if comma { InvalidRoute::Comma(parameter) } else { InvalidRoute::InvalidValue(parameter) });
@@ -191,12 +190,12 @@ impl<'r> Values<'r> {
 }
 
 impl<'k> Permit<'k> {
-    /// The entry that the permit rests on.
+    /// The key's entry in the keyring.
     pub fn entry(&self) -> Entry<'k> {
         self.entry
     }
 
-    /// How people recognise the key.
+    /// The key's prefix, which may be shown.
     pub fn prefix(&self) -> Prefix {
         self.prefix
     }
@@ -223,12 +222,12 @@ impl Denial {
         "stale",
     ];
 
-    /// The word that stands in log and metrics.
+    /// The word for log and metrics.
     pub fn reason(self) -> &'static str {
         Self::REASONS.get(self.number()).copied().unwrap_or_default()
     }
 
-    /// Where [`Denial::reason`] stands in [`Denial::REASONS`].
+    /// The index of [`Denial::reason`] in [`Denial::REASONS`].
     pub fn number(self) -> usize {
         match self {
             Self::Missing => 0,
@@ -245,7 +244,7 @@ impl Denial {
         }
     }
 
-    /// Whether the key has a record that can be read, so that the denial is about that one and not about junk.
+    /// Whether the key has a record that can be read. Otherwise the denial may be about any junk.
     pub fn is_of_known_key(self) -> bool {
         match self {
             Self::Revoked | Self::Suspended | Self::Expired | Self::Namespace | Self::Scope | Self::Address(_) => true,
@@ -253,7 +252,7 @@ impl Denial {
         }
     }
 
-    /// What the log adds to the reason, where there is more to say.
+    /// A second word for the log, if there is more to say.
     pub fn cause(self) -> Option<&'static str> {
         match self {
             Self::Unknown(untrusted) => Some(untrusted.as_str()),
@@ -265,7 +264,7 @@ impl Denial {
         }
     }
 
-    /// What to do, for whoever configured the proxy.
+    /// What to change in the proxy's configuration.
     pub fn remedy(self) -> Option<&'static str> {
         let Self::Route(invalid) = self else { return None };
         Some(match invalid {

@@ -1,9 +1,8 @@
-//! Whose address a request comes from: the connection's peer, or an entry of `X-Forwarded-For` that a
-//! proxy we trust has written.
+//! The client's address: the connection's peer, or an entry of `X-Forwarded-For` that a trusted proxy has written.
 //!
-//! A proxy appends the address it sees to the right of what the client sent. So only entries counted
-//! from the right say anything, and where too few of them are ours there is no answer: falling back to
-//! the peer or to the leftmost entry would leave the choice to whoever went round a proxy.
+//! A proxy appends the address that it sees to the right of the header. So only entries counted from the right can be
+//! trusted. If there are too few of them, there is no answer. The peer or the leftmost entry is no substitute: a client
+//! that bypasses a proxy could choose it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,12 +11,12 @@ use std::str::{self, FromStr};
 
 use super::{Network, Refusal, canonical, is_unspecified_or_broadcast, printable};
 
-/// Octets of `X-Forwarded-For` over all of its lines.
+/// Bytes of all lines of `X-Forwarded-For` together.
 const MAX_FORWARDED_LENGTH: usize = 8192;
+/// The most hops that the flag takes.
 const MAX_HOPS: u8 = 8;
 
-/// Where a client's address is taken from. Written as in the flags `--http-client-ip` and
-/// `--grpc-client-ip`.
+/// The source of a client's address, written as in the flags `--http-client-ip` and `--grpc-client-ip`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientAddressSource {
     /// `peer`: the other end of the connection. `X-Forwarded-For` is not read.
@@ -30,39 +29,41 @@ pub enum ClientAddressSource {
     XffProxies(Vec<Network>),
 }
 
-/// Why a request has no client address that could be trusted.
+/// Why a request has no trusted client address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unresolved {
-    /// No `X-Forwarded-For`, although the request came through a proxy.
-    #[error("X-Forwarded-For is missing: the proxy has to append to it")]
+    /// There is no `X-Forwarded-For`, although the request should come through a proxy.
+    #[error("X-Forwarded-For is missing: let the proxy append to it")]
     Missing,
-    /// More than 8192 octets over all lines.
-    #[error("X-Forwarded-For is longer than 8192 octets")]
+    /// All lines together have more than 8192 bytes.
+    #[error("X-Forwarded-For is longer than 8192 bytes")]
     TooLong,
-    /// An octet other than TAB and printable ASCII.
-    #[error("X-Forwarded-For holds an octet that is not printable ASCII")]
+    /// A byte is neither TAB nor printable ASCII.
+    #[error("X-Forwarded-For holds a byte that is not printable ASCII")]
     BadByte,
-    /// Fewer entries than proxies.
-    #[error("X-Forwarded-For has fewer entries than proxies are configured")]
+    /// There are fewer entries than proxies are configured.
+    #[error(
+        "X-Forwarded-For has fewer entries than xff-hops counts: lower xff-hops, or stop clients from bypassing a proxy"
+    )]
     TooShort,
-    /// An entry that counts is not the address of a client.
+    /// A trusted entry is not the address of a client.
     #[error("X-Forwarded-For has an entry that is not a unicast IP address")]
     Malformed,
-    /// Every entry is a trusted proxy, so none is a client.
+    /// Every entry is a trusted proxy, so there is no client.
     #[error("X-Forwarded-For names only trusted proxies")]
     AllTrusted,
-    /// The proxy does not say who is at the other end of its connection, or that is no IP address.
-    #[error("the proxy tells no IP address of the connection that the request came on")]
+    /// The proxy does not tell its peer's address, or it is not an IP address.
+    #[error("the proxy does not tell the IP address of its client")]
     NoPeer,
 }
 
-/// Why a text is no [`ClientAddressSource`].
+/// Why a text is not a [`ClientAddressSource`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSource {
-    /// Neither of the three forms; holds what was given, fit to print.
+    /// None of the three forms. Holds the text, safe to print.
     #[error("\"{0}\" is unknown; write peer, xff-hops=N (N from 1 to 8) or xff-proxies=CIDR,CIDR")]
     Unknown(String),
-    /// Not a number from 1 to 8; holds what was given, fit to print.
+    /// Not a number from 1 to 8. Holds the text, safe to print.
     #[error(
         "xff-hops cannot be \"{0}\"; write how many proxies append to X-Forwarded-For, from 1 to 8, \
          such as xff-hops=1"
@@ -71,7 +72,7 @@ pub enum InvalidSource {
     /// `xff-proxies` without any network.
     #[error("xff-proxies is empty; write the networks of your proxies, such as xff-proxies=10.0.0.0/24")]
     NoProxies,
-    /// An item of `xff-proxies` is refused by itself.
+    /// An item of `xff-proxies` is not a valid network.
     #[error("xff-proxies: {0}")]
     Proxy(Refusal),
     /// An item of `xff-proxies` covers a whole address family.
@@ -86,11 +87,10 @@ impl ClientAddressSource {
     /// The client's address, in [`canonical`] form.
     ///
     /// `peer` is the other end of the connection. `x_forwarded_for` holds the values of all lines of
-    /// exactly that name (ASCII case-insensitive) in wire order. Allocates nothing.
+    /// exactly that name (ASCII case-insensitive) in wire order. Does not allocate.
     ///
     /// # Errors
-    /// Where `X-Forwarded-For` gives no answer to rely on; such a request is to be refused wherever the
-    /// address matters.
+    /// If `X-Forwarded-For` gives no trusted answer. Refuse such a request if the address matters.
     pub fn resolve<'a>(
         &self,
         peer: IpAddr,
@@ -158,7 +158,7 @@ impl Unresolved {
 }
 
 fn parse_hops(text: &str) -> Result<NonZeroU8, InvalidSource> {
-    let is_digit = text.len() == 1 && text.bytes().all(|octet| octet.is_ascii_digit());
+    let is_digit = text.len() == 1 && text.bytes().all(|byte| byte.is_ascii_digit());
     let hops: Option<NonZeroU8> = text.parse().ok().filter(|_| is_digit);
     hops.filter(|hops| hops.get() <= MAX_HOPS).ok_or_else(|| InvalidSource::Hops(printable(text)))
 }
@@ -184,7 +184,7 @@ fn check_lines<'a>(lines: impl Iterator<Item = &'a [u8]> + Clone) -> Result<(), 
     if lines.clone().map(<[u8]>::len).sum::<usize>() > MAX_FORWARDED_LENGTH {
         return Err(Unresolved::TooLong);
     }
-    if lines.flatten().any(|octet| !matches!(octet, b'\t' | b' '..=b'~')) {
+    if lines.flatten().any(|byte| !matches!(byte, b'\t' | b' '..=b'~')) {
         return Err(Unresolved::BadByte);
     }
     Ok(())
@@ -198,13 +198,13 @@ fn nth_from_the_right<'a>(
     let to_the_left = items(lines.clone()).count().checked_sub(hops).ok_or(Unresolved::TooShort)?;
     let mut ours = items(lines).skip(to_the_left).map(parse_item);
     let client = ours.next().ok_or(Unresolved::TooShort)??;
-    // Those to the right of it are proxies' work too: junk there means the count is not ours.
+    // Proxies also wrote the entries to its right: if one is malformed, the count is wrong.
     ours.try_for_each(|item| item.map(drop))?;
     Ok(client)
 }
 
-/// The last item from the left is the first from the right, without having to collect the items; an
-/// unreadable one counts as a stranger, and is the answer if nothing but proxies stands to its right.
+/// The last stranger from the left is the first from the right, so the items need not be collected. An unreadable item
+/// counts as a stranger: if only proxies are to its right, it is the answer, and an error.
 fn rightmost_stranger<'a>(proxies: &[Network], lines: impl Iterator<Item = &'a [u8]>) -> Result<IpAddr, Unresolved> {
     let is_proxy = |item: &Result<IpAddr, _>| item.is_ok_and(|address| is_in(proxies, address));
     let strangers = items(lines).map(parse_item).filter(|item| !is_proxy(item));
@@ -212,7 +212,7 @@ fn rightmost_stranger<'a>(proxies: &[Network], lines: impl Iterator<Item = &'a [
 }
 
 fn items<'a>(lines: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
-    lines.flat_map(|line| line.split(|octet| *octet == b','))
+    lines.flat_map(|line| line.split(|byte| *byte == b','))
 }
 
 fn is_in(networks: &[Network], address: IpAddr) -> bool {
@@ -241,9 +241,9 @@ fn parse_address_and_port(text: &str) -> Option<IpAddr> {
     address.parse::<Ipv4Addr>().ok().filter(|_| is_port(port)).map(IpAddr::V4)
 }
 
-/// 1 to 5 digits, at most 65535; `u16::from_str` alone would take a sign and more zeros.
+/// 1 to 5 digits, at most 65535. `u16::from_str` alone would accept a sign and more zeros.
 fn is_port(text: &str) -> bool {
-    text.len() <= 5 && text.bytes().all(|octet| octet.is_ascii_digit()) && text.parse::<u16>().is_ok()
+    text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
 
 #[cfg(test)]

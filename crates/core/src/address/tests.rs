@@ -158,13 +158,10 @@ fn a_list_that_covers_everything_is_recognised_in_pieces() {
 fn a_refusal_says_what_is_wrong_and_what_to_do() {
     for (entry, message) in [
         ("10.0.0.1/8", r#""10.0.0.1/8" has host bits set; did you mean "10.0.0.0/8"?"#),
-        (
-            "10.0.0.1,10.0.0.2",
-            r#""10.0.0.1,10.0.0.2" holds a comma; write each address or CIDR as an entry of the list of its own"#,
-        ),
+        ("10.0.0.1,10.0.0.2", r#""10.0.0.1,10.0.0.2" holds a comma; write each address or CIDR as its own list entry"#),
         (
             "localhost",
-            r#""localhost" holds a character that no IP address or CIDR has; write an address such as 192.0.2.1 or a CIDR such as 192.0.2.0/24"#,
+            r#""localhost" has a character that no IP address or CIDR has; write an address such as 192.0.2.1 or a CIDR such as 192.0.2.0/24"#,
         ),
         (
             "10.0.0.0/33",
@@ -195,7 +192,7 @@ fn every_problem_of_a_list_is_reported_with_its_place() {
             r#"spec.allowedIPs[0]: "10.0.0.1/8" has host bits set; did you mean "10.0.0.0/8"?"#,
             "spec.allowedIPs[3]: entries 1 and 3 are both 2001:db8::/32; remove one of them",
             "spec.allowedIPs[4]: entries 2 and 4 are both 10.0.0.1/32; remove one of them",
-            r#"spec.allowedIPs[5]: "x" holds a character that no IP address or CIDR has; write an address such as 192.0.2.1 or a CIDR such as 192.0.2.0/24"#,
+            r#"spec.allowedIPs[5]: "x" has a character that no IP address or CIDR has; write an address such as 192.0.2.1 or a CIDR such as 192.0.2.0/24"#,
         ]
     );
 }
@@ -323,7 +320,7 @@ proptest! {
     fn a_suggestion_is_accepted_and_a_refusal_is_printable(entry in entry()) {
         if let Err(refusal) = Network::parse(&entry) {
             let message = refusal.to_string();
-            prop_assert!(message.bytes().all(|octet| matches!(octet, b' '..=b'~')), "{message}");
+            prop_assert!(message.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{message}");
             if let Some(suggestion) = refusal.suggestion() {
                 prop_assert!(Network::parse(suggestion).is_ok(), "{message}");
                 prop_assert_ne!(suggestion, entry);

@@ -32,7 +32,7 @@ fn every_case_has_its_address_or_reason() {
         let lines: Vec<Vec<u8>> = headers
             .iter()
             .filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for"))
-            .map(|(_, value)| value.chars().map(|octet| u8::try_from(octet).unwrap()).collect())
+            .map(|(_, value)| value.chars().map(|byte| u8::try_from(byte).unwrap()).collect())
             .collect();
         let found = match resolve(&source(mode), peer, &lines) {
             Ok(address) => address.to_string(),
@@ -90,11 +90,11 @@ fn an_entry_may_have_a_port_that_is_a_port() {
 
 #[test]
 fn tab_and_printable_ascii_are_the_only_octets_even_where_nothing_is_read() {
-    for octet in 0..=u8::MAX {
-        let line = [&[octet], &b",192.0.2.1"[..]].concat();
-        let is_allowed = octet == b'\t' || octet == b' ' || octet.is_ascii_graphic();
+    for byte in 0..=u8::MAX {
+        let line = [&[byte], &b",192.0.2.1"[..]].concat();
+        let is_allowed = byte == b'\t' || byte == b' ' || byte.is_ascii_graphic();
         let expected = if is_allowed { Ok([192, 0, 2, 1].into()) } else { Err(Unresolved::BadByte) };
-        assert_eq!(resolve(&source("hops:1"), [10, 0, 0, 5].into(), &[line]), expected, "{octet:#04x}");
+        assert_eq!(resolve(&source("hops:1"), [10, 0, 0, 5].into(), &[line]), expected, "{byte:#04x}");
     }
 }
 
@@ -143,13 +143,13 @@ fn an_unusable_flag_is_told_what_would_be_good() {
 /// The rule as written down: collect the items, then walk from the right.
 fn walk_from_the_right(source: &ClientAddressSource, peer: IpAddr, lines: &[Vec<u8>]) -> Result<IpAddr, Unresolved> {
     let joined = lines.join(&b',');
-    let items: Vec<_> = joined.split(|octet| *octet == b',').rev().map(parse_item).collect();
+    let items: Vec<_> = joined.split(|byte| *byte == b',').rev().map(parse_item).collect();
     match source {
         ClientAddressSource::Peer => Ok(peer),
         ClientAddressSource::XffProxies(proxies) if !is_in(proxies, peer) => Ok(peer),
         _ if lines.is_empty() => Err(Unresolved::Missing),
         _ if lines.concat().len() > 8192 => Err(Unresolved::TooLong),
-        _ if joined.iter().any(|octet| !(b' '..=b'~').contains(octet) && *octet != b'\t') => Err(Unresolved::BadByte),
+        _ if joined.iter().any(|byte| !(b' '..=b'~').contains(byte) && *byte != b'\t') => Err(Unresolved::BadByte),
         ClientAddressSource::XffHops(hops) => {
             let hops = usize::from(hops.get());
             let ours = items.get(..hops).ok_or(Unresolved::TooShort)?;
@@ -230,9 +230,9 @@ proptest! {
 
     #[test]
     fn a_mapped_peer_and_its_ipv4_address_are_the_same(
-        source in any_source(), octets in any::<[u8; 2]>(), lines in any_lines(),
+        source in any_source(), bytes in any::<[u8; 2]>(), lines in any_lines(),
     ) {
-        let peer = Ipv4Addr::new(10, 0, octets[0] & 1, octets[1]);
+        let peer = Ipv4Addr::new(10, 0, bytes[0] & 1, bytes[1]);
         let mapped = peer.to_ipv6_mapped().into();
         prop_assert_eq!(
             resolve(&source, mapped, &lines),
