@@ -1,8 +1,8 @@
-//! When each key was last used, and what the API server has of that; and when it was last denied: three numbers for each slot
-//! of the keyring.
+//! Three times for each slot of the keyring: when the key was last used, the last use that the API server has, and when the
+//! key was last denied.
 //!
-//! The table grows by chunks, each twice as long as the one before, that stay where they are: whoever decides never
-//! waits for whoever makes room.
+//! The table grows by chunks, each twice as long as the one before. Chunks never move, so decisions never wait while the
+//! table grows.
 
 use std::iter::zip;
 use std::sync::OnceLock;
@@ -10,109 +10,109 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use jiff::Timestamp;
 
-/// When keys were last used: written by everyone who decides, without waiting or allocating.
-pub struct Marks {
-    chunks: [OnceLock<Box<[Mark]>>; CHUNKS],
+/// When keys were last used. Every thread that decides writes it, without waiting or allocating.
+pub struct LastUses {
+    chunks: [OnceLock<Box<[Times]>>; CHUNKS],
 }
 
 #[derive(Default)]
-struct Mark {
+struct Times {
     used: AtomicU32,
     written: AtomicU32,
     denied: AtomicU32,
 }
 
-/// When one key was last used. Seconds since 1970, which last until 2106; 0 is never.
+/// When one key was last used, in seconds since 1970, which suffice until 2106. 0: never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// The last use that this verifier knows of by itself.
+    /// The last use at this verifier.
     pub used: u32,
-    /// The last use that the API server is known to have.
+    /// The last use that the API server has, as far as the watch has shown.
     pub written: u32,
 }
 
+/// Binary logarithm of the first chunk's length.
 const FIRST_CHUNK_BITS: u32 = 10;
-/// As many as any 32-bit slot needs.
+/// Enough for every 32-bit slot.
 const CHUNKS: usize = 33 - FIRST_CHUNK_BITS as usize;
 
-/// The second that `time` is in, as it stands in a [`Usage`].
+/// `time` as in a [`Usage`]: whole seconds since 1970.
 pub fn second(time: Timestamp) -> u32 {
     u32::try_from(time.as_second().max(0)).unwrap_or(u32::MAX)
 }
 
 impl Usage {
-    /// Whether there is a use that the API server does not have.
+    /// Whether the API server does not have the last use.
     pub fn is_unwritten(self) -> bool {
         self.used > self.written
     }
 
-    /// The last use of which anything is known.
+    /// The last use, here or in the API.
     pub fn last(self) -> u32 {
         self.used.max(self.written)
     }
 }
 
-impl Marks {
-    /// Makes room for all slots below `slots`. To be called before anyone learns of such a slot.
+impl LastUses {
+    /// Makes room for all slots below `slots`. Call it before a keyring with such a slot is published.
     pub fn reach(&self, slots: u32) {
         let Some(last) = slots.checked_sub(1) else { return };
         for (chunk, bits) in zip(&self.chunks, FIRST_CHUNK_BITS..).take(place(last).0 + 1) {
-            chunk.get_or_init(|| (0..1_u64 << bits).map(|_| Mark::default()).collect());
+            chunk.get_or_init(|| (0..1_u64 << bits).map(|_| Times::default()).collect());
         }
     }
 
-    /// Takes note of a use. A slot for which there is no room is passed over.
+    /// Notes a use. Does nothing for a slot without room.
     pub fn note(&self, slot: u32, second: u32) {
-        // A load is almost free, and each key needs more than that only once a second.
-        if let Some(mark) = self.mark(slot)
-            && mark.used.load(Ordering::Relaxed) < second
+        // A load is almost free, and each key needs a write only once a second.
+        if let Some(times) = self.times(slot)
+            && times.used.load(Ordering::Relaxed) < second
         {
-            mark.used.fetch_max(second, Ordering::Release);
+            times.used.fetch_max(second, Ordering::Release);
         }
     }
 
-    /// Takes note of a denial, and answers whether it is the first one in this second. One in a slot for which there is no
-    /// room is not.
+    /// Notes a denial. True if it is the first one of this key in this second, false for a slot without room.
     pub fn note_denial(&self, slot: u32, second: u32) -> bool {
-        let is_new = |mark: &Mark| {
-            let denied = &mark.denied;
+        let is_new = |times: &Times| {
+            let denied = &times.denied;
             denied.load(Ordering::Relaxed) != second && denied.swap(second, Ordering::Relaxed) != second
         };
-        self.mark(slot).is_some_and(is_new)
+        self.times(slot).is_some_and(is_new)
     }
 
-    /// Takes note of what the API server has.
+    /// Notes the last use that the API server has.
     pub fn note_written(&self, slot: u32, second: u32) {
-        if let Some(mark) = self.mark(slot) {
-            mark.written.fetch_max(second, Ordering::AcqRel);
+        if let Some(times) = self.times(slot) {
+            times.written.fetch_max(second, Ordering::AcqRel);
         }
     }
 
-    /// What is known of a slot.
+    /// The last use of a slot.
     pub fn usage(&self, slot: u32) -> Usage {
-        self.mark(slot).map(Mark::read).unwrap_or_default()
+        self.times(slot).map(Times::read).unwrap_or_default()
     }
 
-    /// What is known of all slots that there is room for, in their order.
+    /// The last uses of all slots with room, in order.
     pub fn all(&self) -> impl Iterator<Item = (u32, Usage)> {
-        let marks = self.chunks.iter().map_while(OnceLock::get).flatten();
-        zip(0.., marks).map(|(slot, mark)| (slot, mark.read()))
+        let last_uses = self.chunks.iter().map_while(OnceLock::get).flatten();
+        zip(0.., last_uses).map(|(slot, times)| (slot, times.read()))
     }
 
-    fn mark(&self, slot: u32) -> Option<&Mark> {
+    fn times(&self, slot: u32) -> Option<&Times> {
         let (chunk, offset) = place(slot);
         self.chunks.get(chunk)?.get()?.get(offset)
     }
 }
 
-impl Mark {
+impl Times {
     fn read(&self) -> Usage {
-        // Whoever sees a write here is to see all that was told before it; and a use, the keyring that it was made under.
+        // Acquire: a thread that sees a write here also sees what came before it, and with a use, its keyring.
         Usage { written: self.written.load(Ordering::Acquire), used: self.used.load(Ordering::Acquire) }
     }
 }
 
-impl Default for Marks {
+impl Default for LastUses {
     fn default() -> Self {
         Self { chunks: [const { OnceLock::new() }; CHUNKS] }
     }
@@ -146,43 +146,43 @@ mod tests {
 
     #[test]
     fn room_is_made_and_what_is_noted_stays() {
-        let marks = Marks::default();
-        marks.note(0, 7);
-        assert_eq!(marks.usage(0), Usage::default(), "no room yet");
-        marks.reach(0);
-        assert_eq!(marks.all().count(), 0);
-        marks.reach(1);
-        marks.note(0, 7);
-        marks.reach(5000);
-        marks.reach(3);
-        marks.note(4999, 9);
-        marks.note_written(4999, 8);
-        assert_eq!(marks.usage(0), Usage { used: 7, written: 0 });
-        let all: Vec<_> = marks.all().filter(|(_, usage)| usage.last() > 0).collect();
+        let last_uses = LastUses::default();
+        last_uses.note(0, 7);
+        assert_eq!(last_uses.usage(0), Usage::default(), "no room yet");
+        last_uses.reach(0);
+        assert_eq!(last_uses.all().count(), 0);
+        last_uses.reach(1);
+        last_uses.note(0, 7);
+        last_uses.reach(5000);
+        last_uses.reach(3);
+        last_uses.note(4999, 9);
+        last_uses.note_written(4999, 8);
+        assert_eq!(last_uses.usage(0), Usage { used: 7, written: 0 });
+        let all: Vec<_> = last_uses.all().filter(|(_, usage)| usage.last() > 0).collect();
         assert_eq!(all, [(0, Usage { used: 7, written: 0 }), (4999, Usage { used: 9, written: 8 })]);
-        assert!((5000..10_000).contains(&marks.all().count()));
+        assert!((5000..10_000).contains(&last_uses.all().count()));
     }
 
     #[test]
     fn nothing_goes_backwards_whoever_comes_last() {
-        let marks = Marks::default();
-        marks.reach(1);
+        let last_uses = LastUses::default();
+        last_uses.reach(1);
         thread::scope(|scope| {
             for thread in 0..4 {
-                let marks = &marks;
+                let last_uses = &last_uses;
                 scope.spawn(move || {
                     for step in 0..10_000 {
-                        marks.note(0, step * 4 + thread);
-                        assert!(marks.usage(0).used >= step * 4 + thread);
+                        last_uses.note(0, step * 4 + thread);
+                        assert!(last_uses.usage(0).used >= step * 4 + thread);
                     }
                 });
             }
         });
-        assert_eq!(marks.usage(0).used, 39_999);
-        marks.note_written(0, 50_000);
-        marks.note_written(0, 40_000);
-        assert_eq!(marks.usage(0), Usage { used: 39_999, written: 50_000 });
-        assert!(!marks.usage(0).is_unwritten());
+        assert_eq!(last_uses.usage(0).used, 39_999);
+        last_uses.note_written(0, 50_000);
+        last_uses.note_written(0, 40_000);
+        assert_eq!(last_uses.usage(0), Usage { used: 39_999, written: 50_000 });
+        assert!(!last_uses.usage(0).is_unwritten());
     }
 
     #[test]
