@@ -1,7 +1,7 @@
 //! The API server's reviews over HTTP: `/mutate` and `/validate`, a POST of JSON each.
 //!
-//! A review that can be read is answered with 200 and a verdict. What cannot be read is answered in plain text, which
-//! the API server repeats to whoever it asks for.
+//! The answer to a review is 200 and a verdict. Anything else is answered in plain text, which the API server repeats to its
+//! user.
 
 use std::time::Duration;
 
@@ -20,15 +20,15 @@ use crate::serve::connections::{BodyLimits, Limits, plain_text};
 use keywright_core::admission::review::Request as ReviewRequest;
 use keywright_core::admission::{Phase, Verdict, judge};
 
-/// What the API server may take up, and whoever else reaches the port.
+/// The limits of connections.
 ///
-/// A connection may lie idle for longer than an API server keeps one (90 s), so that it is always the API server that
-/// closes: a review sent into a connection that is just being closed here would be lost, and the request with it. For
-/// the same reason its end is taken leave of. The API server never sends a review twice, so none may be cut off. For those
-/// who were told of this replica by a Service there is the Pod's preStop pause, before that.
+/// The API server never sends a review twice, so none may be lost. It keeps an idle connection for 90 s. The limit here is
+/// longer, so that the API server closes first: a review that it sends while the connection is being closed here is lost,
+/// and the user's request with it. For the same reason there is `leave_taking`. The Pod's preStop pause comes before that,
+/// for connections through the Service.
 pub const LIMITS: Limits = Limits {
     head: 16 * 1024,
-    body: 8 * 1024 * 1024, // two objects, each as large as the API server takes
+    body: 8 * 1024 * 1024, // two objects of the API server's maximum size
     read_timeout: Duration::from_secs(15),
     idle_timeout: Duration::from_secs(120),
     connections: 512,
@@ -39,11 +39,11 @@ pub const LIMITS: Limits = Limits {
 
 /// At most 56 MiB of bodies. An ApiKey that fills every field has about 64 KiB, twice in an update.
 ///
-/// The API server waits 10 s or less, as the webhook configurations say; there is no use in waiting for longer.
+/// The webhook configurations let the API server wait at most 10 s, so a longer timeout is useless.
 pub const BODY_LIMITS: BodyLimits =
     BodyLimits { largest: 3 * 1024 * 1024, small: 64 * 1024, large_at_once: 8, timeout: Duration::from_secs(10) };
 
-/// Paths that are repeated in a log line about a refusal.
+/// Field paths in a log line about a refusal.
 const MAX_LOGGED: usize = 8;
 
 /// Answers the reviews of the API server.
@@ -59,11 +59,11 @@ struct ReviewLabels {
 }
 
 impl Webhook {
-    /// A webhook that judges at the time that `now` tells, and counts in `registry`.
+    /// A webhook that takes the time from `now`, and registers its metrics.
     pub fn new(now: fn() -> Timestamp, registry: &mut Registry) -> Self {
         let reviews = Family::<ReviewLabels, Counter>::default();
         registry.register("admission_reviews", "Reviews, by webhook and verdict", reviews.clone());
-        // All are there from the start, at 0: a rate needs a value to rise from.
+        // All exist from the start, at 0: a rate needs a first value.
         for webhook in ["mutate", "validate"] {
             for allowed in ["true", "false"] {
                 drop(reviews.get_or_create(&ReviewLabels { allowed, webhook }));
@@ -90,12 +90,12 @@ impl Webhook {
         let review = match ReviewRequest::read(request.body()) {
             Ok(review) => review,
             Err(malformed) => {
-                warn!(webhook, octets = request.body().len(), "a request could not be read");
+                warn!(webhook, bytes = request.body().len(), %malformed, "refused a request that is not an AdmissionReview");
                 return plain_text(StatusCode::BAD_REQUEST, malformed.to_string());
             }
         };
         let verdict = judge(phase, &review, (self.now)());
-        self.tell(webhook, &review, &verdict);
+        self.log_and_count(webhook, &review, &verdict);
         match review.answer(&verdict) {
             Ok(body) => {
                 let mut response = Response::new(Full::from(body));
@@ -103,14 +103,17 @@ impl Webhook {
                 response
             }
             Err(error) => {
-                error!(%error, "an answer cannot be written as JSON");
-                plain_text(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be written as JSON")
+                error!(%error, "cannot write an answer as JSON: report this as a bug");
+                plain_text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the webhook cannot write its answer as JSON; its log says why",
+                )
             }
         }
     }
 
-    /// Log and metrics: who asked about which object, and never what is in it.
-    fn tell(&self, webhook: &'static str, review: &ReviewRequest<'_>, verdict: &Verdict) {
+    /// Logs and counts a verdict: who asked about which object, never the object's content.
+    fn log_and_count(&self, webhook: &'static str, review: &ReviewRequest<'_>, verdict: &Verdict) {
         let (namespace, name, user) = (&*review.namespace, &*review.object_name(), &*review.user);
         let operation = review.operation;
         let allowed = match verdict {
@@ -133,7 +136,7 @@ impl Webhook {
     }
 }
 
-/// Whether the body is JSON, whatever parameters stand behind that.
+/// Whether the content type is JSON, with any parameters.
 fn is_json(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default();

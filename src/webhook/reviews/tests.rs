@@ -123,7 +123,7 @@ async fn a_body_may_have_3_mib() {
             let answer = running.exchange(&request);
             assert_eq!(statuses(&answer), [status], "{length}");
             if status == 413 {
-                assert!(answer.ends_with("the request is longer than 3145728 octets"), "{answer}");
+                assert!(answer.ends_with("the request is longer than 3145728 bytes"), "{answer}");
             }
         }
     }
