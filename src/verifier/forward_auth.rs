@@ -1,8 +1,8 @@
 //! Forward authentication over HTTP, as nginx, Traefik and Envoy ask it: a request's head in, an answer out.
 //!
-//! Header names are compared whole; lines are taken as they stand, in order, never joined. What a client sends can
-//! change neither what the route demands, which is in the proxy's URL, nor the `X-Keywright-*` headers of an answer,
-//! which are all always set.
+//! Header names must match completely. Header lines are taken in order, and never joined. A client cannot change what the
+//! route requires, because that is in the proxy's URL. It cannot forge `X-Keywright-*` headers, because an answer always sets
+//! all of them.
 
 use std::mem;
 use std::net::IpAddr;
@@ -25,17 +25,17 @@ use keywright_core::verify::{self, InvalidRoute, Permit, Route};
 pub struct ForwardAuth {
     decisions: Decisions,
     client_address_source: ClientAddressSource,
-    /// The headers of an allow, without what they say: to copy them is cheaper than to enter each.
+    /// The headers of an allow, with empty values: copying the map is cheaper than inserting each header.
     allow_headers: HeaderMap,
 }
 
-/// The one path that is answered.
+/// The only path.
 const PATH: &str = "/verify";
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// What an answer says of a key: its prefix, namespace, name, owner and scopes.
+/// The headers about a key: its prefix, namespace, name, owner and scopes.
 const IDENTITY: [HeaderName; 5] = [
     HeaderName::from_static("x-keywright-key"),
     HeaderName::from_static("x-keywright-namespace"),
@@ -58,14 +58,14 @@ const BAD_REQUEST: ProblemDocument = ProblemDocument {
 };
 
 impl ForwardAuth {
-    /// A verifier that takes the address of the client from `client_address_source`.
+    /// Answers with `decisions`, and takes the client's address from `client_address_source`.
     pub fn new(decisions: Decisions, client_address_source: ClientAddressSource) -> Self {
         let mut allow_headers: HeaderMap = IDENTITY.map(|name| (name, NOTHING)).into_iter().collect();
         allow_headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Self { decisions, client_address_source, allow_headers }
     }
 
-    /// Answers a request that `peer` sent.
+    /// Answers a request from `peer`.
     pub fn answer(&self, request: &Request<()>, peer: IpAddr) -> Response<Full<Bytes>> {
         if !has_one_host(request) {
             let mut response = BAD_REQUEST.into_response();
@@ -91,16 +91,16 @@ impl ForwardAuth {
                 response
             }
             Ok(Err(error)) => {
-                // The keyring takes in no text that does not fit; if it ever does, nobody gets in by it.
-                error!(%error, "an identity does not fit into a header");
+                // The keyring refuses such texts. If one gets through, the request is not allowed.
+                error!(%error, "refused a request: the key's identity is not valid in a header. Report this as a bug");
                 INTERNAL_SERVER_ERROR.into_response()
             }
             Err(answer) => answer.into_response(),
         }
     }
 
-    /// The headers that tell the proxy whose key it is: all of them, empty where there is nothing to say, so that none
-    /// that a client made up is left standing.
+    /// The headers about the key, for the proxy. All of them are set, some to an empty value, so that they replace any header
+    /// that a client has forged.
     fn identity(&self, permit: &Permit<'_>) -> Result<HeaderMap, InvalidHeaderValue> {
         let (entry, prefix) = (permit.entry(), permit.prefix());
         let texts = [prefix.as_str(), entry.namespace(), entry.name(), entry.owner(), entry.scopes()];
@@ -116,7 +116,7 @@ impl ForwardAuth {
     }
 }
 
-/// An HTTP/1.1 request has exactly one Host, and a request before that at most one (RFC 9112, 3.2).
+/// Whether an HTTP/1.1 request has exactly one Host, and an older request at most one (RFC 9112, 3.2).
 fn has_one_host(request: &Request<()>) -> bool {
     match lines(request.headers(), &HOST).count() {
         0 => request.version() < Version::HTTP_11,
@@ -124,7 +124,7 @@ fn has_one_host(request: &Request<()>) -> bool {
     }
 }
 
-/// The values of all lines of a name, in the order in which they came.
+/// The values of all lines with this name, in order.
 fn lines<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> + use<'h> {
     headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
 }
