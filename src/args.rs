@@ -1,5 +1,5 @@
-//! The command line. Flags are read into types here, so that an unusable value is refused with what would be good, and
-//! turned into each role's options; each has a twin in the environment.
+//! The command line. Parses flags into types, so that a bad value is refused with an example of a good one, and makes each
+//! role's options of them. Each flag has an environment variable.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -23,56 +23,56 @@ use keywright_core::{duration, usage};
 #[derive(Debug, Parser)]
 #[command(name = "keywright", version, about)]
 pub struct Arguments {
-    /// What to run.
+    /// The role to run.
     #[command(subcommand)]
     pub role: Role,
 }
 
-/// What to run.
+/// The roles of the program.
 #[derive(Debug, Subcommand)]
 pub enum Role {
-    /// Makes what ApiKeys declare true: issues, delivers, expires and revokes keys.
+    /// Reconciles ApiKeys: issues, delivers, expires and revokes keys.
     Controller(ControllerArguments),
-    /// Tells proxies whether a request may enter.
+    /// Answers proxies whether a request may pass.
     Verifier(VerifierArguments),
-    /// Answers the API server's questions whether an ApiKey may be created or edited.
+    /// Validates and completes ApiKeys for the API server, as an admission webhook.
     Webhook(WebhookArguments),
-    /// Looks after the webhook's certificate authority, once. Repeatable; changes nothing where nothing is wrong.
+    /// Creates or renews the webhook's certificate authority (CA), then exits. Safe to repeat.
     Certificates(CertificatesArguments),
-    /// Prints the CustomResourceDefinitions as YAML, or writes them to a folder.
+    /// Prints the CustomResourceDefinitions as YAML, or writes them into a folder.
     Crds(CrdsArguments),
 }
 
-/// What everything needs that talks to Kubernetes.
+/// Flags of every role that uses the Kubernetes API.
 #[derive(Debug, Args)]
 pub struct ProgramArguments {
-    /// The kubeconfig file; else KUBECONFIG, else the Pod's ServiceAccount. An HTTP proxy on the way there is taken from the
-    /// file's proxy-url, else from HTTPS_PROXY, HTTP_PROXY or ALL_PROXY where NO_PROXY does not name the API server.
+    /// The kubeconfig file. Default: KUBECONFIG, or else the Pod's ServiceAccount. An HTTP proxy comes from the file's
+    /// proxy-url, or else from HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, unless NO_PROXY names the API server.
     #[arg(long, env = "KEYWRIGHT_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// The system namespace, where records and leases are.
+    /// The system namespace, with the records and the lease.
     #[arg(long, env = "KEYWRIGHT_NAMESPACE", default_value = "keywright-system")]
     pub namespace: String,
 
-    /// How log lines look.
+    /// The format of log lines.
     #[arg(long, env = "KEYWRIGHT_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
 
-    /// What is logged, in the syntax of tracing: info, or keywright=debug,warn.
+    /// Which lines to log, in the syntax of tracing, such as info or keywright=debug,warn.
     #[arg(long, env = "KEYWRIGHT_LOG_FILTER", default_value = "info", value_parser = log_filter)]
     pub log_filter: String,
 }
 
-/// What every server needs.
+/// Flags of every server.
 #[derive(Debug, Args)]
 pub struct ServerArguments {
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields are documented")]
     pub program: ProgramArguments,
 
-    /// Where /healthz, /readyz and /metrics answer. Absent: at port 9090 of all
-    /// addresses, `[::]:9090`, or `0.0.0.0:9090` where there is no IPv6.
+    /// The address for /healthz, /readyz and /metrics. Default: port 9090 of all addresses
+    /// (`[::]:9090`, or `0.0.0.0:9090` without IPv6).
     #[arg(long, env = "KEYWRIGHT_ADMIN_ADDRESS", value_name = "ADDRESS:PORT")]
     pub admin_address: Option<SocketAddr>,
 }
@@ -84,31 +84,31 @@ pub struct ControllerArguments {
     #[expect(missing_docs, reason = "its fields are documented")]
     pub server: ServerArguments,
 
-    /// Work only while holding the lease keywright-controller; a standby is Ready.
+    /// Reconcile only while holding the lease keywright-controller. A standby is ready too.
     #[arg(
         long, env = "KEYWRIGHT_LEADER_ELECT", value_name = "true|false", default_value_t = true,
         default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set
     )]
     pub leader_elect: bool,
 
-    /// How long the record of a revoked key stays.
+    /// How long to keep the tombstone (the record) of a revoked key.
     #[arg(long, env = "KEYWRIGHT_TOMBSTONE_RETENTION", default_value = "90d", value_name = "DURATION", value_parser = any_duration)]
     pub tombstone_retention: SignedDuration,
 
-    /// How many such records of generated keys each namespace's ApiKeys leave behind: beyond that the oldest go early, once
-    /// they are an hour old. Those of submitted digests stay.
+    /// Maximum number of tombstones of generated keys per namespace. Beyond it, the oldest that are more than an hour old
+    /// are removed early. Tombstones of submitted digests stay.
     #[arg(long, env = "KEYWRIGHT_TOMBSTONES_PER_NAMESPACE", default_value_t = 2000, value_name = "RECORDS")]
     pub tombstones_per_namespace: u32,
 
-    /// How many ApiKeys are worked on at a time.
+    /// How many ApiKeys to reconcile at the same time.
     #[arg(long, env = "KEYWRIGHT_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: u16,
 
-    /// At the latest after this time every ApiKey is looked at again; longer where that would cost 50 reads a second.
+    /// How often to reconcile every ApiKey without a change. Longer if that would cost more than 50 reads a second.
     #[arg(long, env = "KEYWRIGHT_RESYNC", default_value = "10m", value_name = "DURATION", value_parser = positive_duration)]
     pub resync: Duration,
 
-    /// Look after the ApiKeys of this namespace only. Absent: of all.
+    /// Watch only this namespace. Default: all namespaces.
     #[arg(long, env = "KEYWRIGHT_WATCH_NAMESPACE", value_name = "NAMESPACE")]
     pub watch_namespace: Option<String>,
 }
@@ -120,57 +120,56 @@ pub struct VerifierArguments {
     #[expect(missing_docs, reason = "its fields are documented")]
     pub server: ServerArguments,
 
-    /// Where proxies ask over HTTP: /verify. Absent: at port 8080 of all
-    /// addresses, `[::]:8080`, or `0.0.0.0:8080` where there is no IPv6.
+    /// The address for proxies that ask over HTTP, at /verify. Default: port 8080 of all addresses
+    /// (`[::]:8080`, or `0.0.0.0:8080` without IPv6).
     #[arg(long, env = "KEYWRIGHT_HTTP_ADDRESS", value_name = "ADDRESS:PORT")]
     pub http_address: Option<SocketAddr>,
 
-    /// Where Envoys ask over gRPC: envoy.service.auth.v3.Authorization/Check. Absent: at port 9001 of all
-    /// addresses, `[::]:9001`, or `0.0.0.0:9001` where there is no IPv6.
+    /// The address for Envoy, which asks over gRPC: envoy.service.auth.v3.Authorization/Check. Default: port 9001 of all
+    /// addresses (`[::]:9001`, or `0.0.0.0:9001` without IPv6).
     #[arg(long, env = "KEYWRIGHT_GRPC_ADDRESS", value_name = "ADDRESS:PORT")]
     pub grpc_address: Option<SocketAddr>,
 
-    /// Whose address a request over HTTP comes from: peer, xff-hops=N or xff-proxies=CIDR,...
+    /// Where the client's address of an HTTP request comes from: peer, xff-hops=N or xff-proxies=CIDR,...
     #[arg(long, env = "KEYWRIGHT_HTTP_CLIENT_IP", default_value = "xff-hops=1", value_name = "SOURCE")]
     pub http_client_ip: ClientAddressSource,
 
-    /// Whose address a request over gRPC comes from: peer (what Envoy says of the connection), xff-hops=N or
+    /// Where the client's address of a gRPC request comes from: peer (the client of Envoy), xff-hops=N or
     /// xff-proxies=CIDR,...
     #[arg(long, env = "KEYWRIGHT_GRPC_CLIENT_IP", default_value = "peer", value_name = "SOURCE")]
     pub grpc_client_ip: ClientAddressSource,
 
-    /// For how long to answer without hearing from the API server.
+    /// How old the records may be before the verifier answers 503.
     #[arg(long, env = "KEYWRIGHT_LEASE_DURATION", default_value = "10m", value_name = "DURATION", value_parser = positive_duration)]
     pub lease_duration: Duration,
 
-    /// How far the last use of a key may be behind in its record, where the budget allows that.
+    /// How late lastUsedAt may be, if the write budget allows.
     #[arg(long, env = "KEYWRIGHT_LAST_USED_GRANULARITY", default_value = "60s", value_name = "DURATION", value_parser = positive_duration)]
     pub last_used_granularity: Duration,
 
-    /// How many last uses all verifiers together write in a second; with more keys in use, the granularity grows. The
-    /// same for all of them. 0: none is ever written.
+    /// How many last uses all verifiers together write per second. With more keys in use, lastUsedAt gets later. Set the same
+    /// value for all verifiers. 0: never write last uses.
     #[arg(long, env = "KEYWRIGHT_LAST_USED_WRITE_BUDGET", default_value_t = 20, value_name = "WRITES", value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub last_used_write_budget: u32,
 
-    /// How many of the connections that a listener takes one client address may have, an IPv6 network of 64 bits as one
-    /// address: raise it where all proxies come from one.
+    /// Maximum share of a listener's connections for one client address. An IPv6 /64 network counts as one address. Raise it
+    /// if all proxies have the same address.
     #[arg(long, env = "KEYWRIGHT_CONNECTIONS_PER_CLIENT", default_value_t = Share::DEFAULT, value_name = "PERCENT")]
     pub connections_per_client: Share,
 
-    /// Serve TLS with the certificate in this PEM file, read again when it changes, instead of plain text.
+    /// Serve TLS with the certificate in this PEM file, which is read again when it changes. Default: plain text.
     #[arg(long, env = "KEYWRIGHT_TLS_CERTIFICATE", value_name = "FILE", requires = "tls_key")]
     pub tls_certificate: Option<PathBuf>,
 
-    /// Its private key, a PEM file.
+    /// The private key of --tls-certificate, a PEM file.
     #[arg(long, env = "KEYWRIGHT_TLS_KEY", value_name = "FILE", requires = "tls_certificate")]
     pub tls_key: Option<PathBuf>,
 
-    /// Certificates of authorities, a PEM file, read again when it changes: let in clients only with a certificate by one
-    /// of them.
+    /// Accept only clients with a certificate by one of the CAs in this PEM file, which is read again when it changes.
     #[arg(long, env = "KEYWRIGHT_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_certificate")]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// Refuse connections in plain text. false: answer them as well, while proxies are switched to TLS or back.
+    /// Refuse plain text. false: accept plain text too, while proxies are switched to TLS or back.
     #[arg(
         long, env = "KEYWRIGHT_TLS_REQUIRED", value_name = "true|false", default_value_t = true, requires = "tls_certificate",
         default_missing_value = "true", num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set
@@ -185,33 +184,33 @@ pub struct WebhookArguments {
     #[expect(missing_docs, reason = "its fields are documented")]
     pub server: ServerArguments,
 
-    /// Where the API server asks: /mutate and /validate. Absent: at port 9443 of all
-    /// addresses, `[::]:9443`, or `0.0.0.0:9443` where there is no IPv6.
+    /// The address for the API server, which asks at /mutate and /validate. Default: port 9443 of all addresses
+    /// (`[::]:9443`, or `0.0.0.0:9443` without IPv6).
     #[arg(long, env = "KEYWRIGHT_HTTPS_ADDRESS", value_name = "ADDRESS:PORT")]
     pub https_address: Option<SocketAddr>,
 
-    /// A name or address by which the API server calls. Repeatable. Absent: keywright-webhook.NAMESPACE.svc
+    /// A name or address that the API server uses for the webhook. Repeatable. Default: keywright-webhook.NAMESPACE.svc
     #[arg(long, env = "KEYWRIGHT_SERVER_NAME", value_name = "NAME", value_delimiter = ',', value_parser = server_name)]
     pub server_name: Vec<String>,
 
-    /// How many of the connections that a listener takes one client address may have, an IPv6 network of 64 bits as one
-    /// address: raise it where all API servers come from one.
+    /// Maximum share of a listener's connections for one client address. An IPv6 /64 network counts as one address. Raise it
+    /// if all API servers have the same address.
     #[arg(long, env = "KEYWRIGHT_CONNECTIONS_PER_CLIENT", default_value_t = Share::DEFAULT, value_name = "PERCENT")]
     pub connections_per_client: Share,
 
-    /// Serve the certificate in this PEM file, read again when it changes, instead of making one.
+    /// Serve the certificate in this PEM file, which is read again when it changes. Default: issue one.
     #[arg(long, env = "KEYWRIGHT_TLS_CERTIFICATE", value_name = "FILE", requires = "tls_key")]
     pub tls_certificate: Option<PathBuf>,
 
-    /// Its private key, a PEM file.
+    /// The private key of --tls-certificate, a PEM file.
     #[arg(long, env = "KEYWRIGHT_TLS_KEY", value_name = "FILE", requires = "tls_certificate")]
     pub tls_key: Option<PathBuf>,
 
-    /// How long each certificate that is made here lasts; it is replaced after two thirds of that.
+    /// How long a certificate that the webhook issues is valid. It is renewed after two thirds of that.
     #[arg(long, env = "KEYWRIGHT_CERTIFICATE_LIFETIME", default_value_t = Shown(authority::CERTIFICATE_LIFETIME), value_name = "DURATION", value_parser = shown_duration)]
     pub certificate_lifetime: Shown,
 
-    /// How often to look at where certificates come from: the authority's Secret, or the files.
+    /// How often to read the CA's Secret, or the certificate files.
     #[arg(long, env = "KEYWRIGHT_CERTIFICATE_POLL", default_value = "10s", value_name = "DURATION", value_parser = positive_duration)]
     pub certificate_poll: Duration,
 }
@@ -223,8 +222,8 @@ pub struct CertificatesArguments {
     #[expect(missing_docs, reason = "its fields are documented")]
     pub program: ProgramArguments,
 
-    /// The name of a MutatingWebhookConfiguration and a ValidatingWebhookConfiguration that are to trust the authority.
-    /// Repeatable. Empty: none, only the Secret is looked after.
+    /// The name of the MutatingWebhookConfiguration and the ValidatingWebhookConfiguration that get the CA as caBundle.
+    /// Repeatable. Empty: write the Secret only.
     #[arg(
         long,
         env = "KEYWRIGHT_WEBHOOK_CONFIGURATION",
@@ -234,11 +233,11 @@ pub struct CertificatesArguments {
     )]
     pub webhook_configuration: Vec<String>,
 
-    /// Replace the authority although it is good. The one before stays trusted until the next time.
+    /// Replace the CA even if it is valid. The old CA stays trusted until the next rotation.
     #[arg(long, env = "KEYWRIGHT_ROTATE")]
     pub rotate: bool,
 
-    /// How long a new authority lasts; a run in the last third of that replaces it.
+    /// How long a new CA is valid. A run in the last third of that replaces it.
     #[arg(long, env = "KEYWRIGHT_AUTHORITY_LIFETIME", default_value_t = Shown(authority::LIFETIME), value_name = "DURATION", value_parser = shown_duration)]
     pub authority_lifetime: Shown,
 }
@@ -246,7 +245,7 @@ pub struct CertificatesArguments {
 /// Flags of `keywright crds`.
 #[derive(Debug, Args)]
 pub struct CrdsArguments {
-    /// Write one file a definition into this folder, instead of all to standard output.
+    /// Write one file per definition into this folder. Default: standard output.
     #[arg(long, env = "KEYWRIGHT_OUTPUT_DIRECTORY", value_name = "FOLDER")]
     pub output_directory: Option<PathBuf>,
 }
@@ -258,7 +257,7 @@ impl ServerArguments {
 }
 
 impl ControllerArguments {
-    /// The role's options; `hostname` tells replicas apart.
+    /// The role's options. `hostname` identifies the replica.
     pub fn options(&self, hostname: &str) -> controller::Options {
         let life: u64 = rand::rng().random();
         controller::Options {
@@ -298,7 +297,7 @@ impl VerifierArguments {
 }
 
 impl WebhookArguments {
-    /// Where the certificate comes from, if it is not made here.
+    /// The certificate's files, if the webhook does not issue it itself.
     pub fn pem_files(&self) -> Option<PemFiles> {
         pem_files(&self.tls_certificate, &self.tls_key, &None)
     }
@@ -335,7 +334,7 @@ impl CertificatesArguments {
     }
 }
 
-/// The command line has the first two together or not at all.
+/// The files of a certificate. The command line has the first two together or not at all.
 fn pem_files(
     certificate: &Option<PathBuf>,
     key: &Option<PathBuf>,
@@ -357,7 +356,7 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "must be at least 1s".to_owned())
 }
 
-/// A default that is a constant elsewhere, shown as it is written.
+/// A duration that help texts show as users write it.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown(pub SignedDuration);
 
@@ -372,7 +371,7 @@ fn shown_duration(text: &str) -> Result<Shown, String> {
     Ok(Shown(duration::parse(text).map_err(|problem| problem.to_string())?))
 }
 
-/// What a certificate can hold and a client can demand.
+/// Checks a name or address for a certificate.
 fn server_name(text: &str) -> Result<String, String> {
     match ServerName::try_from(text) {
         Ok(_) => Ok(text.to_owned()),
@@ -380,11 +379,11 @@ fn server_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Checked here and kept as text, because a filter cannot be cloned.
+/// Checks a log filter, and keeps the text because a filter cannot be cloned.
 fn log_filter(text: &str) -> Result<String, String> {
     match telemetry::log_filter(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(problem) => Err(format!("{problem}; info or keywright=debug,warn would be good")),
+        Err(problem) => Err(format!("{problem}; write info or keywright=debug,warn, for example")),
     }
 }
 

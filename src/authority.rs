@@ -1,9 +1,9 @@
-//! PURE. The webhook's certificate authority: what the Secret [`SECRET`] holds, whether it will do, what is to be done
-//! about it, and the certificates that it signs.
+//! PURE. The webhook's certificate authority (CA): reads and checks the Secret [`SECRET`], decides what to do about it, and
+//! issues certificates.
 //!
-//! Key pairs come from the caller. The one thing that is random in here is the number that each ECDSA signature needs;
-//! ring draws it from the operating system, inside of rcgen. Serial numbers are digests of keys that are used once, and
-//! so as good as random (RFC 5280, 4.1.2.2).
+//! Key pairs come from the caller. The only randomness in here is in ECDSA signatures: ring takes it from the operating
+//! system, inside rcgen. Serial numbers are digests of keys that are used once, so they are as good as random (RFC 5280,
+//! 4.1.2.2).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,30 +26,29 @@ use zeroize::Zeroizing;
 
 use crate::x509::{self, is_authority, may_sign, parse, validity_of};
 
-/// The Secret that holds the authority, of type `kubernetes.io/tls`.
+/// The Secret that holds the CA, of type `kubernetes.io/tls`.
 pub const SECRET: &str = "keywright-webhook-ca";
 
-/// Data key: the certificate of the authority that signs now, PEM.
+/// Data key: the certificate of the CA that signs now, PEM.
 pub const CERTIFICATE: &str = "tls.crt";
 /// Data key: its private key, PKCS#8 in PEM.
 pub const KEY: &str = "tls.key";
-/// Data key: every certificate that is trusted, the newest first, PEM. What `caBundle` holds.
+/// Data key: all trusted CA certificates, the newest first, PEM. The content of `caBundle`.
 pub const BUNDLE: &str = "ca.crt";
 
-/// How long an authority lasts. Only a run of `keywright certificates` can renew it, and an installation that works may
-/// see none for years; a year, as is usual where something renews all the time, would stop every edit of an ApiKey on
-/// its first birthday. Its reach is small: nobody trusts it but the API server, for one webhook, and `--rotate` ends it
-/// at any time.
+/// How long a CA is valid: ten years. Only `keywright certificates` renews it, and an installation that works may not run
+/// it for years. With one year, every edit of an ApiKey would fail after that. The risk is small: only the API server
+/// trusts it, for one webhook, and `--rotate` replaces it at any time.
 pub const LIFETIME: SignedDuration = SignedDuration::from_hours(3650 * 24);
 
-/// How long a replica's certificate lasts. It is renewed after two thirds, so a broken Secret can wait for more than
-/// two days to be mended. The private key never leaves the replica's memory: a shorter life would protect nothing.
+/// How long a replica's certificate is valid. It is renewed after two thirds, so a broken Secret may last for more than two
+/// days. The private key never leaves the replica's memory, so a shorter life would not protect more.
 pub const CERTIFICATE_LIFETIME: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// Certificates are valid from this long ago, as clocks differ.
+/// Certificates are valid from this long ago on, because clocks differ.
 const BACKDATING: SignedDuration = SignedDuration::from_hours(1);
 
-/// A certificate authority that signs now, and whose certificates are to be trusted beside its own.
+/// A CA that signs now, and the bundle of trusted CA certificates, its own included.
 #[derive(Debug)]
 pub struct Authority {
     certificate: CertificateDer<'static>,
@@ -59,7 +58,7 @@ pub struct Authority {
     bundle: Vec<CertificateDer<'static>>,
 }
 
-/// Why what the Secret holds is no authority to rely on.
+/// Why the Secret does not hold a usable CA.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Flaw {
     /// There is no such Secret.
@@ -68,85 +67,85 @@ pub enum Flaw {
     /// A data key is absent or empty.
     #[error("it has no {0}")]
     Missing(&'static str),
-    /// Something else than PEM, or PEM of something else.
+    /// A data key does not hold certificates in PEM.
     #[error("its {0} is damaged: not certificates in PEM")]
     NotPem(&'static str),
-    /// `tls.crt` must hold one certificate.
+    /// `tls.crt` does not hold exactly one certificate.
     #[error("its tls.crt holds {0} certificates instead of one")]
     NotOne(usize),
     /// The certificate with this index does not follow RFC 5280.
     #[error("its {0} is damaged: certificate {1} cannot be read")]
     Unreadable(&'static str, usize),
-    /// It is no certificate of a CA.
+    /// `tls.crt` is not a CA's certificate.
     #[error("its tls.crt may not sign certificates")]
     NotAuthority,
-    /// Not PKCS#8, or of an algorithm that is not supported. No detail: it would be a part of the key.
+    /// `tls.key` is not PKCS#8, or its algorithm is not supported. No details, because they would be a part of the key.
     #[error("its tls.key is damaged: not a private key as PKCS#8 in PEM")]
     NotKey,
-    /// The key is another certificate's.
+    /// `tls.key` belongs to another certificate.
     #[error("its tls.key does not belong to its tls.crt")]
     OtherKey,
-    /// It is to be used from a later time on.
+    /// `tls.crt` is valid from a later time on.
     #[error("its tls.crt is not valid before {0}")]
     NotYetValid(Timestamp),
-    /// Its time is over.
+    /// `tls.crt` has expired.
     #[error("its tls.crt expired at {0}")]
     Expired(Timestamp),
-    /// Nobody would trust what it signs.
-    #[error("its ca.crt does not hold its tls.crt: it is of another authority")]
+    /// `ca.crt` does not hold `tls.crt`, so clients would not trust what it signs.
+    #[error("its ca.crt does not hold its tls.crt: it is another CA's")]
     NotInBundle,
 }
 
-/// Why a certificate could not be made.
+/// Why a certificate could not be issued.
 #[derive(Debug, Error)]
 pub enum SigningError {
-    /// A server name that no certificate can hold, or a key that cannot sign.
+    /// A server name is not valid in certificates, or the key cannot sign.
     #[error("cannot sign a certificate: {0}")]
     Signature(#[from] rcgen::Error),
-    /// A time beyond the year 9999.
+    /// A time is beyond the year 9999.
     #[error("the certificate's time is out of range")]
     Time,
 }
 
-/// What is to be done about the Secret.
+/// What to do about the Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing.
+pub enum Upkeep {
+    /// Change nothing.
     Keep,
-    /// Some of the certificates that it trusts expired: leave them out.
+    /// Remove expired certificates from the bundle.
     Prune,
-    /// A new authority, as was asked for or as this one is in the last third of its life.
+    /// Replace the CA: this was requested, or it is in the last third of its life.
     Roll,
 }
 
 /// What one run of `keywright certificates` may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mandate {
-    /// Whether the webhook configurations can be written to. Without that, an authority that works stays: its successor
-    /// must be trusted before it signs.
+    /// Whether it writes the webhook configurations. If not, a valid CA stays, because the next one must be trusted before it
+    /// signs.
     pub publishes: bool,
-    /// Whether a new authority was asked for.
+    /// Whether a new CA was requested.
     pub rotates: bool,
 }
 
-/// A certificate for a server, and its key.
+/// A server's certificate and its key.
 #[derive(Debug)]
 pub struct Leaf {
-    /// It alone: its issuer is what the other side trusts.
+    /// The server's certificate alone. Clients trust its issuer.
     pub certificate: CertificateDer<'static>,
-    /// PKCS#8.
+    /// The private key, as PKCS#8.
     pub key: PrivateKeyDer<'static>,
-    /// The last moment of its life.
+    /// When the certificate expires.
     pub not_after: Timestamp,
-    /// When to have its successor.
+    /// When to issue the next certificate.
     pub renewal_at: Timestamp,
 }
 
 impl Authority {
-    /// Reads a Secret's data as of `now`.
+    /// Reads and checks a Secret's data at `now`.
     ///
     /// # Errors
-    /// Says what is wrong with it, and nothing of what it holds.
+    /// What is wrong with the data, without any of it.
     pub fn read(data: &BTreeMap<String, ByteString>, now: Timestamp) -> Result<Self, Flaw> {
         let mut certificates = certificates(data, CERTIFICATE)?;
         let count = certificates.len();
@@ -175,22 +174,22 @@ impl Authority {
         Ok(Self { certificate, not_before, not_after, key, bundle })
     }
 
-    /// A new authority, from `now` on for `lifetime`, which trusts itself alone.
+    /// A new CA, valid from `now` on for `lifetime`. Its bundle holds its own certificate only.
     ///
     /// # Errors
     /// If the key cannot sign, or the time is out of range.
     pub fn establish(key: KeyPair, lifetime: SignedDuration, now: Timestamp) -> Result<Self, SigningError> {
         let (not_before, not_after) = (seconds(now - BACKDATING), seconds_up(now, lifetime)?);
         let mut parameters = parameters(not_before, not_after, "keywright-webhook-ca")?;
-        // It signs servers' certificates, and no other authorities. No name constraints: it is trusted for one webhook
-        // alone, whose name the API server demands by itself.
+        // It may sign servers' certificates, but no other CAs. No name constraints: it is trusted for one webhook only, and
+        // the API server checks that name anyway.
         parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let certificate = parameters.self_signed(&key)?.der().clone();
         Ok(Self { bundle: vec![certificate.clone()], certificate, not_before, not_after, key })
     }
 
-    /// The same, which trusts these, too. One that it trusts already is not trusted twice.
+    /// This CA, with these certificates added to its bundle if they are not there yet.
     #[must_use]
     pub fn trusting(mut self, others: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
         for other in others {
@@ -206,40 +205,40 @@ impl Authority {
         &self.certificate
     }
 
-    /// What is trusted, the newest first.
+    /// The trusted CA certificates, the newest first.
     pub fn bundle(&self) -> &[CertificateDer<'static>] {
         &self.bundle
     }
 
-    /// The last moment of its life.
+    /// When the CA expires.
     pub fn not_after(&self) -> Timestamp {
         self.not_after
     }
 
-    /// From when on the next run of `keywright certificates` replaces it.
+    /// When `keywright certificates` may replace the CA: after two thirds of its life.
     pub fn renewal_at(&self) -> Timestamp {
         two_thirds(self.not_before, self.not_after)
     }
 
-    /// What is to be done about it.
-    pub fn judge(&self, mandate: Mandate, now: Timestamp) -> Verdict {
+    /// What to do about the CA at `now`.
+    pub fn judge(&self, mandate: Mandate, now: Timestamp) -> Upkeep {
         if mandate.publishes && (mandate.rotates || now >= self.renewal_at()) {
-            Verdict::Roll
+            Upkeep::Roll
         } else if unexpired(&self.bundle, now).len() < self.bundle.len() {
-            Verdict::Prune
+            Upkeep::Prune
         } else {
-            Verdict::Keep
+            Upkeep::Keep
         }
     }
 
-    /// The same without the certificates that expired.
+    /// This CA, with expired certificates removed from its bundle.
     #[must_use]
     pub fn pruned(mut self, now: Timestamp) -> Self {
         self.bundle = unexpired(&self.bundle, now);
         self
     }
 
-    /// All of the Secret's data.
+    /// The Secret's data.
     pub fn data(&self) -> BTreeMap<String, ByteString> {
         let key = Zeroizing::new(self.key.serialize_der());
         BTreeMap::from([
@@ -249,15 +248,15 @@ impl Authority {
         ])
     }
 
-    /// What `caBundle` is to hold: PEM.
+    /// The bundle for `caBundle`, as PEM.
     pub fn encoded_bundle(&self) -> Vec<u8> {
         encode(&self.bundle)
     }
 
-    /// A certificate for a server of these names or addresses, for `lifetime` or as long as the authority lasts.
+    /// A certificate for a server with these names or addresses, valid for `lifetime` or until the CA expires.
     ///
     /// # Errors
-    /// If a name cannot be in a certificate.
+    /// If a name is not valid in certificates.
     pub fn issue(
         &self,
         key: KeyPair,
@@ -267,13 +266,13 @@ impl Authority {
     ) -> Result<Leaf, SigningError> {
         let not_before = seconds(now - BACKDATING).max(self.not_before);
         let not_after = seconds_up(now, lifetime)?.min(self.not_after);
-        // The name is for people: servers are known by their alternative names (RFC 9525), and Go reads nothing else.
+        // The common name is for people. Clients check the alternative names (RFC 9525), and Go reads nothing else.
         let mut parameters = parameters(not_before, not_after, "keywright-webhook")?;
         parameters.subject_alt_names = CertificateParams::new(server_names)?.subject_alt_names;
         parameters.is_ca = IsCa::ExplicitNoCa;
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        // All authorities have one name: this tells Go which of the bundle it is.
+        // All our CAs have the same name: the identifier tells Go which one of the bundle it is.
         parameters.use_authority_key_identifier_extension = true;
         let issuer = Issuer::from_ca_cert_der(&self.certificate, &self.key)?;
         let certificate = parameters.signed_by(&key, &issuer)?.der().clone();
@@ -281,10 +280,10 @@ impl Authority {
     }
 }
 
-/// Whether a client that trusts `bundle` accepts `certificate` as of `now`, for each of the names.
+/// Whether a client that trusts `bundle` accepts `certificate` at `now`, for each of the names.
 ///
 /// # Errors
-/// The first reason why it does not.
+/// The first reason why it does not, to follow "the certificate is not valid".
 pub fn verify(
     certificate: &CertificateDer<'_>,
     bundle: &[CertificateDer<'static>],
@@ -292,23 +291,24 @@ pub fn verify(
     now: Timestamp,
 ) -> Result<(), String> {
     let mut roots = RootCertStore::empty();
-    // webpki does not look at the time of what is trusted; Go does.
+    // webpki does not check the dates of trusted certificates; Go does.
     roots.add_parsable_certificates(unexpired(bundle, now));
     let provider = Arc::new(ring::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-    let verifier = verifier.map_err(|_| "no certificate of its authority is valid".to_owned())?;
+    let verifier = verifier.map_err(|_| "because no CA certificate in the bundle is valid".to_owned())?;
     let since = u64::try_from(now.as_second()).unwrap_or_default();
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(since));
     for name in server_names {
-        let server_name = ServerName::try_from(name.as_str()).map_err(|_| format!("{name} is not a server's name"))?;
+        let server_name =
+            ServerName::try_from(name.as_str()).map_err(|_| format!("for {name}: this is not a server's name"))?;
         let verified = verifier.verify_server_cert(certificate, &[], &server_name, &[], now);
         verified.map_err(|problem| format!("for {name}: {problem}"))?;
     }
     Ok(())
 }
 
-/// The certificates in `text` (PEM) that are authorities' and valid at `now`; what cannot be read is left out. At most
-/// `limit`, the first ones.
+/// The first `limit` certificates in `text` (PEM) that are CA certificates and have not expired at `now`. What cannot be
+/// read is left out.
 pub fn salvage(text: &[u8], limit: usize, now: Timestamp) -> Vec<CertificateDer<'static>> {
     let blocks = pem::parse_many(text).unwrap_or_default().into_iter();
     let certificates = blocks.filter(|block| block.tag() == "CERTIFICATE");
@@ -319,12 +319,11 @@ pub fn salvage(text: &[u8], limit: usize, now: Timestamp) -> Vec<CertificateDer<
     certificates
 }
 
-/// What the Secret is to hold for as long as its next authority is made known: the certificates that are trusted then,
-/// and what signs now untouched, be it good or not.
+/// The Secret's data while the next CA is published: the new bundle, and the present CA unchanged, valid or not.
 pub fn staged(data: &BTreeMap<String, ByteString>, successor: &Authority) -> BTreeMap<String, ByteString> {
     let mut staged = data.clone();
     for key in [CERTIFICATE, KEY] {
-        // A Secret of this type must have both.
+        // A Secret of type `kubernetes.io/tls` must have both.
         staged.entry(key.to_owned()).or_default();
     }
     staged.insert(BUNDLE.to_owned(), ByteString(successor.encoded_bundle()));
@@ -378,7 +377,7 @@ fn parameters(not_before: Timestamp, not_after: Timestamp, name: &str) -> Result
     Ok(parameters)
 }
 
-/// Certificates know no fractions of a second: a start is rounded down, an end up, so that no life is shorter than asked.
+/// Rounded down: certificates have whole seconds. Ends are rounded up, so that no life is shorter than requested.
 fn seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }

@@ -1,8 +1,8 @@
-//! I/O. `keywright certificates`: looks after the Secret [`authority::SECRET`], and writes what it trusts into the
-//! webhook configurations. A run that finds everything as it should be changes nothing.
+//! I/O. `keywright certificates`: creates and renews the CA in the Secret [`authority::SECRET`], and writes its bundle into
+//! the webhook configurations. If everything is up to date, a run changes nothing.
 //!
-//! The Secret leads: `caBundle` is always made a copy of its `ca.crt`. A new authority therefore takes over in three
-//! steps, and whatever crashes between them leaves a webhook that works and is mended by the next run:
+//! The Secret is the source: `caBundle` becomes a copy of its `ca.crt`. So a new CA takes over in three steps. After a
+//! crash between any two of them the webhook still works, and the next run goes on:
 //!
 //! ```text
 //! Secret: ca.crt = new + old,          configurations:          Secret: tls.crt, tls.key = new
@@ -24,44 +24,44 @@ use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::authority::{self, Authority, BUNDLE, Flaw, Mandate, SECRET, Verdict};
+use crate::authority::{self, Authority, BUNDLE, Flaw, Mandate, SECRET, Upkeep};
 use crate::clock;
 use keywright_core::api::MANAGED_BY;
 
-/// What one run is told.
+/// The options of one run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The system namespace, where the Secret is.
+    /// The system namespace, with the Secret.
     pub namespace: String,
-    /// The names of the webhook configurations, of both kinds. None: only the Secret is looked after.
+    /// The names of the webhook configurations of both kinds. Empty: only the Secret is written.
     pub webhook_configurations: Vec<String>,
-    /// Whether to replace an authority that is good.
+    /// Whether to replace a valid CA.
     pub rotate: bool,
-    /// How long a new authority lasts.
+    /// How long a new CA is valid.
     pub authority_lifetime: SignedDuration,
 }
 
-/// How often everything is looked at anew because somebody else wrote in between.
+/// How many times to try again because another client wrote in between.
 const ATTEMPTS: u32 = 8;
 
-/// The longest pause before that.
+/// The longest pause before another try.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a bundle stands in the configurations before the new authority signs. API servers hear of a change by a watch,
-/// within milliseconds; the rest is for one that is behind. Too short a time would show as refused edits for seconds.
+/// How long the bundle is in the configurations before the new CA signs. API servers see the change in their watch within
+/// milliseconds, but one may be late. If this is too short, edits are refused for some seconds.
 const PROPAGATION: Duration = Duration::from_secs(5);
 
-/// How many certificates are taken over from the configurations where the Secret does not tell what was trusted: the
-/// authority that signed what replicas serve, and its predecessor.
+/// How many CA certificates are taken over from the configurations if the Secret is broken: the CA of the replicas'
+/// certificates, and the one before.
 const SALVAGED: usize = 2;
 
-/// Who owns the fields that are written, in `managedFields`.
+/// The field manager, for `managedFields`.
 const FIELD_MANAGER: &str = "keywright-certificates";
 
-/// Why one look at everything did not come to its end.
+/// Why one try ended early.
 #[derive(Debug, thiserror::Error)]
 enum Interruption {
-    #[error("{0} was changed by somebody else in the meantime")]
+    #[error("another client changed {0} in the meantime")]
     Conflict(String),
     #[error(transparent)]
     Failure(#[from] anyhow::Error),
@@ -73,18 +73,18 @@ struct Job {
     options: Options,
 }
 
-/// One webhook configuration, of either kind. Its fields are left as they are, known here or not.
+/// One webhook configuration, of either kind. Unknown fields are kept.
 struct Configuration {
     api: Api<DynamicObject>,
     kind: String,
     name: String,
 }
 
-/// Looks after the Secret and the configurations, once.
+/// Brings the Secret and the configurations up to date, once.
 ///
 /// # Errors
-/// If a configuration does not exist, something may not be written, or somebody else keeps writing. Says which object it
-/// is about and what to do.
+/// If a configuration does not exist, an object may not be written, or another client keeps writing. Names the object and
+/// what to do.
 pub async fn run(client: Client, options: Options) -> anyhow::Result<()> {
     if options.rotate && options.webhook_configurations.is_empty() {
         anyhow::bail!(
@@ -97,10 +97,10 @@ pub async fn run(client: Client, options: Options) -> anyhow::Result<()> {
             Ok(()) => return Ok(()),
             Err(Interruption::Failure(error)) => return Err(error),
             Err(conflict) if attempt >= ATTEMPTS => {
-                anyhow::bail!("{conflict}, {attempt} times in a row; run this again")
+                anyhow::bail!("{conflict}, {attempt} times in a row; run `keywright certificates` again")
             }
             Err(conflict) => {
-                info!(%conflict, "looking at everything anew");
+                info!(%conflict, "trying again");
                 tokio::time::sleep(LONGEST_PAUSE.mul_f64(rand::random_range(0.1..=1.0))).await;
             }
         }
@@ -120,7 +120,7 @@ impl Job {
     }
 
     async fn attempt(&self) -> Result<(), Interruption> {
-        // Before anything is written: a name that is wrong should change nothing.
+        // Before the first write: a wrong name should change nothing.
         let mut bundles = Vec::new();
         for configuration in &self.configurations {
             bundles.extend(configuration.read().await?.bundles());
@@ -132,36 +132,36 @@ impl Job {
         let read = data.as_ref().map_or(Err(Flaw::Absent), |data| Authority::read(data, now));
         let authority = match read {
             Ok(authority) => match authority.judge(mandate, now) {
-                Verdict::Keep => {
+                Upkeep::Keep => {
                     if now >= authority.renewal_at() {
-                        warn!(expires_at = %authority.not_after(), "the authority is in the last third of its life");
+                        warn!(expires_at = %authority.not_after(), "the CA is in the last third of its life: run `keywright certificates` with --webhook-configuration");
                     }
                     authority
                 }
-                Verdict::Prune => {
+                Upkeep::Prune => {
                     let pruned = authority.pruned(now);
                     self.write(secret.as_ref(), pruned.data()).await?;
-                    info!(certificates = pruned.bundle().len(), "expired certificates are not trusted any more");
+                    info!(certificates = pruned.bundle().len(), "removed expired CA certificates from the bundle");
                     pruned
                 }
-                Verdict::Roll => self.succeed(secret, [authority.certificate().clone()]).await?,
+                Upkeep::Roll => self.succeed(secret, [authority.certificate().clone()]).await?,
             },
             Err(flaw) => {
                 let trusted = bundles.iter().flat_map(|bundle| authority::salvage(bundle, SALVAGED, now));
                 let trusted: Vec<_> = trusted.collect();
                 if flaw != Flaw::Absent {
-                    warn!(secret = %self.secret(), %flaw, "the Secret is of no use: a new authority takes its place");
+                    warn!(secret = %self.secret(), %flaw, "the Secret cannot be used: replacing its CA");
                 }
                 self.succeed(secret, trusted).await?
             }
         };
         if !self.publish(&authority.encoded_bundle()).await? {
-            info!("everything is as it should be");
+            info!("everything is up to date");
         }
         Ok(())
     }
 
-    /// Lets a new authority take over from whatever there is. `trusted` are those that replicas may still serve by.
+    /// Replaces the CA. `trusted` are the CAs of certificates that replicas may still serve.
     async fn succeed(
         &self,
         secret: Option<Secret>,
@@ -175,11 +175,11 @@ impl Job {
             let data = secret.as_ref().and_then(|secret| secret.data.clone()).unwrap_or_default();
             secret = Some(self.write(secret.as_ref(), authority::staged(&data, &successor)).await?);
             self.publish(&successor.encoded_bundle()).await?;
-            info!(waiting = ?PROPAGATION, "old and new authority are trusted; the new one signs in a moment");
+            info!(waiting = ?PROPAGATION, "both CAs are trusted; waiting before the new one signs");
             tokio::time::sleep(PROPAGATION).await;
         }
         self.write(secret.as_ref(), successor.data()).await?;
-        info!(secret = %self.secret(), expires_at = %successor.not_after(), "a new authority signs");
+        info!(secret = %self.secret(), expires_at = %successor.not_after(), "the new CA signs now");
         Ok(successor)
     }
 
@@ -189,7 +189,7 @@ impl Job {
         let (written, conflicts) = match read {
             Some(read) => {
                 let secret = Secret { data: Some(data), ..read.clone() };
-                // 404: somebody removed it.
+                // 404: another client deleted it.
                 (self.secrets.replace(SECRET, &parameters, &secret).await, &[409, 404][..])
             }
             None => {
@@ -207,7 +207,7 @@ impl Job {
         })
     }
 
-    /// Makes every `caBundle` this one where it is another. Answers whether any was.
+    /// Writes `bundle` into every `caBundle` that differs. Returns whether any did.
     async fn publish(&self, bundle: &[u8]) -> Result<bool, Interruption> {
         let mut is_written = false;
         for configuration in &self.configurations {
@@ -215,8 +215,8 @@ impl Job {
             if !read.set_bundle(bundle)? {
                 continue;
             }
-            // Another run may be under way. After this look, either it still has to write to this configuration, or our
-            // own write is refused, as it is based on what it was before.
+            // Another run may be under way. After this check, either that run has yet to write to this configuration, or our
+            // write is refused because its version is older.
             let secret = self.secrets.get_opt(SECRET).await.map_err(|error| self.failure("read", error))?;
             let data = secret.and_then(|secret| secret.data).unwrap_or_default();
             if data.get(BUNDLE).is_none_or(|current| current.0 != bundle) {
@@ -234,7 +234,7 @@ impl Job {
     }
 
     fn failure(&self, done: &str, error: kube::Error) -> anyhow::Error {
-        anyhow::anyhow!("{} cannot be {done}: {}", self.secret(), told(error))
+        anyhow::anyhow!("{} cannot be {done}: {}", self.secret(), describe_api_error(error))
     }
 }
 
@@ -246,7 +246,7 @@ impl Read {
         self.0.data.get("webhooks").and_then(Value::as_array).into_iter().flatten()
     }
 
-    /// What its webhooks trust: PEM.
+    /// The bundles of its webhooks, as PEM.
     fn bundles(&self) -> Vec<Vec<u8>> {
         let bundles = self.webhooks().filter_map(|webhook| webhook.pointer("/clientConfig/caBundle"));
         bundles
@@ -255,7 +255,7 @@ impl Read {
             .collect()
     }
 
-    /// Answers whether this changes anything.
+    /// Sets every `caBundle`. Returns whether that changes anything.
     fn set_bundle(&mut self, bundle: &[u8]) -> anyhow::Result<bool> {
         let bundle = serde_json::to_value(ByteString(bundle.to_vec()))?;
         let mut is_changed = false;
@@ -284,23 +284,27 @@ impl Configuration {
                 self.describe()
             )
             .into()),
-            Err(error) => Err(anyhow::anyhow!("{} cannot be read: {}", self.describe(), told(error)).into()),
+            Err(error) => {
+                Err(anyhow::anyhow!("{} cannot be read: {}", self.describe(), describe_api_error(error)).into())
+            }
         }
     }
 
-    /// A PUT under the resource version that was read.
+    /// Replaces the configuration, under the resource version that was read.
     async fn write(&self, read: &Read) -> Result<(), Interruption> {
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         match self.api.replace(&read.0.name_any(), &parameters, &read.0).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 409 => Err(Interruption::Conflict(self.describe())),
-            Err(error) => Err(anyhow::anyhow!("{} cannot be written: {}", self.describe(), told(error)).into()),
+            Err(error) => {
+                Err(anyhow::anyhow!("{} cannot be written: {}", self.describe(), describe_api_error(error)).into())
+            }
         }
     }
 }
 
-/// The API server's own words. An answer that cannot be read is not repeated: it may be a Secret.
-pub(crate) fn told(error: kube::Error) -> String {
+/// The API server's error message. An answer that cannot be read is not repeated: it may be a Secret.
+fn describe_api_error(error: kube::Error) -> String {
     match error {
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
         kube::Error::SerdeError(_) => "the API server's answer cannot be read".to_owned(),

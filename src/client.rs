@@ -1,8 +1,8 @@
-//! I/O. Clients of the Kubernetes API, with the settings that the defaults get wrong for us.
+//! I/O. Clients of the Kubernetes API, with other settings than kube's defaults.
 //!
-//! kube retries 429, 503 and 504 up to fifteen times by default, POST and DELETE among them, so that a write can land
-//! minutes after it was decided on; and it waits for an answer without end. Here nothing is retried below the loop that
-//! decides, and whatever is not a watch is given up after [`REQUEST_TIMEOUT`].
+//! By default kube retries 429, 503 and 504 up to fifteen times, even POST and DELETE. A write can then happen minutes after
+//! it was decided. It also waits for an answer for ever. Here only the deciding loop retries, and every request except a
+//! watch ends after [`REQUEST_TIMEOUT`].
 
 mod proxy;
 
@@ -14,26 +14,26 @@ use anyhow::Context;
 use kube::config::{ExecAuthCluster, Kubeconfig};
 use kube::{Client, Config};
 
-/// How long an answer may take, watches apart.
+/// How long an answer may take. Watches have no limit here.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to wait for a connection.
+/// How long it may take to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the API server is and who we are: the file, else `KUBECONFIG`, else the Pod's ServiceAccount. Through a proxy, if the
-/// file or the environment says so.
+/// The configuration of the client: from the file, or else `KUBECONFIG`, or else the Pod's ServiceAccount. A proxy comes from
+/// the file or the environment.
 pub async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<Config> {
     let mut config = match kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)
-                .with_context(|| format!("--kubeconfig {}: not a readable kubeconfig", path.display()))?;
+                .with_context(|| format!("--kubeconfig {}: cannot read this kubeconfig", path.display()))?;
             of_current_context(file)
-                .with_context(|| format!("--kubeconfig {}: its current context is not usable", path.display()))?
+                .with_context(|| format!("--kubeconfig {}: cannot use its current context", path.display()))?
         }
         None => match Kubeconfig::read().map_err(anyhow::Error::from).and_then(of_current_context) {
             Ok(config) => config,
             Err(_) => Config::incluster()
-                .context("no way to the Kubernetes API: give --kubeconfig or KUBECONFIG, or run in a Pod")?,
+                .context("no configuration for the Kubernetes API: set --kubeconfig or KUBECONFIG, or run in a Pod")?,
         },
     };
     if config.proxy_url.is_none() {
@@ -44,8 +44,8 @@ pub async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// What kube makes of it, but for proxies. Kube takes one from the environment by itself, looks for the proxy's own name in
-/// `NO_PROXY`, and gives up where that holds what it does not understand.
+/// Reads a kubeconfig like kube, except for proxies. Kube takes a proxy from the environment by itself, compares `NO_PROXY`
+/// with the proxy's own name, and fails on entries that it does not know.
 fn of_current_context(file: Kubeconfig) -> anyhow::Result<Config> {
     let name = file.current_context.context("there is no current-context")?;
     let context = file.contexts.into_iter().find(|named| named.name == name).and_then(|named| named.context);
@@ -74,7 +74,7 @@ fn of_current_context(file: Kubeconfig) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// A client for watches: an answer may go on for ever. Whoever uses it notices a dead connection by itself.
+/// A client for watches: answers have no time limit. The caller must detect dead connections.
 pub fn watching(config: &Config) -> anyhow::Result<Client> {
     Ok(Client::try_from(config.clone())?)
 }
@@ -84,7 +84,7 @@ pub fn requesting(config: &Config) -> anyhow::Result<Client> {
     let mut config = config.clone();
     config.read_timeout = Some(REQUEST_TIMEOUT);
     config.write_timeout = Some(REQUEST_TIMEOUT);
-    // Otherwise the time that a pooled connection lay idle counts against the next answer.
+    // Otherwise the idle time of a pooled connection counts against the next answer.
     config.reset_reader_on_write = true;
     Ok(Client::try_from(config)?)
 }

@@ -1,4 +1,4 @@
-//! The one place where the time of day is read. Everything else takes it as an argument.
+//! The only place that reads the time of day. Everything else takes the time as an argument.
 
 use jiff::Timestamp;
 

@@ -1,26 +1,26 @@
-//! Keywright: a Kubernetes operator that issues, delivers, verifies, expires and revokes API keys declared as
-//! [`ApiKey`](keywright_core::api::ApiKey)s. No key is stored but in one Secret: an
-//! [`ApiKeyRecord`](keywright_core::api::ApiKeyRecord) holds its digest.
+//! Keywright: a Kubernetes operator that issues, delivers, verifies, expires and revokes API keys, which users declare as
+//! [`ApiKey`](keywright_core::api::ApiKey)s. A key is stored in one Secret only. Its
+//! [`ApiKeyRecord`](keywright_core::api::ApiKeyRecord) holds the digest.
 //!
-//! What to do is decided in `keywright-core`. This package does it: one module for each role of the program, and what
-//! roles share. No role uses another.
+//! `keywright-core` decides. This package does the I/O: one module for each role, and modules that roles share. No role uses
+//! another.
 //!
 //! # From `kubectl apply` to the Secret
 //!
-//! 1. The API server asks the [`webhook`], which completes the object or refuses it with everything that is wrong.
+//! 1. The API server asks the [`webhook`], which completes the object, or refuses it with all problems.
 //! 2. A watch wakes the [`controller`]. It observes the ApiKey, its Secret and its records.
-//! 3. [`plan`](keywright_core::lifecycle::plan) says what to do next. The controller carries out that one write under a
-//!    precondition, and observes again, until nothing is left to write.
+//! 3. [`plan`](keywright_core::lifecycle::plan) says what to do next. The controller makes this one write, with a
+//!    precondition, and observes again, until there is nothing left to write.
 //!
-//! Nothing remembers how far a controller came: "crashed here" and "came this far" are the same input.
+//! The controller keeps no state of its progress. So after a crash it simply goes on.
 //!
 //! # From a request to its answer
 //!
 //! 1. The [`verifier`]'s feed folds the records into a [`Keyring`](keywright_core::keyring::Keyring).
-//! 2. A codec decodes what a proxy asks, over HTTP or gRPC.
+//! 2. A codec decodes a proxy's question, over HTTP or gRPC.
 //! 3. [`check`](keywright_core::verify::check) decides from the keyring and the time, without waiting or allocating.
-//! 4. The codec encodes the answer. A permit leaves a mark in [`usage`](keywright_core::usage), which says what the flush
-//!    writes back to the records, and when.
+//! 4. The codec encodes the answer. A permit is noted as a last use. [`usage`](keywright_core::usage) decides what the flush
+//!    writes to the records, and when.
 
 pub mod certificates;
 pub mod controller;

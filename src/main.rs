@@ -1,5 +1,5 @@
-//! `keywright`: the one binary of the server image. Parses, picks a role, and turns its end into an exit code:
-//! 0 done, 1 failure, 2 usage.
+//! `keywright`: the one binary of the server image. Runs the role of the command line. Exit codes: 0 success, 1 failure,
+//! 2 wrong usage.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -15,8 +15,8 @@ use keywright::webhook::CertificateOrigin;
 use keywright::{certificates, client, controller, telemetry, verifier, webhook};
 use keywright_core::api;
 
-/// A quarter faster than the system's own for what a verifier does. Without huge pages: they have a controller with a
-/// thousand ApiKeys hold 43 MiB instead of 11.
+/// A quarter faster for a verifier than the system's allocator. Without huge pages, because with them a controller with a
+/// thousand ApiKeys takes 43 MiB instead of 11.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -86,7 +86,7 @@ fn terminated() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-/// In a Pod, the Pod's name.
+/// The Pod's name, or else the machine's name.
 fn hostname() -> String {
     std::env::var("POD_NAME")
         .or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"))

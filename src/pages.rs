@@ -1,5 +1,5 @@
-//! I/O. Lists of any length in little memory: page by page, each within a number of octets whatever tenants have put into
-//! their objects, and of each object only what its type asks for. The rest is passed over as it is read.
+//! I/O. Lists of any length in little memory. Each page has a limited size in bytes, however large the objects are, and of
+//! each object only the fields of its type are kept.
 
 use futures::{AsyncRead, AsyncReadExt};
 use kube::Client;
@@ -10,34 +10,35 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 use tracing::warn;
 
-/// Objects in the first page of a list, and in any.
+/// Objects in the first page of a list.
 const FIRST_PAGE: u32 = 50;
+/// Objects in any page, at most.
 const LARGEST_PAGE: u32 = 500;
 
-/// What a page should have, in octets; and with how many it is dropped, and asked for again with fewer objects, down to a
-/// single one, which etcd bounds: it takes 1.5 MiB, unless told otherwise. The latter is the bound of what a list has in
-/// memory beside what is read of it.
-const PAGE_OCTETS: usize = 2 << 20;
-pub(crate) const PAGE_OCTETS_AT_MOST: usize = 4 << 20;
+/// The planned size of a page, in bytes.
+const PAGE_BYTES: usize = 2 << 20;
+/// The largest size of a page, in bytes. A larger page is dropped, and requested again with fewer objects, down to one. One
+/// object is limited by etcd: 1.5 MiB by default. This limits the memory of a list, besides what is kept of its objects.
+pub(crate) const MAX_PAGE_BYTES: usize = 4 << 20;
 
-/// A list that is under way. It is consistent: all of its pages show what there was at the first one, which is never
-/// older than the moment at which it was asked for.
+/// A list that is under way. It is consistent: all pages show the state at the first one, which is not older than the
+/// request for it.
 pub struct Pages {
     client: Client,
     request: Request,
     parameters: ListParams,
-    /// Objects to ask for in the next page.
+    /// Objects to request in the next page.
     size: u32,
-    /// Whether the API server is to leave everything out but `metadata`.
+    /// Whether to request `metadata` only.
     is_of_metadata: bool,
     is_at_end: bool,
 }
 
-/// Some objects of a list.
+/// One page of a list.
 pub struct Page<T> {
-    /// What was read of them.
+    /// The objects. Those that cannot be read are left out.
     pub items: Vec<T>,
-    /// The version that the list is of; empty where the API server does not say.
+    /// The resource version of the list. Empty if the API server does not send one.
     pub resource_version: String,
 }
 
@@ -50,7 +51,7 @@ struct RawPage<'t> {
 }
 
 impl Pages {
-    /// The list of what is at `url_path`.
+    /// A list of the objects at `url_path`.
     pub fn new(client: Client, url_path: &str) -> Self {
         Self {
             client,
@@ -62,21 +63,21 @@ impl Pages {
         }
     }
 
-    /// Only what matches the field selector.
+    /// Lists only objects that match the field selector.
     #[must_use]
     pub fn matching(mut self, fields: &str) -> Self {
         self.parameters.field_selector = Some(fields.to_owned());
         self
     }
 
-    /// Only the metadata, where `is_of_metadata`.
+    /// Requests `metadata` only, if `is_of_metadata`.
     #[must_use]
     pub fn of_metadata(mut self, is_of_metadata: bool) -> Self {
         self.is_of_metadata = is_of_metadata;
         self
     }
 
-    /// The newest version that there is; empty where the API server does not say.
+    /// The newest resource version. Empty if the API server does not send one.
     ///
     /// # Errors
     /// If the API server does not answer, or not with a list.
@@ -85,40 +86,40 @@ impl Pages {
         Ok(self.next::<IgnoredAny>().await?.map(|page| page.resource_version).unwrap_or_default())
     }
 
-    /// The next page; `None` after the last one. What cannot be read does not hide the rest, and is left out.
+    /// The next page. `None` after the last one. An object that cannot be read is logged and left out.
     ///
     /// # Errors
-    /// If the API server does not answer, or not with a list. The list is then to be begun anew.
+    /// If the API server does not answer, or not with a list. Then begin a new list.
     pub async fn next<T: DeserializeOwned>(&mut self) -> kube::Result<Option<Page<T>>> {
         if self.is_at_end {
             return Ok(None);
         }
-        let octets = self.octets().await?;
-        let RawPage { metadata, items } = serde_json::from_slice(&octets).map_err(kube::Error::SerdeError)?;
+        let bytes = self.bytes().await?;
+        let RawPage { metadata, items } = serde_json::from_slice(&bytes).map_err(kube::Error::SerdeError)?;
         let items = items.unwrap_or_default().into_iter().filter_map(|item| {
             let read = serde_json::from_str(item.get());
-            read.inspect_err(|error| warn!(%error, "passed over an object that cannot be read")).ok()
+            read.inspect_err(|error| warn!(%error, "ignoring an object that cannot be read")).ok()
         });
         self.parameters.continue_token = metadata.continue_.filter(|token| !token.is_empty());
         self.is_at_end = self.parameters.continue_token.is_none();
         Ok(Some(Page { items: items.collect(), resource_version: metadata.resource_version.unwrap_or_default() }))
     }
 
-    /// The next page as it came.
-    async fn octets(&mut self) -> kube::Result<Vec<u8>> {
+    /// The next page, not parsed.
+    async fn bytes(&mut self) -> kube::Result<Vec<u8>> {
         loop {
-            // A continue token goes on from a name, so it goes together with any limit.
+            // A continue token holds a name, so the limit may change.
             self.parameters.limit = Some(self.size);
             let request = match self.is_of_metadata {
                 true => self.request.list_metadata(&self.parameters),
                 false => self.request.list(&self.parameters),
             };
             let body = self.client.request_stream(request.map_err(kube::Error::BuildRequest)?).await?;
-            let most = if self.size == 1 { usize::MAX } else { PAGE_OCTETS_AT_MOST };
+            let most = if self.size == 1 { usize::MAX } else { MAX_PAGE_BYTES };
             match read_up_to(most, body).await.map_err(kube::Error::ReadEvents)? {
-                Some(octets) => {
-                    self.size = next_size(self.size, octets.len());
-                    return Ok(octets);
+                Some(bytes) => {
+                    self.size = next_size(self.size, bytes.len());
+                    return Ok(bytes);
                 }
                 None => self.size = (self.size / 8).max(1),
             }
@@ -126,18 +127,18 @@ impl Pages {
     }
 }
 
-/// How many objects to ask for after a page that had `size` of them in so many octets.
-fn next_size(size: u32, octets: usize) -> u32 {
-    let fitting = u64::from(size) * PAGE_OCTETS as u64 / octets.max(1) as u64;
+/// How many objects to request after a page with `size` objects and so many bytes.
+fn next_size(size: u32, bytes: usize) -> u32 {
+    let fitting = u64::from(size) * PAGE_BYTES as u64 / bytes.max(1) as u64;
     u32::try_from(fitting).unwrap_or(u32::MAX).clamp(1, LARGEST_PAGE.min(size.saturating_mul(4)))
 }
 
-/// All that the body holds; `None`, and the rest unread, where it is more than `most` octets.
+/// The whole body. `None` if it has more than `most` bytes, and the rest stays unread.
 async fn read_up_to(most: usize, body: impl AsyncRead + Unpin) -> std::io::Result<Option<Vec<u8>>> {
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let one_more = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
-    body.take(one_more).read_to_end(&mut octets).await?;
-    Ok(Some(octets).filter(|octets| octets.len() <= most))
+    body.take(one_more).read_to_end(&mut bytes).await?;
+    Ok(Some(bytes).filter(|bytes| bytes.len() <= most))
 }
 
 #[cfg(test)]
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_page_of_too_many_octets_is_left_unread() {
-        let read = |most, octets: &[u8]| read_up_to(most, octets).now_or_never().unwrap().unwrap();
+        let read = |most, bytes: &[u8]| read_up_to(most, bytes).now_or_never().unwrap().unwrap();
         assert_eq!(read(3, b"abc").as_deref(), Some(&b"abc"[..]));
         assert_eq!(read(2, b"abc"), None);
         assert_eq!(read(0, b"").as_deref(), Some(&b""[..]));
@@ -165,8 +166,8 @@ mod tests {
             (1, 250_000, 4),
             (2, 9 << 20, 1),
         ];
-        for (size, octets, next) in cases {
-            assert_eq!(next_size(size, octets), next, "{size} objects in {octets} octets");
+        for (size, bytes, next) in cases {
+            assert_eq!(next_size(size, bytes), next, "{size} objects in {bytes} bytes");
         }
         assert_eq!(next_size(1, 0), 4);
     }

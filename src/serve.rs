@@ -1,4 +1,4 @@
-//! I/O. Listeners, whatever they serve: connections and their limits, TLS, probes and metrics. No role is known here.
+//! I/O. Listeners for all roles: connections and their limits, TLS, probes and metrics. This module does not know any role.
 
 pub mod admin;
 pub mod connections;

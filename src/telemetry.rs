@@ -1,4 +1,4 @@
-//! Logs and metrics. Neither ever holds a key, and no label holds a name, an owner or an address.
+//! Logs and metrics. They never contain a key. No label contains a name, an owner or an address.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,25 +17,28 @@ use prometheus_client::registry::{Registry, Unit};
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text, for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What is logged: `text` in tracing's syntax, and never what kube's client says. That repeats the whole body of an
-/// answer which it cannot read, at level WARN, and the body may be a Secret.
+/// The log filter in `text`, in tracing's syntax. It always excludes kube's client: at level WARN, the client logs the whole
+/// body of an answer that it cannot read, and the body may be a Secret.
 ///
 /// # Errors
-/// If `text` is no filter.
+/// If `text` is not a filter.
 pub fn log_filter(text: &str) -> anyhow::Result<EnvFilter> {
     Ok(EnvFilter::try_new(text)?.add_directive("kube_client::client=off".parse()?))
 }
 
-/// Starts logging to standard error. Fails where something already did.
+/// Starts logging to standard error.
+///
+/// # Errors
+/// If logging has been started before.
 pub fn start_log(format: LogFormat, filter: EnvFilter) -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
@@ -45,17 +48,17 @@ pub fn start_log(format: LogFormat, filter: EnvFilter) -> anyhow::Result<()> {
     .map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
 }
 
-/// What the controller counts.
+/// The metrics of the controller.
 #[derive(Clone)]
 pub struct ControllerMetrics {
     passes: Histogram,
     errors: Family<ErrorKind, Counter>,
     issues: Histogram,
-    /// Lists and watches that failed.
+    /// Counts failed lists and watches.
     pub watch_errors: WatchErrors,
-    /// Records of revoked keys, as far as the watch tells.
+    /// The number of tombstones in the watch: records of revoked keys.
     pub tombstones: Gauge,
-    /// Those of them that were removed before their retention was over.
+    /// Counts tombstones that were removed before the end of their retention.
     pub tombstones_removed_early: Counter,
 }
 
@@ -65,8 +68,7 @@ struct ErrorKind {
 }
 
 impl ControllerMetrics {
-    /// Registers them all; `registry` gives the prefix. Every kind of failure is there from the start, at 0: a rate needs
-    /// a value to rise from.
+    /// Registers the metrics. Every kind of failure exists from the start, at 0: a rate needs a first value.
     pub fn new(registry: &mut Registry, error_kinds: &[&'static str]) -> Self {
         let metrics = Self {
             passes: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
@@ -78,21 +80,21 @@ impl ControllerMetrics {
         };
         registry.register_with_unit(
             "reconcile_duration",
-            "One pass over one ApiKey",
+            "Time of one reconcile of one ApiKey",
             Unit::Seconds,
             metrics.passes.clone(),
         );
-        registry.register("reconcile_errors", "Passes that failed, by kind of failure", metrics.errors.clone());
+        registry.register("reconcile_errors", "Failed reconciles, by kind of failure", metrics.errors.clone());
         registry.register_with_unit(
             "issue",
-            "From an ApiKey's creation to its key in the Secret",
+            "From the event that made a key necessary to the key in its Secret",
             Unit::Seconds,
             metrics.issues.clone(),
         );
-        registry.register("tombstones", "Records of revoked keys", metrics.tombstones.clone());
+        registry.register("tombstones", "Tombstones: records of revoked keys", metrics.tombstones.clone());
         registry.register(
             "tombstones_removed_early",
-            "Records of revoked keys that were removed before --tombstone-retention, as their namespace had too many",
+            "Tombstones removed before --tombstone-retention, because of --tombstones-per-namespace",
             metrics.tombstones_removed_early.clone(),
         );
         for kind in error_kinds {
@@ -101,7 +103,7 @@ impl ControllerMetrics {
         metrics
     }
 
-    /// One pass, and the kind of its failure.
+    /// Notes a pass: its time, and the kind of its failure if it failed.
     pub fn observe_pass(&self, took: Duration, failure: Option<&'static str>) {
         self.passes.observe(took.as_secs_f64());
         if let Some(kind) = failure {
@@ -109,54 +111,54 @@ impl ControllerMetrics {
         }
     }
 
-    /// One key handed out, this long after its ApiKey was created.
+    /// Notes an issued key: the time from the event that made it necessary to the key in its Secret.
     pub fn observe_issue(&self, took: SignedDuration) {
         self.issues.observe(took.as_secs_f64().max(0.0));
     }
 }
 
-/// Errors of lists and watches: each is counted, and of each kind the first is told at once and then one a minute for as
-/// long as they go on. Clones count and tell together.
+/// Counts and logs errors of lists and watches. The first of each kind is logged at once, then one per minute. Clones share
+/// their counts.
 #[derive(Clone)]
 pub struct WatchErrors {
     counts: Family<ErrorKind, Counter>,
-    told: Arc<Mutex<HashMap<(&'static str, WatchErrorKind), Told>>>,
+    logged: Arc<Mutex<HashMap<(&'static str, WatchErrorKind), Logged>>>,
 }
 
-/// When a kind of error was last told of one kind of object, and how many were not told since.
-struct Told {
+/// The last logged error of one kind, for one kind of object.
+struct Logged {
     at: Instant,
-    held_back: u64,
+    /// How many errors were not logged since.
+    suppressed: u64,
 }
 
-/// How often an error that goes on is told.
+/// How often an error that goes on is logged.
 const WATCH_ERROR_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is wrong with a list or a watch, as far as it says what to do.
+/// The kind of an error of a list or a watch. Each has its own remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WatchErrorKind {
-    /// 401: the API server does not know who asks.
+    /// 401: the API server does not accept the credentials.
     Unauthorized,
-    /// 403: it knows, and the rights are not there.
+    /// 403: the rights are missing.
     Forbidden,
-    /// 404: such objects are not served.
+    /// 404: the API server does not serve this kind.
     NotFound,
-    /// 410: the version to go on from is too old. What is watched is then listed anew.
+    /// 410: the version to go on from is too old. A new list follows.
     Expired,
     /// Any other status that is not a success.
     Refused,
-    /// There is no connection, or it broke off, or nothing came on it in time.
+    /// There is no connection, it broke, or there was no answer in time.
     Unreachable,
-    /// An answer that cannot be read, and whatever else there may be.
+    /// An answer that cannot be read, and everything else.
     Other,
 }
 
 impl WatchErrors {
-    /// Registers the counter; `registry` gives the prefix. Every kind is there from the start, at 0: a rate needs a value to
-    /// rise from.
+    /// Registers the counter. Every kind exists from the start, at 0: a rate needs a first value.
     pub fn new(registry: &mut Registry) -> Self {
         let errors = Self::default();
-        let help = "Lists and watches that failed, by kind of failure";
+        let help = "Failed lists and watches, by kind of failure";
         registry.register("watch_errors", help, errors.counts.clone());
         for kind in WatchErrorKind::ALL {
             drop(errors.counts.get_or_create(&ErrorKind { kind: kind.as_str() }));
@@ -164,11 +166,11 @@ impl WatchErrors {
         errors
     }
 
-    /// Takes note of an `error` at `now`, of a list or a watch of `watched`: the plural name, as in `apikeyrecords`.
+    /// Notes an `error` at `now` of a list or watch of `watched`, a plural name such as `apikeyrecords`.
     pub fn note(&self, watched: &'static str, kind: WatchErrorKind, error: &dyn fmt::Display, now: Instant) {
         self.counts.get_or_create(&ErrorKind { kind: kind.as_str() }).inc();
-        let Some(held_back) = self.admit(watched, kind, now) else { return };
-        let not_logged = (held_back > 0).then_some(held_back);
+        let Some(suppressed) = self.admit(watched, kind, now) else { return };
+        let not_logged = (suppressed > 0).then_some(suppressed);
         let (kind_name, remedy) = (kind.as_str(), kind.remedy());
         match kind {
             WatchErrorKind::Expired => {
@@ -178,32 +180,32 @@ impl WatchErrors {
         }
     }
 
-    /// Whether to tell one more, and how many were held back before it.
+    /// Whether to log one more error: the number of errors that were not logged before it, or `None`.
     fn admit(&self, watched: &'static str, kind: WatchErrorKind, now: Instant) -> Option<u64> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        match told.get_mut(&(watched, kind)) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        match logged.get_mut(&(watched, kind)) {
             Some(last) if now.saturating_duration_since(last.at) < WATCH_ERROR_INTERVAL => {
-                last.held_back += 1;
+                last.suppressed += 1;
                 None
             }
             before => {
-                let held_back = before.map_or(0, |last| last.held_back);
-                told.insert((watched, kind), Told { at: now, held_back: 0 });
-                Some(held_back)
+                let suppressed = before.map_or(0, |last| last.suppressed);
+                logged.insert((watched, kind), Logged { at: now, suppressed: 0 });
+                Some(suppressed)
             }
         }
     }
 }
 
 impl Default for WatchErrors {
-    /// Counts for nobody: what it counts is in no registry.
+    /// Counts that are in no registry.
     fn default() -> Self {
-        Self { counts: Family::default(), told: Arc::default() }
+        Self { counts: Family::default(), logged: Arc::default() }
     }
 }
 
 impl WatchErrorKind {
-    /// All kinds there are.
+    /// All kinds.
     pub const ALL: [Self; 7] = [
         Self::Unauthorized,
         Self::Forbidden,
@@ -223,8 +225,8 @@ impl WatchErrorKind {
         }
     }
 
-    /// The kind of an answer that is no success, or of an error event on a watch. Some proxies and old API servers leave the
-    /// code of a 410 out.
+    /// The kind of an error response, or of an error event on a watch. Some proxies and old API servers omit the code of a
+    /// 410.
     pub fn of_status(status: &Status) -> Self {
         match (status.code, &*status.reason) {
             (401, _) => Self::Unauthorized,
@@ -235,7 +237,7 @@ impl WatchErrorKind {
         }
     }
 
-    /// The word that stands in log and metrics.
+    /// The word for log and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unauthorized => "unauthorized",
@@ -248,28 +250,28 @@ impl WatchErrorKind {
         }
     }
 
-    /// What a person can do.
+    /// What to do.
     fn remedy(self) -> &'static str {
         match self {
             Self::Unauthorized => {
-                "check that the token is of a ServiceAccount of this cluster that still exists, or that the kubeconfig's \
-                 credentials have not expired"
+                "check that the token belongs to an existing ServiceAccount of this cluster, or that the credentials of the \
+                 kubeconfig have not expired"
             }
             Self::Forbidden => {
                 "check that the chart's roles are bound to this ServiceAccount: kubectl auth can-i --list --as \
                  system:serviceaccount:NAMESPACE:NAME -n NAMESPACE"
             }
             Self::NotFound => {
-                "check that the definitions are installed and served (kubectl get crd), and install what `keywright crds` \
-                 prints where they are not"
+                "check that the definitions are installed and served (kubectl get crd). If not, apply the output of \
+                 `keywright crds`"
             }
-            Self::Expired => "all are listed anew, and nothing is to be done unless this goes on",
-            Self::Refused => "check what the API server's log says of such requests, and whether it is overloaded",
+            Self::Expired => "listing again; nothing to do unless this goes on",
+            Self::Refused => "check what the API server's log says about such requests, and whether it is overloaded",
             Self::Unreachable => {
                 "check that the API server runs, that its address and certificate are right, and that no NetworkPolicy or \
-                 proxy stands in between"
+                 proxy blocks it"
             }
-            Self::Other => "check that what answers is the API server, and no proxy in its place",
+            Self::Other => "check that the API server answers, and not a proxy in its place",
         }
     }
 }

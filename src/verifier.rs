@@ -1,7 +1,7 @@
 //! I/O. The role `verifier`: follows the records, answers proxies, and writes last uses back.
 //!
-//! `feed.rs` keeps the keyring, `decisions.rs` decides by it. `forward_auth.rs` (HTTP) and `ext_authz.rs` (Envoy's
-//! messages) are plain functions from a request to an answer; `grpc.rs` carries the latter. `flush.rs` writes last uses.
+//! `feed.rs` keeps the keyring, and `decisions.rs` decides from it. `forward_auth.rs` (HTTP) and `ext_authz.rs` (Envoy's
+//! messages) are plain functions from a request to an answer. `grpc.rs` transports the latter. `flush.rs` writes last uses.
 
 pub mod decisions;
 mod denial;
@@ -48,47 +48,47 @@ use crate::serve::tls::{Acceptor, HTTP_1, HTTP_2};
 use crate::serve::workers::Workers;
 use crate::telemetry::WatchErrors;
 
-/// What a verifier is told by its flags.
+/// The options of a verifier, from its flags.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The system namespace, where the records are.
+    /// The system namespace, with the records.
     pub namespace: String,
-    /// Where proxies ask over HTTP.
+    /// The address for proxies that ask over HTTP.
     pub http_address: Address,
-    /// Where Envoys ask over gRPC.
+    /// The address for Envoy, which asks over gRPC.
     pub grpc_address: Address,
-    /// Where probes and metrics are answered.
+    /// The address for probes and metrics.
     pub admin_address: Address,
-    /// Whose address a request over HTTP comes from.
+    /// The source of the client's address over HTTP.
     pub http_client_address_source: ClientAddressSource,
-    /// Whose address a request over gRPC comes from.
+    /// The source of the client's address over gRPC.
     pub grpc_client_address_source: ClientAddressSource,
-    /// How old what is known of the records may be for decisions to be made.
+    /// How old the records may be. From this age on, every answer is 503.
     pub lease_duration: Duration,
-    /// How many of a listener's places one client may hold; of that for probes and metrics always a quarter.
+    /// The share of a listener's connections that one client may have. For probes and metrics it is always a quarter.
     pub connections_per_client: Share,
-    /// How last uses are written to the records.
+    /// How often last uses are written to the records.
     pub last_used: usage::Policy,
-    /// What TLS is served with; without it, both listeners are plain.
+    /// The files for TLS. `None`: plain text.
     pub tls: Option<PemFiles>,
-    /// Whether a connection has to speak TLS, where it is served.
+    /// Whether plain text is refused, if there is TLS.
     pub tls_required: bool,
 }
 
-/// How often the files of certificates are looked at. A kubelet brings a change of a Secret within a minute or two.
+/// How often the certificate files are read. A kubelet updates them within a minute or two of a change of the Secret.
 const CERTIFICATE_POLL: Duration = Duration::from_secs(5);
 
-/// Open files besides connections: those to the API server, listeners, certificates, what the runtime needs.
+/// Open files besides clients' connections: connections to the API server, listeners, certificates, the runtime.
 const OTHER_FILES: u64 = 128;
 
-const REMEDY: &str = "if it is a proxy, have it trust the authority of --tls-certificate";
+const REMEDY: &str = "If it is a proxy, let it trust the CA of --tls-certificate";
 
 /// Runs a verifier until `shutdown`: follows the records and answers proxies and probes.
 ///
-/// `client` should neither retry nor have a read timeout.
+/// `client` should not retry, and should not have a read timeout.
 ///
 /// # Errors
-/// If an address cannot be listened on, a file of certificates is of no use, or a part of the verifier ends by itself.
+/// If it cannot listen on an address, a certificate file cannot be used, or a task stops unexpectedly.
 pub async fn run(client: Client, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     allow_open_files();
     let mut registry = Registry::with_prefix("keywright");
@@ -98,7 +98,7 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
         acceptor.map(|acceptor| acceptor.required(options.tls_required))
     };
     if tls.is_some() && !options.tls_required {
-        warn!("connections in plain text are answered as well, without any certificate: until --tls-required is true");
+        warn!("plain text is accepted without a certificate. Set --tls-required=true when all proxies speak TLS");
     }
     let http_listener = bind(options.http_address, "--http-address").await?;
     let grpc_listener = bind(options.grpc_address, "--grpc-address").await?;
@@ -146,7 +146,7 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     let grpc = {
         let decisions = Decisions::new(Arc::clone(&feed), clock::now, grpc_tally);
         let authorization = Authorization::new(decisions, options.grpc_client_address_source);
-        // Whoever asks this has a connection: that others find no room is nothing to leave it for.
+        // A client that asks for health has a connection. A full listener is no reason to send it elsewhere.
         let services = Services { authorization, is_ready: Box::new(move || decides().is_ok()) };
         grpc::serve(server(grpc_listener, HTTP_2, grpc::LIMITS, grpc_occupancy), services, shutdown)
     };
@@ -161,15 +161,15 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     }
     tokio::select! {
         _ = future::join(http, grpc) => {}
-        ended = background.join_next() => bail!("a part of the verifier ended by itself: {ended:?}"),
+        ended = background.join_next() => bail!("a task of the verifier stopped unexpectedly: {ended:?}"),
     }
     flushing.abort();
     last_flush.finish().await;
     Ok(())
 }
 
-/// Raises the limit of open files to what all connections need. A container runtime may begin with 1,024: that many clients
-/// would leave none for probes, and a kubelet would end the verifier for it.
+/// Raises the limit of open files to the number that all connections need. A container runtime may start with 1,024. Clients
+/// could use all of them, probes would fail, and the kubelet would restart the verifier.
 fn allow_open_files() {
     let connections = 2 * Limits::default().connections + grpc::LIMITS.connections; // HTTP and the administration; gRPC
     let needed = connections as u64 + OTHER_FILES;
@@ -178,16 +178,18 @@ fn allow_open_files() {
         Ok(allowed) => warn!(
             allowed,
             needed,
-            "fewer open files are allowed than all connections need, and clients may leave none for probes: raise the hard \
-             limit (RLIMIT_NOFILE)"
+            "the limit of open files is too low for all connections, so probes may fail: raise the hard limit \
+             (RLIMIT_NOFILE)"
         ),
-        Err(error) => warn!(%error, needed, "the limit of open files cannot be raised"),
+        Err(error) => {
+            warn!(%error, needed, "cannot raise the limit of open files: raise the hard limit (RLIMIT_NOFILE)")
+        }
     }
 }
 
-/// Serves what the files hold, which must be good at the start.
+/// Reads the certificate files, which must be valid at the start.
 fn open(files: PemFiles, registry: &mut Registry) -> anyhow::Result<Arc<CertificateFiles>> {
-    // Proxies know us by any name.
+    // Proxies may use any name for the verifier.
     let certificates = CertificateFiles::new(files, Vec::new(), CERTIFICATE_POLL, registry)?;
     certificates.refresh(clock::now())?;
     Ok(certificates)
@@ -201,7 +203,7 @@ fn readiness(feed: &Feed, tls: Option<&CertificateFiles>, leaving: &Leaving) -> 
     feed.current(Instant::now()).map(drop).map_err(|unready| unready.to_string())
 }
 
-/// What the feed knows, read when it is asked for.
+/// The metrics of the feed, read at each scrape.
 struct FeedMetrics(Arc<Feed>);
 
 impl Collector for FeedMetrics {
@@ -212,7 +214,7 @@ impl Collector for FeedMetrics {
         };
         gauge("records", "Records in the keyring", self.0.records() as f64)?;
         let age = self.0.age(Instant::now()).as_secs_f64();
-        gauge("record_version_lag_seconds", "How old what is known of the records is", age)
+        gauge("record_version_lag_seconds", "How old the records are", age)
     }
 }
 

@@ -1,5 +1,4 @@
-//! I/O. The role `webhook`: answers the API server's admission reviews over TLS, with a certificate that it looks after
-//! itself.
+//! I/O. The role `webhook`: answers the API server's admission reviews over TLS, with a certificate that it renews itself.
 
 mod authority_certificates;
 pub mod reviews;
@@ -29,36 +28,36 @@ use crate::serve::workers::Workers;
 use authority_certificates::{AuthorityCertificates, Source};
 use reviews::{BODY_LIMITS, LIMITS, Webhook};
 
-/// What a webhook is told by its flags.
+/// The options of a webhook, from its flags.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The system namespace, where the authority's Secret is.
+    /// The system namespace, with the CA's Secret.
     pub namespace: String,
-    /// Where the API server asks.
+    /// The address for the API server.
     pub https_address: Address,
-    /// Where probes and metrics are answered.
+    /// The address for probes and metrics.
     pub admin_address: Address,
-    /// The names or addresses by which the API server calls.
+    /// The names or addresses that the API server uses.
     pub server_names: Vec<String>,
-    /// How long each certificate lasts.
+    /// How long each certificate is valid.
     pub certificate_lifetime: SignedDuration,
-    /// How often the Secret, or the files, are looked at.
+    /// How often the Secret, or the files, are read.
     pub certificate_poll: Duration,
-    /// How many places for reviews one client may hold.
+    /// The share of the connections for reviews that one client may have.
     pub connections_per_client: Share,
 }
 
 /// Where certificates come from.
 pub enum CertificateOrigin {
-    /// Made here, by the authority in the Secret; read with this client, which may neither list nor write.
+    /// Issued here, by the CA in the Secret. This client reads the Secret; it may not list or write.
     Authority(Client),
-    /// Made elsewhere.
+    /// Read from files.
     Files(PemFiles),
 }
 
-const REMEDY: &str = "if it is the API server, caBundle is of another authority: run `keywright certificates`";
+const REMEDY: &str = "If it is the API server, caBundle has another CA: run `keywright certificates`";
 
-/// Who has a certificate to serve.
+/// Where the served certificate comes from.
 #[derive(Clone)]
 enum CertificateSource {
     FromAuthority(Arc<AuthorityCertificates>),
@@ -68,7 +67,7 @@ enum CertificateSource {
 /// Answers reviews until `shutdown`.
 ///
 /// # Errors
-/// If an address cannot be listened on, or a part of the webhook ends by itself.
+/// If it cannot listen on an address, or a task stops unexpectedly.
 pub async fn run(
     origin: CertificateOrigin,
     options: Options,
@@ -106,7 +105,7 @@ pub async fn run(
     background.spawn(async move { certificates.follow().await });
     tokio::select! {
         () = server.serve_with_bodies(BODY_LIMITS, handler, shutdown) => Ok(()),
-        ended = background.join_next() => bail!("a part of the webhook ended by itself: {ended:?}"),
+        ended = background.join_next() => bail!("a task of the webhook stopped unexpectedly: {ended:?}"),
     }
 }
 

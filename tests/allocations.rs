@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use keywright_core::address::client::{ClientAddressSource, Unresolved};
 use keywright_core::key::{Credential, CredentialError, Key, credential};
 use keywright_core::keyring::{Keyring, StoredRecord};
-use keywright_core::usage::Marks;
+use keywright_core::usage::LastUses;
 use keywright_core::verify::{InvalidRoute, Request, Route, check};
 use rand::rngs::SysRng;
 use serde_json::{Value, json};
@@ -66,8 +66,8 @@ fn populated(records: usize, namespaces: usize) -> Keyring {
 
 /// What is live once a keyring of so many records is built, with room for their last uses, in octets.
 fn live(records: usize, namespaces: usize) -> i64 {
-    let (mut keyring, marks) = (None, Marks::default());
-    let fill = || marks.reach(keyring.insert(populated(records, namespaces)).slots());
+    let (mut keyring, last_uses) = (None, LastUses::default());
+    let fill = || last_uses.reach(keyring.insert(populated(records, namespaces)).slots());
     let live = measure(fill).bytes_current;
     assert_eq!(keyring.map(|keyring| keyring.len()), Some(records));
     live
@@ -169,12 +169,12 @@ impl Caller {
 
 #[test]
 fn noting_a_use_allocates_nothing_and_takes_at_most_16_octets_a_key() {
-    let marks = Marks::default();
+    let last_uses = LastUses::default();
     for slots in [1_000, 100_000, 1_000_000] {
-        let before = measure(|| Marks::default().reach(slots)).bytes_max;
+        let before = measure(|| LastUses::default().reach(slots)).bytes_max;
         assert!(before <= 16 * u64::from(slots) + 16_384, "{before} octets for {slots}");
-        marks.reach(slots);
-        let noted = measure(|| (0..slots).for_each(|slot| marks.note(slot, 1 + slot % 7)));
+        last_uses.reach(slots);
+        let noted = measure(|| (0..slots).for_each(|slot| last_uses.note(slot, 1 + slot % 7)));
         assert_eq!(noted.count_total, 0);
     }
 }

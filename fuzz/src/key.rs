@@ -1,6 +1,6 @@
 use std::str;
 
-use keywright_core::key::{Digest, Malformed, Prefix, Presented};
+use keywright_core::key::{Digest, MalformedKey, Prefix, Presented};
 use sha2::Digest as _;
 
 const SYMBOLS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -49,15 +49,15 @@ fn texts(text: &str) {
 }
 
 /// The second reading, with a checksum that is computed bit by bit.
-pub(crate) fn read(octets: &[u8]) -> Result<&[u8; 55], Malformed> {
-    let key: &[u8; 55] = octets.try_into().map_err(|_| Malformed::Length)?;
+pub(crate) fn read(octets: &[u8]) -> Result<&[u8; 55], MalformedKey> {
+    let key: &[u8; 55] = octets.try_into().map_err(|_| MalformedKey::Length)?;
     if !key.starts_with(b"keyw1_") {
-        return Err(Malformed::Prefix);
+        return Err(MalformedKey::Prefix);
     }
     if key[6..].iter().any(|symbol| !SYMBOLS.contains(symbol)) {
-        return Err(Malformed::Charset);
+        return Err(MalformedKey::Charset);
     }
-    if key[49..] != checksum(&key[..49]) { Err(Malformed::Checksum) } else { Ok(key) }
+    if key[49..] != checksum(&key[..49]) { Err(MalformedKey::Checksum) } else { Ok(key) }
 }
 
 fn made_of(data: &[u8]) -> [u8; 55] {

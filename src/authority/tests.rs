@@ -133,11 +133,11 @@ fn what_is_to_be_done_depends_on_age_order_and_means() {
     let due = young.renewal_at();
     let before = due - SignedDuration::from_nanos(1);
     for (mandate, now, expected) in [
-        (full, now(), Verdict::Keep),
-        (full, before, Verdict::Keep),
-        (full, due, Verdict::Roll),
-        (rotating, now(), Verdict::Roll),
-        (secret_only, due, Verdict::Keep),
+        (full, now(), Upkeep::Keep),
+        (full, before, Upkeep::Keep),
+        (full, due, Upkeep::Roll),
+        (rotating, now(), Upkeep::Roll),
+        (secret_only, due, Upkeep::Keep),
     ] {
         assert_eq!(young.judge(mandate, now), expected, "{mandate:?} at {now}");
     }
@@ -146,13 +146,13 @@ fn what_is_to_be_done_depends_on_age_order_and_means() {
 
     let short = Authority::establish(key(), DAY, now()).unwrap();
     let both = young.trusting([short.certificate().clone()]);
-    assert_eq!(both.judge(full, now()), Verdict::Keep);
+    assert_eq!(both.judge(full, now()), Upkeep::Keep);
     let later = now() + DAY + DAY;
-    assert_eq!(both.judge(full, later), Verdict::Prune);
-    assert_eq!(both.judge(secret_only, later), Verdict::Prune);
+    assert_eq!(both.judge(full, later), Upkeep::Prune);
+    assert_eq!(both.judge(secret_only, later), Upkeep::Prune);
     let pruned = both.pruned(later);
     assert_eq!(pruned.bundle(), [pruned.certificate().clone()]);
-    assert_eq!(pruned.judge(full, later), Verdict::Keep);
+    assert_eq!(pruned.judge(full, later), Upkeep::Keep);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn what_is_signed_is_accepted_for_its_names_and_its_time_only() {
         ("keywright-webhook.other.svc", authority.bundle(), now(), "NotValidForName"),
         ("127.0.0.2", authority.bundle(), now(), "NotValidForName"),
         ("127.0.0.1", other.bundle(), now(), "BadSignature"),
-        ("127.0.0.1", &[], now(), "no certificate of its authority is valid"),
+        ("127.0.0.1", &[], now(), "because no CA certificate in the bundle is valid"),
         ("127.0.0.1", authority.bundle(), now() + DAY + DAY, "Expired"),
         ("127.0.0.1", authority.bundle(), now() - DAY, "NotValidYet"),
         ("not a name", authority.bundle(), now(), "not a server's name"),
@@ -251,11 +251,7 @@ fn a_staged_secret_still_signs_with_the_old_authority() {
     let read = Authority::read(&staged, now()).unwrap();
     assert_eq!(read.certificate(), old.certificate());
     assert_eq!(read.bundle(), successor.bundle());
-    assert_eq!(
-        read.judge(Mandate { publishes: true, rotates: false }, now()),
-        Verdict::Keep,
-        "after a crash, it stays"
-    );
+    assert_eq!(read.judge(Mandate { publishes: true, rotates: false }, now()), Upkeep::Keep, "after a crash, it stays");
     let empty = super::staged(&Data::new(), &successor);
     assert_eq!(flaw(&empty), Flaw::Missing(CERTIFICATE));
     assert!(empty.contains_key(KEY), "the type demands both");

@@ -1,21 +1,21 @@
-//! Which HTTP proxy of the environment a request goes through, if any: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and
-//! `NO_PROXY`, in capitals or not. Pure.
+//! PURE. Chooses the HTTP proxy of a request from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower
+//! case.
 //!
-//! There is no standard. It is read as Go's clients read it, so as kubectl does; and where curl understands more, as curl.
+//! There is no standard. This follows Go's clients, such as kubectl, and curl where curl understands more.
 
 use std::net::IpAddr;
 
 use hyper::Uri;
 
-/// What a proxy's variable or `proxy-url` holds and cannot be used. Without the value, which may hold a password.
+/// The value of a proxy variable or of `proxy-url` cannot be used. The message does not repeat it: it may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}: not the URL of an HTTP proxy; write http://HOST:PORT or https://HOST:PORT")]
 pub struct InvalidProxy(String);
 
-/// The proxy for `url`, where `variable` gives the environment.
+/// The proxy for `url`, if any. `variable` reads the environment.
 ///
 /// # Errors
-/// If there is one that cannot be used.
+/// If the proxy cannot be used.
 pub fn proxy_for(url: &Uri, variable: impl Fn(&str) -> Option<String>) -> Result<Option<Uri>, InvalidProxy> {
     let either = |name: &str| {
         let names = [name.to_owned(), name.to_ascii_lowercase()];
@@ -29,10 +29,10 @@ pub fn proxy_for(url: &Uri, variable: impl Fn(&str) -> Option<String>) -> Result
     proxy(&value, &name).map(Some)
 }
 
-/// The proxy that `value` says, which is called `name`. Without a scheme it is spoken to in plain text, as usual.
+/// The proxy in `value`, the value of `name`. Without a scheme, `http://` is assumed.
 ///
 /// # Errors
-/// If it is none of HTTP.
+/// If it is not the URL of an HTTP proxy.
 pub fn proxy(value: &str, name: &str) -> Result<Uri, InvalidProxy> {
     let value = value.trim();
     let whole = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
@@ -43,7 +43,7 @@ pub fn proxy(value: &str, name: &str) -> Result<Uri, InvalidProxy> {
     uri.filter(is_usable).ok_or_else(|| InvalidProxy(name.to_owned()))
 }
 
-/// Whether one of the `exceptions` names where `url` is.
+/// Whether one of the `exceptions` names the host of `url`.
 fn is_excepted(url: &Uri, exceptions: &str) -> bool {
     let Some(host) = url.host() else { return false };
     let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
@@ -52,8 +52,8 @@ fn is_excepted(url: &Uri, exceptions: &str) -> bool {
     entries.filter(|entry| !entry.is_empty()).any(|entry| covers(&entry.to_ascii_lowercase(), &host, port))
 }
 
-/// Whether an entry of `NO_PROXY` names this host: `*`, an address, a network or a name with what is below it, or what is below
-/// alone (`.example.com`, `*.example.com`); all but networks with a port or without.
+/// Whether an entry of `NO_PROXY` names this host. An entry is `*`, an address, a network, a name with its subdomains, or
+/// subdomains alone (`.example.com`, `*.example.com`). All except networks may have a port.
 fn covers(entry: &str, host: &str, port: u16) -> bool {
     if entry == "*" {
         return true;
@@ -93,7 +93,7 @@ fn is_below(host: &str, parent: &str) -> bool {
     !parent.is_empty() && host.strip_suffix(parent).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
 }
 
-/// Whatever of the network's address is behind its length does not count.
+/// Whether an address is in a network. Host bits of the network are ignored.
 fn is_in(network: IpAddr, length: u32, address: IpAddr) -> bool {
     let differing = match (network, address) {
         (IpAddr::V4(network), IpAddr::V4(address)) => (network.to_bits() ^ address.to_bits()).leading_zeros(),

@@ -1,4 +1,4 @@
-//! What probes and Prometheus ask a server: `/healthz`, `/readyz` and `/metrics`. For every role.
+//! `/healthz`, `/readyz` and `/metrics`, for every role.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers probes and scrapes on `listener` until `shutdown`.
 ///
-/// `readiness` is asked at each `/readyz`; its error is the one line of the answer, for people. `occupancy` is this listener's.
+/// `readiness` is called for each `/readyz`. Its error is the answer, one line for people. `occupancy` is this listener's.
 pub async fn serve(
     listener: TcpListener,
     readiness: impl Fn() -> Result<(), String> + Send + Sync + 'static,

@@ -1,6 +1,6 @@
-//! Connections of HTTP/1.1: accepted, shared out to workers, limited, and brought to an end in which no request is lost.
+//! Connections of HTTP/1.1: accepts them, gives them to workers, limits them, and closes them without losing a request.
 //!
-//! Handlers are plain functions from a request to an answer; only this file waits.
+//! Handlers are plain functions from a request to an answer. Only this file waits.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -37,103 +37,103 @@ use super::timed::{Requests, Timed, Timeouts};
 use super::workers::Workers;
 use crate::serve::tls;
 
-/// Where connections come in.
+/// A listener, with or without TLS.
 pub struct Listener {
-    /// Accepts them.
+    /// Accepts connections.
     pub tcp: TcpListener,
-    /// Ends their TLS, and says whether some may be plain; without it they all are.
+    /// Terminates TLS, and decides whether plain text is accepted too. `None`: plain text only.
     pub tls: Option<tls::Acceptor>,
 }
 
-/// What a client may take up. Beyond it, connections are closed or wait to be accepted.
+/// Limits for clients. Beyond them, connections are closed or wait to be accepted.
 ///
-/// A request may also have no more than 100 header lines (431): the number that hyper has room for without allocating.
+/// A request may also have at most 100 header lines (431): hyper's own limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Octets of a request's head, 8192 or more. Longer: 431.
+    /// Bytes of a request's head, at least 8192. Longer: 431.
     pub head: usize,
-    /// Octets of a body that are read, to be thrown away. Longer: answered, and the connection is closed.
+    /// Bytes of a body that are read and dropped. Longer: answered, and the connection is closed.
     pub body: usize,
-    /// How long a request may take to arrive from its first octet on, and a client to take in a part of an answer.
-    /// Longer, up to twice that: closed.
+    /// How long a head may take to arrive, from its first byte on, and a client to read a part of an answer. Longer, up to
+    /// twice that: closed.
     pub read_timeout: Duration,
-    /// How long a connection may lie idle between requests. Longer, up to twice that: closed. It should be the proxy that
-    /// closes: a request that it sends into a connection which is just being closed here is lost.
+    /// How long a connection may be idle between requests. Longer, up to twice that: closed. The proxy should close first: a
+    /// request that it sends while the connection is being closed here is lost.
     pub idle_timeout: Duration,
-    /// Connections at the same time. For one more, that which has been idle longest is closed. Where none is idle, more wait in
-    /// the system's backlog.
+    /// Connections at the same time. For one more, the longest idle connection is closed. If none is idle, new ones wait in
+    /// the backlog of the operating system.
     pub connections: usize,
-    /// Those of one client, by its address. For one more, its own that has been idle longest is closed. Where none is idle, the
-    /// new one is.
+    /// Connections of one client address. For one more, the client's longest idle connection is closed. If none is idle, the
+    /// new one is closed.
     pub connections_per_client: usize,
-    /// How long connections are still accepted after the end was asked for, each for one request more. A proxy keeps
-    /// connections open between requests, and hears only with an answer that it should use this one no more.
+    /// How long connections are still accepted after shutdown began, each for one more request. A proxy keeps connections
+    /// open, and only an answer can tell it to close one.
     pub leave_taking: Duration,
-    /// How long a shutdown waits for requests in flight after that.
+    /// How long shutdown then waits for requests in flight.
     pub drain: Duration,
 }
 
-/// How the bodies of requests are taken in. However many come at once, they take up at most
-/// `small * Limits::connections + largest * large_at_once` octets.
+/// Limits for the bodies of requests. All bodies together take at most
+/// `small * Limits::connections + largest * large_at_once` bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyLimits {
-    /// Octets of the largest body. Longer: 413.
+    /// Bytes of the largest body. Longer: 413.
     pub largest: usize,
-    /// Octets of a body that every connection may hold.
+    /// Bytes of a body that every connection may hold.
     pub small: usize,
-    /// How many bodies may be longer than that at the same time. More wait, and are not read while they do.
+    /// How many longer bodies may be read at the same time. Further ones wait, unread.
     pub large_at_once: usize,
-    /// How long a body may take to arrive, that wait included. Longer: 408.
+    /// How long a body may take to arrive, including that wait. Longer: 408.
     pub timeout: Duration,
 }
 
-/// An accepted connection, after its TLS handshake if it has any.
+/// An accepted connection: plain text, or TLS after its handshake.
 pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// Whether a server is about to end: it is not Ready any more, and closes each connection with its next answer.
+/// Whether shutdown has begun. The server is then not ready, and closes each connection with its next answer.
 #[derive(Clone, Debug, Default)]
 pub struct Leaving(Arc<AtomicBool>);
 
-/// Bodies that are read at the same time, to be thrown away. More wait, unread: each that is read takes up 64 KiB.
+/// Bodies that are read and dropped at the same time. Further ones wait, unread. Each takes 64 KiB.
 pub const BODIES_AT_ONCE: usize = 256;
 
-/// How long to wait before accepting again after that failed: for want of file descriptors, most likely.
+/// How long to wait after accepting failed, most likely for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a TLS handshake may take; the read timeout where that is shorter. A client needs two round trips for it.
+/// How long a TLS handshake may take, or the read timeout if that is shorter. A handshake takes two round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where connections come in, what they may take up, who works on them, and whether they are to come to an end.
+/// A server on one listener.
 pub struct Server {
-    /// Where they come in.
+    /// Accepts connections.
     pub listener: Listener,
-    /// What they may take up.
+    /// The limits of connections.
     pub limits: Limits,
-    /// Who works on them.
+    /// The threads that serve connections.
     pub workers: Workers,
-    /// Set as soon as the end is asked for.
+    /// Set when shutdown begins.
     pub leaving: Leaving,
-    /// Told how full it is.
+    /// Keeps how full the listener is.
     pub occupancy: Occupancy,
 }
 
 /// An accepted connection that has its place.
 pub struct Accepted {
-    /// What is said on it.
+    /// The stream of bytes.
     pub stream: Stream,
-    /// The other end; an IPv4 address always as one.
+    /// The client's address. IPv4-mapped addresses are IPv4 addresses here.
     pub peer: IpAddr,
-    /// To be told what comes on it.
+    /// Notes requests and answers.
     pub requests: Requests,
-    /// When it should come to an end.
+    /// Tells when the connection should be closed.
     pub closing: Closing,
 }
 
 impl Server {
-    /// Accepts connections and lets `handler` answer their requests, until `shutdown`; then takes leave, and finishes what
-    /// is in flight.
+    /// Accepts connections and lets `handler` answer their requests, until `shutdown`. Then closes connections with their
+    /// next answer, and finishes the requests in flight.
     ///
-    /// `handler` gets a request's head and the connection's peer, and must not block. If it panics, the answer is 500.
+    /// `handler` gets a request's head and the client's address, and must not block. If it panics, the answer is 500.
     pub async fn serve<H>(self, handler: H, shutdown: impl Future<Output = ()>)
     where
         H: Fn(&Request<()>, IpAddr) -> Response<Full<Bytes>> + Send + Sync + 'static,
@@ -147,7 +147,7 @@ impl Server {
         self.serve_requests(service, shutdown).await;
     }
 
-    /// Like [`Server::serve`], for a handler that needs the whole request.
+    /// Like [`Server::serve`], for a handler that needs the body too.
     pub async fn serve_with_bodies<H>(self, bodies: BodyLimits, handler: H, shutdown: impl Future<Output = ()>)
     where
         H: Fn(&Request<Bytes>) -> Response<Full<Bytes>> + Send + Sync + 'static,
@@ -174,8 +174,8 @@ impl Server {
         self.serve_connections(converse, shutdown).await;
     }
 
-    /// Accepts connections and has `converse` see each to its end, until `shutdown`; then takes leave, and waits for those
-    /// that are still there. `converse` is to come to an end once it is told to.
+    /// Accepts connections and lets `converse` serve each of them, until `shutdown`. Then asks them to end, and waits for
+    /// them. `converse` must end when [`Closing`] says so.
     pub async fn serve_connections<C, F>(self, converse: C, shutdown: impl Future<Output = ()>)
     where
         C: Fn(Accepted) -> F + Clone + Send + 'static,
@@ -222,12 +222,12 @@ impl Server {
         drop((tcp, server));
         close.send_replace(true);
         if timeout(limits.drain, close.closed()).await.is_err() {
-            warn!(waited = ?limits.drain, "requests were still in flight at shutdown");
+            warn!(waited = ?limits.drain, "shutdown ends although requests are in flight");
         }
     }
 }
 
-/// Tells a conversation when it should come to an end. The server waits until all of these are gone.
+/// Tells when a connection should be closed. The server waits until all of these are dropped.
 #[derive(Clone)]
 pub struct Closing {
     server: watch::Receiver<bool>,
@@ -235,39 +235,40 @@ pub struct Closing {
 }
 
 impl Closing {
-    /// Resolves once the server closes.
+    /// Resolves when the server closes.
     pub async fn begun(&mut self) {
-        // An error means that the server is gone altogether.
+        // An error means that the server is gone.
         self.server.wait_for(|is_closing| *is_closing).await.ok();
     }
 
-    /// Resolves once this connection is to make room for another: as soon as it is idle, and as soon as possible. Whoever waits
-    /// for this has to look at the connection first each time: what has arrived by then is to be answered.
+    /// Resolves when this connection must make room for another: it should end as soon as it is idle. The caller must poll the
+    /// connection first each time: a request that has arrived must be answered.
     pub async fn making_room(&mut self) {
         self.make_room.cancelled().await;
-        // The runtime looks at what has come in before it goes on with this.
+        // The runtime polls the sockets before it goes on here.
         yield_now().await;
     }
 }
 
 impl Leaving {
-    /// The end was asked for.
+    /// Shutdown begins.
     pub fn begin(&self) {
         if !self.0.swap(true, Ordering::Relaxed) {
             info!("shutting down");
         }
     }
 
-    /// Whether it was.
+    /// Whether shutdown has begun.
     pub fn has_begun(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Takes a connection over into this runtime. `None` if it ended before any request, in its TLS handshake for one.
+/// Takes a connection over into this runtime. `None` if it ended before any request, for example in its TLS handshake.
 async fn adopt(stream: std::net::TcpStream, tls: Option<tls::Acceptor>, limits: Limits) -> Option<Stream> {
-    let stream =
-        TcpStream::from_std(stream).inspect_err(|error| warn!(%error, "cannot take over a connection")).ok()?;
+    let stream = TcpStream::from_std(stream)
+        .inspect_err(|error| warn!(%error, "cannot take over a connection: closing it"))
+        .ok()?;
     let Some(tls) = tls else { return Some(Either::Left(stream)) };
     if !tls.is_required() && !begins_tls(&stream, limits.idle_timeout).await? {
         tls.count_plain();
@@ -277,8 +278,8 @@ async fn adopt(stream: std::net::TcpStream, tls: Option<tls::Acceptor>, limits: 
     Some(Either::Right(Box::new(stream)))
 }
 
-/// Whether the first that comes is a TLS handshake (RFC 8446, 5.1): no request of HTTP begins with that octet. `None` if
-/// nothing comes within the `limit`.
+/// Whether the first byte begins a TLS handshake (RFC 8446, 5.1). No HTTP request begins with this byte. `None` if nothing
+/// arrives within `limit`.
 async fn begins_tls(stream: &TcpStream, limit: Duration) -> Option<bool> {
     const HANDSHAKE: u8 = 22;
     let mut first = [0];
@@ -286,7 +287,7 @@ async fn begins_tls(stream: &TcpStream, limit: Duration) -> Option<bool> {
     (length == 1).then_some(first == [HANDSHAKE])
 }
 
-/// Answers the requests of one connection until it ends, or the server does.
+/// Answers the requests of one connection until it ends or the server shuts down.
 async fn converse<S, F>(accepted: Accepted, limits: Limits, service: S, leaving: Leaving)
 where
     S: Fn(Request<Incoming>) -> F + Send + 'static,
@@ -312,14 +313,14 @@ where
             .max_buf_size(limits.head)
             .serve_connection(TokioIo::new(stream), service)
     );
-    // An error is the client's: it went away, was too slow, or was told what is wrong.
+    // An error is the client's: it disconnected, was too slow, or got an error response.
     tokio::select! {
         biased;
         _ = &mut connection => return,
         () = closing.begun() => connection.as_mut().graceful_shutdown(),
         () = making_room.making_room() => {
             connection.as_mut().graceful_shutdown();
-            // Idle, it takes this one look to close; in the middle of a head it would wait for more.
+            // An idle connection closes at this poll. In the middle of a head it would wait for the rest.
             let is_idle = poll_fn(|_| Poll::Ready(requests.idle_since().is_some()));
             tokio::select! {
                 biased;
@@ -331,25 +332,25 @@ where
     connection.await.ok();
 }
 
-/// Waits for a connection. Whatever goes wrong passes.
+/// Waits for a connection. Errors are logged, and accepting goes on.
 async fn accept(listener: &TcpListener) -> (std::net::TcpStream, SocketAddr) {
     loop {
         let accepted = listener.accept().await.and_then(|(stream, peer)| {
-            // Answers are one packet each; waiting to fill it only costs time.
+            // An answer is one packet: Nagle's algorithm would only delay it.
             stream.set_nodelay(true).ok();
             Ok((stream.into_std()?, peer))
         });
         match accepted {
             Ok(accepted) => return accepted,
             Err(error) => {
-                warn!(%error, "cannot accept a connection");
+                warn!(%error, "cannot accept a connection: check the limit of open files");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Waits for the request's end before it is decided on: no answer is older than what it rests on.
+/// Answers a request. Waits for the end of its body first, so that the decision uses the newest data.
 async fn answer<H>(
     request: Request<Incoming>,
     peer: IpAddr,
@@ -363,19 +364,19 @@ where
     let (head, body) = request.into_parts();
     // A client that waits for permission to send its body gets the answer instead.
     if !body.is_end_stream() && !head.headers.contains_key(EXPECT) {
-        // In a box: the others, which are nearly all, need no room for it.
+        // Boxed: almost all requests have no body, and should not need memory for this.
         Box::pin(timeout(limits.read_timeout, discard(body, limits.body, places))).await.ok();
     }
     let request = Request::from_parts(head, ());
     unless_it_panics(|| handler(&request, peer)).unwrap_or_else(|| INTERNAL_SERVER_ERROR.into_response())
 }
 
-/// `None` if it does. Its own message is on standard error.
+/// The handler's result. `None` if it panics. The panic's message is on standard error.
 pub fn unless_it_panics<T>(handler: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(handler)).inspect_err(|_| error!("a request could not be answered")).ok()
+    catch_unwind(AssertUnwindSafe(handler)).inspect_err(|_| error!("a request was not answered because its handler panicked: report this as a bug, with the message on standard error")).ok()
 }
 
-/// Takes the body in, or says why not.
+/// Reads the body and answers the request, or says why the body was not read.
 async fn answer_with_body<H>(
     request: Request<Incoming>,
     limits: Limits,
@@ -398,7 +399,7 @@ where
             if !head.headers.contains_key(EXPECT) {
                 timeout(bodies.timeout, discard(body, limits.body, places)).await.ok();
             }
-            let said = format!("the request is longer than {} octets", bodies.largest);
+            let said = format!("the request is longer than {} bytes", bodies.largest);
             plain_text(StatusCode::PAYLOAD_TOO_LARGE, said)
         }
         Ok(Err(Untaken::Broken)) => plain_text(StatusCode::BAD_REQUEST, "the request ended before its body did"),
@@ -409,13 +410,13 @@ where
     }
 }
 
-/// Why a body was not taken in.
+/// Why a body was not read.
 enum Untaken {
     TooLarge,
     Broken,
 }
 
-/// Reads a body to its end. The place of a large one is to be kept until its octets are gone.
+/// Reads a body to its end. Keep the permit of a large body until the body is dropped.
 async fn collect<'p>(
     body: &mut Incoming,
     limits: BodyLimits,
@@ -436,7 +437,7 @@ async fn collect<'p>(
             return Err(Untaken::TooLarge);
         }
         if length > limits.small && place.is_none() {
-            // The semaphore is never closed, so there always is a place.
+            // The semaphore is never closed, so there is always a permit.
             place = places.acquire().await.ok();
             whole.reserve_exact(announced.saturating_sub(whole.len()));
         }
@@ -445,7 +446,7 @@ async fn collect<'p>(
     Ok((whole.into(), place))
 }
 
-/// An answer in words. The API server repeats plain text to whoever it asks for.
+/// An answer in plain text. The API server repeats it to its user.
 pub fn plain_text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(text.into()));
     *response.status_mut() = status;
@@ -453,10 +454,10 @@ pub fn plain_text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<B
     response
 }
 
-/// Reads a body to its end, or to its first `limit` octets, once there is a place. Closing a connection with octets left
-/// unread resets it, and the answer may be lost on the way.
+/// Reads and drops a body, up to `limit` bytes, once there is a permit. Closing a connection with unread bytes resets it,
+/// and the answer may be lost.
 async fn discard(mut body: Incoming, limit: usize, places: &Semaphore) {
-    // The semaphore is never closed, so there always is a place.
+    // The semaphore is never closed, so there is always a permit.
     let _place = places.acquire().await;
     let mut read = 0;
     while let Some(Ok(frame)) = body.frame().await {
@@ -468,14 +469,14 @@ async fn discard(mut body: Incoming, limit: usize, places: &Semaphore) {
 }
 
 impl Listener {
-    /// One without TLS.
+    /// A listener without TLS.
     pub fn plain(tcp: TcpListener) -> Self {
         Self { tcp, tls: None }
     }
 }
 
 impl Limits {
-    /// With this share of the places for each client.
+    /// These limits, with this share of the connections for each client.
     pub fn shared_by(self, share: Share) -> Self {
         Self { connections_per_client: share.of(self.connections), ..self }
     }
@@ -487,7 +488,7 @@ impl Default for Limits {
             head: 16 * 1024,
             body: 1024 * 1024,
             read_timeout: Duration::from_secs(15),
-            // Longer than nginx (60 s) and the recipes for the others keep a connection.
+            // Longer than nginx (60 s) and the recipes for other proxies keep a connection.
             idle_timeout: Duration::from_secs(300),
             connections: 10_000,
             connections_per_client: 2_500,

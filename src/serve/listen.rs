@@ -1,4 +1,4 @@
-//! Where listeners listen.
+//! The addresses of listeners.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,21 +7,21 @@ use anyhow::Context;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 
-/// Connections that the system may hold before they are accepted.
+/// Connections that the operating system holds before they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// Where to listen.
+/// The address of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// There, and nowhere else.
+    /// This address and port only.
     Given(SocketAddr),
-    /// On all addresses of this machine, at this port.
+    /// All addresses of this machine, at this port.
     All(u16),
 }
 
 impl Address {
-    /// What was given, else the default. `[::]` is all addresses, as the chart writes it to move a port: where there is no
-    /// IPv6, those of IPv4.
+    /// The given address, or else all addresses at `port`. `[::]` means all addresses too, IPv4 alone if there is no IPv6: the
+    /// chart writes it to change a port.
     pub fn or_all(given: Option<SocketAddr>, port: u16) -> Self {
         match given {
             None => Self::All(port),
@@ -34,7 +34,7 @@ impl Address {
 /// A listener on `address`.
 ///
 /// # Errors
-/// Names the flag that the address came from.
+/// If the address cannot be used. Names the `flag`.
 pub(crate) async fn bind(address: Address, flag: &str) -> anyhow::Result<TcpListener> {
     bind_by(listen, address, flag)
 }
@@ -50,17 +50,16 @@ fn bind_by<L>(listen: impl Fn(SocketAddr) -> io::Result<L>, address: Address, fl
             }
         }
     };
-    listening.with_context(|| format!("{flag} {address}: cannot listen there; is the port taken?"))
+    listening.with_context(|| format!("{flag} {address}: cannot listen on this address; check that the port is free"))
 }
 
-/// Whether it failed as this machine has IPv6 switched off; anything else, as a port that is taken, would not be better with
-/// IPv4.
+/// Whether it failed because this machine has no IPv6. Other errors, such as a port in use, would be the same with IPv4.
 fn has_no_ipv6(error: &io::Error) -> bool {
     const EAFNOSUPPORT: i32 = 97;
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
-/// As tokio would, but that `[::]` is always for IPv4 too, whatever the machine's default is.
+/// Listens like tokio, but `[::]` always accepts IPv4 too, whatever the machine's default is.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     if address.is_ipv6() && address.ip().is_unspecified() {

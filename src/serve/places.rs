@@ -1,5 +1,5 @@
-//! Who holds a listener's places, and who makes room for one more. Pure: what connections are idle, and since when, is asked
-//! of those who hold them.
+//! PURE. Which connections hold a listener's places, and which one makes room for a new one. A place's holder tells whether
+//! and since when it is idle.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -7,27 +7,26 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Instant;
 
-/// Whose connection it is, as far as an address tells: one IPv4 address, or one IPv6 network of 64 bits, as whoever has one
-/// address of such a network has them all.
+/// A client by its address: one IPv4 address, or one IPv6 /64 network, because a client usually has a whole /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Client(IpAddr);
 
-/// How many of a listener's places one client may hold, written as in the flag `--connections-per-client`: `25%`.
+/// The share of a listener's places that one client may hold, written as in the flag `--connections-per-client`: `25%`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share(u8);
 
-/// Why a text is no [`Share`].
+/// The text is not a [`Share`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("write a share of each listener's places, from 1% to 100%, such as 25%")]
 pub struct InvalidShare;
 
-/// What holds a place.
+/// The holder of a place.
 pub trait Occupant {
-    /// Since when it has been idle; `None` while it is busy, and must not be closed.
+    /// Since when it has been idle. `None` while it is busy and must not be closed.
     fn idle_since(&self) -> Option<Instant>;
 }
 
-/// The places that are held. Whoever was told to make room holds none here, although its connection may last a moment longer.
+/// The held places. A connection that was asked to make room does not count, although it may last a moment longer.
 #[derive(Debug)]
 pub struct Places<T> {
     per_client: usize,
@@ -35,37 +34,37 @@ pub struct Places<T> {
     entered: u64,
 }
 
-/// What holds a place, by whose it is and when it came.
+/// Names a held place: its client, and a number in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket {
     client: Client,
     number: u64,
 }
 
-/// What becomes of a new connection.
+/// What happens to a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// There is a place.
+    /// There is a free place.
     Free,
-    /// There is one once this other connection has made room.
+    /// This other connection must make room first.
     InsteadOf(Ticket, Cause),
-    /// All places are held by the busy: it waits.
+    /// All places are held by busy connections: the new one waits.
     Full,
-    /// Its client holds all that it may, and all of that is busy.
+    /// The client holds its full share, and all its connections are busy: the new one is closed.
     Refused,
 }
 
-/// Why a connection is closed for another.
+/// Why a connection is closed for a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The listener's places are all held.
+    /// All places of the listener are held.
     ListenerFull,
-    /// Its client holds as many as one may.
+    /// The client holds its full share.
     ClientFull,
 }
 
 impl Client {
-    /// Whoever connects from `peer`.
+    /// The client that connects from `peer`.
     pub fn of(peer: IpAddr) -> Self {
         Self(match peer.to_canonical() {
             IpAddr::V4(address) => address.into(),
@@ -75,10 +74,10 @@ impl Client {
 }
 
 impl Share {
-    /// A quarter: whoever would take all places needs four addresses.
+    /// A quarter: to take all places, a client needs four addresses.
     pub const DEFAULT: Self = Self(25);
 
-    /// This share of `places`, at least one.
+    /// This share of `places`: at least one.
     pub fn of(self, places: usize) -> usize {
         (places * usize::from(self.0) / 100).max(1)
     }
@@ -101,13 +100,13 @@ impl fmt::Display for Share {
 }
 
 impl<T: Occupant> Places<T> {
-    /// None is held yet, and no client may ever hold more than `per_client`, at least one.
+    /// No held places. A client may hold at most `per_client`, and at least one.
     pub fn new(per_client: usize) -> Self {
         Self { per_client: per_client.max(1), clients: HashMap::new(), entered: 0 }
     }
 
-    /// What becomes of a new connection of `client`, where the listener `is_full` or not. The connection that has been idle
-    /// longest makes room, of its own client if that holds all that it may.
+    /// What happens to a new connection of `client`. The longest idle connection makes room if the listener `is_full`, or
+    /// the client's own if the client holds its full share.
     pub fn admit(&self, client: Client, is_full: bool) -> Admission {
         let own = self.clients.get(&client);
         if own.map_or(0, BTreeMap::len) >= self.per_client {
@@ -129,7 +128,7 @@ impl<T: Occupant> Places<T> {
         ticket
     }
 
-    /// Takes a place back, unless that was done before.
+    /// Frees a place. `None` if that was done before.
     pub fn leave(&mut self, ticket: Ticket) -> Option<T> {
         let held = self.clients.get_mut(&ticket.client)?;
         let occupant = held.remove(&ticket.number);
@@ -140,8 +139,8 @@ impl<T: Occupant> Places<T> {
     }
 }
 
-/// One look at each, at a moment when somebody has to go. To keep them in order would cost every request more than it costs
-/// such a moment.
+/// The longest idle connection. It looks at all of them, which is rare. Keeping them in order would cost every request
+/// more.
 fn longest_idle<'p, T: Occupant + 'p>(clients: impl Iterator<Item = (Client, &'p BTreeMap<u64, T>)>) -> Option<Ticket> {
     let held = clients.flat_map(|(client, held)| {
         held.iter().map(move |(number, occupant)| (occupant, Ticket { client, number: *number }))

@@ -1,22 +1,22 @@
-//! What a caller is told where a request is not served: a problem document (RFC 9457).
+//! Error responses: problem documents (RFC 9457).
 
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 
-/// A status and what is said with it: a constant for each thing that a caller may know.
+/// An error response. There is a constant for each one that a caller may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProblemDocument {
-    /// The status.
+    /// The HTTP status.
     pub status: StatusCode,
-    /// The value of `WWW-Authenticate`, if there is one.
+    /// The value of `WWW-Authenticate`, if any.
     pub challenge: Option<&'static str>,
-    /// JSON.
+    /// The problem document, as JSON.
     pub body: &'static str,
 }
 
-/// We are at fault.
+/// 500: a bug here.
 pub const INTERNAL_SERVER_ERROR: ProblemDocument = ProblemDocument {
     status: StatusCode::INTERNAL_SERVER_ERROR,
     challenge: None,
@@ -24,12 +24,12 @@ pub const INTERNAL_SERVER_ERROR: ProblemDocument = ProblemDocument {
 };
 
 impl ProblemDocument {
-    /// 403 with this body.
+    /// A 403 with this body.
     pub const fn forbidden(body: &'static str) -> Self {
         Self { status: StatusCode::FORBIDDEN, challenge: None, body }
     }
 
-    /// The answer over HTTP.
+    /// The HTTP response.
     pub fn into_response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::from(self.body));
         *response.status_mut() = self.status;

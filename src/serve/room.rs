@@ -1,5 +1,4 @@
-//! A listener's places at work: connections are let in, asked to make room for others, and counted. Who has to go is decided in
-//! `server/places.rs`.
+//! The places of a listener: lets connections in, asks others to make room, and counts them. `places.rs` decides which.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::places::{Admission, Cause, Client, Occupant, Places, Ticket};
 use super::timed::Requests;
 
-/// How long to wait for a connection to end that is to make room, before another one has to; and where all are busy, before
-/// the next look at them.
+/// How long to wait for a connection that was asked to make room, before another one is asked. Also how long to wait before
+/// the next try if all are busy.
 const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
-/// For how long a listener may be full of the busy before it is not Ready.
+/// How long all connections of a listener may be busy before the program is not ready.
 const FULL_TOLERANCE: Duration = Duration::from_secs(5);
 
 /// How full a listener is: for `/metrics` and `/readyz`.
@@ -34,7 +33,7 @@ pub struct Occupancy {
     full_since: Arc<Mutex<Option<Instant>>>,
 }
 
-/// What is told of all listeners of a program.
+/// Metrics of all listeners of a program.
 pub struct ConnectionMetrics {
     held: Family<ListenerLabels, Gauge>,
     closed: Family<ClosedLabels, Counter>,
@@ -52,15 +51,19 @@ struct ClosedLabels {
 }
 
 impl ConnectionMetrics {
-    /// Registers them; `registry` gives the prefix.
+    /// Registers the metrics.
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self { held: Family::default(), closed: Family::default() };
-        registry.register("connections", "Connections that hold a place of a listener", metrics.held.clone());
-        registry.register("connections_closed", "Connections closed to make room", metrics.closed.clone());
+        registry.register("connections", "Open connections of a listener", metrics.held.clone());
+        registry.register(
+            "connections_closed",
+            "Connections closed to make room for others, or refused because their client has too many",
+            metrics.closed.clone(),
+        );
         metrics
     }
 
-    /// What is told of one listener, named as the flag of its address. All is there from the start, at 0.
+    /// The metrics of one listener, which has the name of its address flag. All exist from the start, at 0.
     pub fn of(&self, listener: &'static str) -> Occupancy {
         let closed = |cause| self.closed.get_or_create_owned(&ClosedLabels { listener, cause });
         Occupancy {
@@ -75,13 +78,15 @@ impl ConnectionMetrics {
 }
 
 impl Occupancy {
+    /// Whether new connections find room.
+    ///
     /// # Errors
-    /// If new connections have found no room for a while, as all those that are there are busy.
+    /// If all connections have been busy for more than 5 seconds.
     pub fn readiness(&self, now: Instant) -> Result<(), String> {
         let full_for = self.full_since().map(|since| now.saturating_duration_since(since));
         match full_for.filter(|full_for| *full_for > FULL_TOLERANCE) {
             Some(full_for) => Err(format!(
-                "all connections of the listener {} have been busy for {} s",
+                "all connections of the listener {} have been busy for {} s: add replicas, or find the clients that are slow",
                 self.name,
                 full_for.as_secs()
             )),
@@ -93,7 +98,7 @@ impl Occupancy {
         *self.full_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_full(&self, is_full: bool) {
+    fn note_full(&self, is_full: bool) {
         let mut full_since = self.full_since.lock().unwrap_or_else(PoisonError::into_inner);
         *full_since = is_full.then(|| full_since.unwrap_or_else(Instant::now));
     }
@@ -109,7 +114,7 @@ impl Occupancy {
 /// The places of a listener.
 pub(super) struct Room {
     held: Mutex<Places<Guest>>,
-    /// One for each place, also of those who are just making room.
+    /// One permit for each place. A connection that is making room still has one.
     free: Arc<Semaphore>,
     occupancy: Occupancy,
 }
@@ -120,7 +125,7 @@ pub(super) struct Guest {
     pub(super) make_room: CancellationToken,
 }
 
-/// One connection's place, for as long as it lives.
+/// The place of one connection. Dropping it frees the place.
 pub(super) struct Place {
     room: Arc<Room>,
     ticket: Ticket,
@@ -134,7 +139,7 @@ impl Occupant for Guest {
 }
 
 impl Room {
-    /// Room for so many connections, and so many of each client.
+    /// A room for `connections` connections, of which one client may have `connections_per_client`.
     pub(super) fn new(connections: usize, connections_per_client: usize, occupancy: Occupancy) -> Self {
         let held = Mutex::new(Places::new(connections_per_client));
         Self { held, free: Arc::new(Semaphore::new(connections)), occupancy }
@@ -144,7 +149,8 @@ impl Room {
         act(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A place for a connection of `client`, once another has made room if need be. `None` if there is not to be one.
+    /// A place for a connection of `client`. Waits until another has made room, if need be. `None` if the client already has
+    /// its full share of busy connections.
     pub(super) async fn place(self: &Arc<Self>, client: Client, guest: Guest) -> Option<Place> {
         let permit = loop {
             let is_full = self.free.available_permits() == 0;
@@ -156,25 +162,25 @@ impl Room {
                         guest.make_room.cancel();
                     }
                 }
-                Admission::Full => self.occupancy.tell_full(true),
+                Admission::Full => self.occupancy.note_full(true),
                 Admission::Refused => {
                     self.occupancy.refused.inc();
                     return None;
                 }
             }
-            // The semaphore is never closed.
+            // The semaphore is never closed, so this is a permit or a timeout.
             if let Ok(permit) = timeout(ROOM_PAUSE, Arc::clone(&self.free).acquire_owned()).await {
                 break permit.ok()?;
             }
         };
-        self.occupancy.tell_full(false);
+        self.occupancy.note_full(false);
         self.occupancy.held.inc();
         let ticket = self.held(|places| places.enter(client, guest));
         Some(Place { room: Arc::clone(self), ticket, _permit: permit })
     }
 }
 
-/// Also if the connection ends in a panic.
+/// Runs also if the connection's task panics.
 impl Drop for Place {
     fn drop(&mut self) {
         self.room.held(|places| places.leave(self.ticket));

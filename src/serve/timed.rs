@@ -1,9 +1,9 @@
-//! How long a client may take: over the head of a request, over taking in an answer, and between two requests.
+//! How long a client may take: to send the head of a request, to read an answer, and between two requests.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant as Moment};
 
@@ -12,14 +12,13 @@ use tokio::time::{Instant, Sleep, sleep};
 
 /// A connection that fails once its client takes too long.
 ///
-/// A limit is enforced between once and twice its length: the timer is left alone while requests come, as setting it
-/// anew for each would cost more than the decision on it.
+/// A limit is enforced between once and twice its length. The timer is left alone while requests come: resetting it for
+/// each would cost more than the decision on the request.
 pub struct Timed<IO> {
     io: IO,
     timeouts: Timeouts,
     requests: Requests,
-    phase: Phase,
-    /// How many requests had begun and ended when nothing was left to be sent.
+    /// The number of answers when everything was sent.
     sent: u32,
     read_timer: Timer,
     write_timer: Timer,
@@ -28,95 +27,119 @@ pub struct Timed<IO> {
 /// How long a client may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// Before the first octet of a request.
+    /// Until the first byte of a request.
     pub idle: Duration,
-    /// From there to the end of its head.
+    /// From the first byte of a request to the end of its head.
     pub head: Duration,
-    /// Over taking in nothing of an answer.
+    /// To read any part of an answer.
     pub write: Duration,
 }
 
-/// Tells a [`Timed`] when the head of a request is complete, and when its answer is; and whoever asks, whether the connection
-/// is idle.
+/// What happens on one connection. Shared by the service, which notes requests and answers, by the [`Timed`] socket, and by
+/// the listener, which closes idle connections.
 #[derive(Clone, Debug)]
 pub struct Requests(Arc<Progress>);
 
+/// Written by the connection's thread only, so plain stores are enough.
 #[derive(Debug)]
 struct Progress {
-    /// How many requests began and ended.
-    steps: AtomicU32,
-    /// Whether an answer waits for its client to take it in.
+    /// An [`Activity`].
+    activity: AtomicU8,
+    /// How many times all requests were answered.
+    answers: AtomicU32,
+    /// Whether an answer waits for its client to read it.
     is_blocked: AtomicBool,
     opened: Moment,
-    /// When the last answer was through: microseconds after `opened`.
+    /// When the last answer was sent: microseconds after `opened`.
     answered: AtomicU64,
 }
 
-/// What a connection waits for. The number is that of the requests so far.
+/// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Before the first octet of a request.
-    Idle(u32),
-    /// In the middle of its head.
-    Head(u32),
+#[repr(u8)]
+enum Activity {
+    /// It waits for the first byte of a request.
+    Idle,
+    /// The head of a request is arriving.
+    Head,
     /// A request is being answered.
-    Busy(u32),
+    Busy,
 }
 
-/// Runs out once a phase has lasted for its limit.
+/// One period of an [`Activity`]: the activity, and the number of answers before it.
+type Period = (Activity, u32);
+
+/// Runs out once a period has lasted for its limit.
 #[derive(Debug, Default)]
 struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
-    phase: Option<Phase>,
+    period: Option<Period>,
 }
 
 impl Requests {
-    /// None yet, on a connection that is new at this moment.
+    /// No requests yet, on a connection that was opened at this moment.
     pub fn new(opened: Moment) -> Self {
-        let (steps, is_blocked, answered) = Default::default();
-        Self(Arc::new(Progress { steps, is_blocked, opened, answered }))
+        let (activity, answers, is_blocked, answered) = Default::default();
+        Self(Arc::new(Progress { activity, answers, is_blocked, opened, answered }))
     }
 
-    /// The head of a request is complete. Nothing new where one is being answered already.
+    /// The head of a request is complete. No effect while another request is being answered.
     pub fn begin(&self) {
-        if self.count().is_multiple_of(2) {
-            self.step();
-        }
+        self.set(Activity::Busy);
     }
 
-    /// All requests that have begun are answered.
+    /// All requests are answered. No effect if there were none.
     pub fn end(&self) {
-        if !self.count().is_multiple_of(2) {
+        if self.activity() == Activity::Busy {
             self.rest();
-            self.step();
+            self.0.answers.store(self.count().wrapping_add(1), Ordering::Relaxed);
+            self.set(Activity::Idle);
         }
     }
 
-    /// How many began and ended: odd while one is being answered.
+    /// How many times all requests were answered. The same number twice means that no request was answered in between.
     pub fn count(&self) -> u32 {
-        self.0.steps.load(Ordering::Relaxed)
+        self.0.answers.load(Ordering::Relaxed)
     }
 
-    /// Since when nothing has been asked: since the last answer was taken in, or the connection opened. `None` while a request
-    /// is being answered, and while an answer waits to be taken in. What comes in pieces, as a head or a TLS handshake, is
-    /// nothing before it is whole.
+    /// Since when the connection has been idle: since the client has read the last answer, or the connection was opened.
+    /// `None` while a request is being answered, or an answer waits to be read. An incomplete head or TLS handshake counts
+    /// as idle.
     pub fn idle_since(&self) -> Option<Moment> {
-        let is_busy = !self.count().is_multiple_of(2) || self.0.is_blocked.load(Ordering::Relaxed);
+        let is_busy = self.activity() == Activity::Busy || self.0.is_blocked.load(Ordering::Relaxed);
         let answered = Duration::from_micros(self.0.answered.load(Ordering::Relaxed));
         (!is_busy).then(|| self.0.opened + answered)
     }
 
-    /// Only one thread ever does.
-    fn step(&self) {
-        self.0.steps.store(self.count().wrapping_add(1), Ordering::Relaxed);
+    /// The first bytes of a request's head have arrived.
+    fn receive(&self) {
+        if self.activity() == Activity::Idle {
+            self.set(Activity::Head);
+        }
     }
 
-    /// An answer waits to be taken in.
+    fn activity(&self) -> Activity {
+        match self.0.activity.load(Ordering::Relaxed) {
+            activity if activity == Activity::Idle as u8 => Activity::Idle,
+            activity if activity == Activity::Head as u8 => Activity::Head,
+            _ => Activity::Busy,
+        }
+    }
+
+    fn set(&self, activity: Activity) {
+        self.0.activity.store(activity as u8, Ordering::Relaxed);
+    }
+
+    fn period(&self) -> Period {
+        (self.activity(), self.count())
+    }
+
+    /// An answer waits to be read.
     fn block(&self) {
         self.0.is_blocked.store(true, Ordering::Relaxed);
     }
 
-    /// All answers are taken in.
+    /// All answers are sent.
     fn unblock(&self) {
         if self.0.is_blocked.load(Ordering::Relaxed) {
             self.rest();
@@ -124,6 +147,7 @@ impl Requests {
         }
     }
 
+    /// The connection is idle from now on.
     fn rest(&self) {
         let microseconds = u64::try_from(self.0.opened.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.0.answered.store(microseconds, Ordering::Relaxed);
@@ -134,46 +158,37 @@ impl<IO> Timed<IO> {
     /// Limits `io`, on which `requests` come.
     pub fn new(io: IO, timeouts: Timeouts, requests: Requests) -> Self {
         let (sent, read_timer, write_timer) = Default::default();
-        Self { io, timeouts, requests, phase: Phase::Idle(0), sent, read_timer, write_timer }
-    }
-
-    fn current_phase(&self) -> Phase {
-        let requests = self.requests.count();
-        match self.phase {
-            _ if !requests.is_multiple_of(2) => Phase::Busy(requests),
-            Phase::Head(begun) if begun == requests => self.phase,
-            _ => Phase::Idle(requests),
-        }
+        Self { io, timeouts, requests, sent, read_timer, write_timer }
     }
 
     /// Ready once the client has taken too long to write.
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.phase = self.current_phase();
-        let limit = match self.phase {
-            Phase::Idle(_) => self.timeouts.idle,
-            Phase::Head(_) => self.timeouts.head,
-            Phase::Busy(_) => return Poll::Pending, // bodies have a limit of their own
+        let period = self.requests.period();
+        let limit = match period {
+            (Activity::Idle, _) => self.timeouts.idle,
+            (Activity::Head, _) => self.timeouts.head,
+            (Activity::Busy, _) => return Poll::Pending, // bodies have a limit of their own
         };
-        self.read_timer.poll(self.phase, limit, context)
+        self.read_timer.poll(period, limit, context)
     }
 }
 
 impl Timer {
-    fn poll(&mut self, phase: Phase, limit: Duration, context: &mut Context<'_>) -> Poll<()> {
-        let begins_head = matches!(phase, Phase::Head(_)) && self.phase != Some(phase);
+    fn poll(&mut self, period: Period, limit: Duration, context: &mut Context<'_>) -> Poll<()> {
+        let begins_head = period.0 == Activity::Head && self.period != Some(period);
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(limit)));
         if begins_head {
             sleep.as_mut().reset(Instant::now() + limit);
         }
-        let known = self.phase.get_or_insert(phase);
+        let known = self.period.get_or_insert(period);
         if begins_head {
-            *known = phase;
+            *known = period;
         }
         while sleep.as_mut().poll(context).is_ready() {
-            if *known == phase {
+            if *known == period {
                 return Poll::Ready(());
             }
-            *known = phase;
+            *known = period;
             sleep.as_mut().reset(Instant::now() + limit);
         }
         Poll::Pending
@@ -193,10 +208,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Timed<IO> {
         let before = buffer.filled().len();
         match Pin::new(&mut self.io).poll_read(context, buffer) {
             Poll::Ready(read) => {
-                if buffer.filled().len() > before
-                    && let Phase::Idle(requests) = self.current_phase()
-                {
-                    self.phase = Phase::Head(requests);
+                if buffer.filled().len() > before {
+                    self.requests.receive();
                 }
                 Poll::Ready(read)
             }
@@ -206,7 +219,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Timed<IO> {
 }
 
 impl<IO: AsyncWrite + Unpin> Timed<IO> {
-    /// The timer runs from the moment in which nothing could be written to the next in which something could.
+    /// Runs the timer while nothing can be written.
     fn limited<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             if self.write_timer.sleep.is_some() {
@@ -214,20 +227,20 @@ impl<IO: AsyncWrite + Unpin> Timed<IO> {
             }
             return written;
         }
-        // What waits may also be an acknowledgement of HTTP/2, which nobody is to be spared for.
+        // The waiting bytes may be an acknowledgement of HTTP/2 alone, which does not keep a connection from being closed.
         if self.sent != self.requests.count() {
             self.requests.block();
         }
-        let phase = Phase::Busy(0);
-        self.write_timer.poll(phase, self.timeouts.write, context).map(|()| Err(late()))
+        let period = (Activity::Busy, 0);
+        self.write_timer.poll(period, self.timeouts.write, context).map(|()| Err(late()))
     }
 }
 
-/// Not vectored: what is written is short, and goes out with one `send` once it is in one piece. h2 too puts short messages
-/// one behind the other only then, and writes each by itself otherwise.
+/// Not vectored: messages are short, and go out with one `send` if they are in one buffer. Without vectored writes, h2 too
+/// puts short messages into one buffer.
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Timed<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(context, octets);
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(context, bytes);
         self.limited(written, context)
     }
 

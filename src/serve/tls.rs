@@ -1,5 +1,5 @@
-//! I/O. TLS for listeners: a certificate, and the authorities of clients, that are replaced while connections come in.
-//! TLS 1.2 and 1.3, by rustls with ring. `tls/files.rs` is for those that come from PEM files.
+//! I/O. TLS for listeners. The certificate and the CAs for client certificates can be replaced at any time. TLS 1.2 and 1.3,
+//! by rustls with ring. `tls/files.rs` reads PEM files.
 
 mod acceptor;
 mod certificate;

@@ -1,6 +1,6 @@
-//! Threads that connections are shared out to: each runs a runtime of its own, and a connection stays where it was put.
+//! Threads for connections. Each has its own runtime, and a connection stays on its thread.
 //!
-//! Nothing that a request needs is passed from one core to another, and no scheduler looks for work to steal.
+//! So nothing that a request needs moves between cores, and no scheduler steals work.
 
 use std::future::Future;
 use std::io;
@@ -11,25 +11,25 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// Where connections are worked on.
+/// The threads that serve connections.
 #[derive(Clone)]
 pub struct Workers(Arc<[Worker]>);
 
 struct Worker {
     runtime: Handle,
     connections: AtomicUsize,
-    /// Dropped with the worker, which ends its thread.
+    /// Ends the thread when it is dropped.
     _stop: Option<oneshot::Sender<()>>,
 }
 
-/// One connection's share of a worker, for as long as it lives.
+/// Counts one connection of a worker until it is dropped.
 struct Share {
     workers: Workers,
     index: usize,
 }
 
 impl Workers {
-    /// The runtime that this is called in: for servers that are asked little.
+    /// The calling runtime, for servers with few requests.
     pub fn current() -> Self {
         Self([Worker { runtime: Handle::current(), connections: AtomicUsize::new(0), _stop: None }].into())
     }
@@ -37,13 +37,13 @@ impl Workers {
     /// One thread for each core that this process may use.
     ///
     /// # Errors
-    /// If the system has no thread left.
+    /// If a thread cannot be started.
     pub fn per_core() -> io::Result<Self> {
         let count = thread::available_parallelism().map_or(1, usize::from);
         (0..count).map(Worker::start).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Has the worker with the fewest connections work on one more.
+    /// Runs a connection on the worker with the fewest connections.
     pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
         let idlest = self.0.iter().enumerate().min_by_key(|(_, worker)| worker.connections.load(Ordering::Relaxed));
         let Some((index, worker)) = idlest else {
@@ -68,7 +68,7 @@ impl Worker {
     }
 }
 
-/// Also if the connection ends in a panic.
+/// Runs also if the connection's task panics.
 impl Drop for Share {
     fn drop(&mut self) {
         if let Some(worker) = self.workers.0.get(self.index) {

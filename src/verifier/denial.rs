@@ -1,4 +1,4 @@
-//! What a caller learns of a denial.
+//! The response to a denied request.
 
 use hyper::StatusCode;
 use keywright_core::verify::Denial;
@@ -6,8 +6,8 @@ use keywright_core::verify::Denial;
 use crate::serve::problem::ProblemDocument;
 
 impl From<Denial> for ProblemDocument {
-    /// The one place that decides what a caller is told. Whoever holds a key that is not good learns the same from
-    /// every attempt, whether it once was good or never.
+    /// The one place that decides what a caller learns. All keys that are not valid get the same answer, so that a caller
+    /// cannot tell whether a key has ever been valid.
     fn from(denial: Denial) -> Self {
         match denial {
             Denial::Missing
@@ -24,13 +24,13 @@ impl From<Denial> for ProblemDocument {
                 r#"{"status":403,"title":"Forbidden","detail":"The API key belongs to a namespace that is not accepted here."}"#,
             ),
             Denial::Scope => Self::forbidden(
-                r#"{"status":403,"title":"Forbidden","detail":"The API key lacks a scope that is demanded here."}"#,
+                r#"{"status":403,"title":"Forbidden","detail":"The API key lacks a scope that is required here."}"#,
             ),
             Denial::Address(_) => Self::forbidden(
                 r#"{"status":403,"title":"Forbidden","detail":"The API key must not be used from this address."}"#,
             ),
             Denial::Route(_) => Self::forbidden(
-                r#"{"status":403,"title":"Forbidden","detail":"The proxy asks with parameters other than namespace and scope, or with unusable values: correct its configuration."}"#,
+                r#"{"status":403,"title":"Forbidden","detail":"The proxy's parameters are wrong. Ask with namespace and scope only. The verifier's log says what to write."}"#,
             ),
             Denial::Stale => Self {
                 status: StatusCode::SERVICE_UNAVAILABLE,

@@ -1,4 +1,4 @@
-//! The records, from the API server to a [`Keyring`]; and how far that keyring can be relied on.
+//! I/O. Follows the records and keeps a [`Keyring`] of them. Knows how old the keyring is.
 //!
 //! ```text
 //! list, paged, consistent ──> keyring, swapped whole ──> watch from the list's version ──> keyring, record by record
@@ -6,17 +6,17 @@
 //!      └─ the version is gone (410), or from the future, or a goal is not reached ──┘
 //! ```
 //!
-//! What is known is as old as the moment at which the newest goal that was reached was asked for. A goal is the newest
-//! version that there is, by a consistent read; the watch reaches it by an event or a bookmark with that version or a later
-//! one. Events below it, and that a watch is open or ends, prove nothing: the cache that a watch is served from may stand
-//! still (kubernetes/kubernetes#97294, #138728). A watch that does not get there in time is dropped and all records are
-//! listed anew, as a list does not come from where the watch does.
+//! A goal is the newest version of the records, from a consistent read. The watch reaches a goal with an event or a bookmark
+//! of that version or a later one. The records are then as new as the request for that goal. Other events prove nothing, and
+//! neither does an open watch or its end: the cache behind a watch may have stopped
+//! (kubernetes/kubernetes#97294, #138728). If a watch does not reach a goal in time, it is dropped and all records are listed
+//! again, because a list does not come from that cache.
 //!
-//! All pages of a list show the records as they were at its first one. So a list proves what was written before it was asked
-//! for, and what is written while its pages are read comes with the watch, which begins with a goal of its own.
+//! All pages of a list show the state at its first page. So a list proves everything that was written before its request.
+//! Later writes come with the watch, which begins with its own goal.
 //!
-//! Every read asks for the newest data: a list at `resourceVersion=0`, or one that is streamed, may be older than what
-//! this very process had seen before, and bring a revoked key back.
+//! Every read asks for the newest data. A list at `resourceVersion=0`, or a streamed one, may be older than what this process
+//! has already seen, and could bring a revoked key back.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -43,64 +43,61 @@ use crate::telemetry::{WatchErrorKind, WatchErrors};
 use keywright_core::api::ApiKeyRecord;
 use keywright_core::keyring::{Contest, Distrust, Keyring, StoredRecord};
 use keywright_core::resource_version::{compare, is_older};
-use keywright_core::usage::{self, Marks, Told};
+use keywright_core::usage::{self, LastUses, SeenWrites};
 
-/// The newest keyring, shared by whoever follows the API server and all who decide.
+/// The newest keyring. Shared by the task that follows the API server and the threads that decide.
 pub struct Feed {
     keyring: ArcSwap<Keyring>,
-    /// Whether a first list is complete, and what was written while it was read is known too.
+    /// Whether the records are synced: the first list is complete, and so are the writes during it.
     is_synced: AtomicBool,
     lease_duration: Duration,
-    /// What `known` counts from.
+    /// The start of `known`.
     origin: Instant,
-    /// When the newest goal was asked for that was reached, in milliseconds since `origin`.
+    /// When the newest reached goal was requested, in milliseconds since `origin`.
     known: AtomicU64,
     errors: WatchErrors,
-    marks: Marks,
-    told: watch::Sender<Told>,
+    last_uses: LastUses,
+    seen_writes: watch::Sender<SeenWrites>,
 }
 
-/// Why there is no keyring to rely on.
+/// Why there is no keyring to decide from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unready {
-    /// The first list of records is not complete, or what was written while it was read is not known yet.
-    #[error("the records are not read yet: waiting for the API server's list of apikeyrecords, and its watch of them")]
+    /// The first list of records is not complete, or the writes during it are not seen yet.
+    #[error("not synced: waiting for the API server's list and watch of apikeyrecords")]
     Syncing,
-    /// What is known is as old as the lease duration, or older.
-    #[error(
-        "what is known of the records is {} s old: check that the API server can be reached, and what the log says of its \
-         answers", .0.as_secs()
-    )]
+    /// The records are as old as the lease duration, or older.
+    #[error("stale: the records are {} s old. Check that the API server is reachable; the log has its answers", .0.as_secs())]
     Stale(Duration),
 }
 
-/// How long to wait for what.
+/// Time limits of lists and watches.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
-    /// For one page of a list.
+struct Timings {
+    /// For one page of a list to arrive.
     page: Duration,
-    /// For the API server to end a watch that has no goal to reach.
+    /// The requested length of a watch without a goal.
     watch: Duration,
-    /// The same for one that has. Where no record changes, only a bookmark tells that it has reached it, and the API server
+    /// The requested length of a watch with a goal. If no record changes, only a bookmark can reach the goal. The API server
     /// sends one two seconds before it ends a watch (KEP-956).
     catch_up: Duration,
-    /// For a watch to be answered; and to reach a goal, however often it is opened and a newer goal is asked for meanwhile. kube-apiserver has
-    /// no bookmark for a watch while the newest write of all is that of a record in another namespace, and the next
-    /// goal is past that, mostly.
+    /// For the answer to a watch, and for reaching a goal, over any number of watches and newer goals. kube-apiserver sends no
+    /// bookmark while the newest write is that of a record in another namespace. Usually the next goal is past that.
     reach: Duration,
-    /// For any goal to be reached, or else all records are listed anew, whatever has held it up.
+    /// For reaching any goal. Otherwise all records are listed again, whatever the cause.
     renewal: Duration,
-    /// Before the first retry; doubled with each one after it.
+    /// The pause before the first retry. It doubles with each further retry.
     first_retry: Duration,
+    /// The longest pause before a retry.
     longest_retry: Duration,
-    /// A watch that ends sooner than this, and brought neither an event nor reached its goal, counts as a failure, or a
-    /// server that ends them all at once would be asked without pause.
+    /// A watch that ends sooner, without an event and without reaching its goal, counts as a failure. Otherwise a server that
+    /// ends every watch at once would be asked without a pause.
     shortest_watch: Duration,
 }
 
-impl Pace {
-    /// What is known is oldest when the next goal is reached, or the list complete that takes its place: 39 s after it was
-    /// asked for, or seven tenths of a short lease, and as long as the answers take.
+impl Timings {
+    /// The records are oldest just before the next goal is reached, or the list that replaces it is complete. That is 39 s, or
+    /// seven tenths of a short lease, plus the time of the answers.
     fn within(lease_duration: Duration) -> Self {
         let fifth = lease_duration / 5;
         let seconds = |seconds| fifth.min(Duration::from_secs(seconds));
@@ -117,14 +114,14 @@ impl Pace {
     }
 }
 
-/// How long to wait for the end of a watch that should last so long. More silence than that is a connection whose other end
-/// is gone; nothing else would tell, as kube sets no TCP keepalive.
+/// How long to wait for the end of a watch with this requested length. After that its connection counts as dead. Nothing else
+/// would detect this, because kube does not set TCP keepalive.
 fn longest(watch: Duration) -> Duration {
     watch + (watch / 4).min(Duration::from_secs(5))
 }
 
 impl Feed {
-    /// A feed that knows nothing yet at `now`, and that is stale once what it knows is as old as `lease_duration`.
+    /// A feed without records at `now`. It is stale when the records are as old as `lease_duration`.
     pub fn new(lease_duration: Duration, now: Instant) -> Self {
         Self {
             keyring: ArcSwap::default(),
@@ -133,31 +130,31 @@ impl Feed {
             origin: now,
             known: AtomicU64::new(0),
             errors: WatchErrors::default(),
-            marks: Marks::default(),
-            told: watch::Sender::default(),
+            last_uses: LastUses::default(),
+            seen_writes: watch::Sender::default(),
         }
     }
 
-    /// The same feed, whose errors are counted and told by `errors`.
+    /// This feed, with errors counted and logged by `errors`.
     pub fn with_errors(self, errors: WatchErrors) -> Self {
         Self { errors, ..self }
     }
 
-    /// The keyring to decide from at `now`: for one decision, and not to be kept. It is borrowed, since a count of its
-    /// users would be one number that all threads write.
+    /// The keyring for one decision at `now`. Do not keep it. It is borrowed, because all threads would write the same reference
+    /// count.
     ///
     /// # Errors
-    /// If there is none, or none to rely on any more.
+    /// If the records are not synced, or stale.
     pub fn current(&self, now: Instant) -> Result<Guard<Arc<Keyring>>, Unready> {
         if !self.is_synced.load(Ordering::Acquire) {
             return Err(Unready::Syncing);
         }
-        // Before the keyring is looked at, which may become newer meanwhile, and not older.
+        // The age first: the keyring may become newer in between, never older.
         let age = self.age(now);
         if age >= self.lease_duration { Err(Unready::Stale(age)) } else { Ok(self.keyring.load()) }
     }
 
-    /// How old what is known is at `now`: the keyring shows all that was written longer ago.
+    /// How old the records are at `now`. The keyring has every write that is older than this.
     pub fn age(&self, now: Instant) -> Duration {
         let known = Duration::from_millis(self.known.load(Ordering::Acquire));
         now.saturating_duration_since(self.origin).saturating_sub(known)
@@ -168,58 +165,58 @@ impl Feed {
         self.keyring.load().len()
     }
 
-    /// When the keys of all records were last used. Their slots are those of the keyring.
-    pub fn marks(&self) -> &Marks {
-        &self.marks
+    /// When the keys of all records were last used, by the keyring's slots.
+    pub fn marks(&self) -> &LastUses {
+        &self.last_uses
     }
 
-    /// The newest keyring, whether it can be relied on or not.
+    /// The newest keyring, even if it is stale.
     pub fn newest(&self) -> Arc<Keyring> {
         self.keyring.load_full()
     }
 
-    /// What the watch tells of last uses, as it comes in. Whoever sees one in [`Feed::marks`] sees it here too.
-    pub fn told(&self) -> watch::Receiver<Told> {
-        self.told.subscribe()
+    /// The writes of last uses that the watch has shown. A write that is visible in [`Feed::marks`] is counted here already.
+    pub fn seen_writes(&self) -> watch::Receiver<SeenWrites> {
+        self.seen_writes.subscribe()
     }
 
-    /// Keeps the keyring in step with the records in `namespace`. Never gives up.
+    /// Keeps the keyring in sync with the records in `namespace`, for ever.
     ///
-    /// `client` should neither retry nor have a read timeout: both are done here.
+    /// `client` should not retry, and should not have a read timeout: this function does both.
     pub async fn follow(&self, client: Client, namespace: &str) -> Infallible {
-        self.follow_at(client, namespace, Pace::within(self.lease_duration)).await
+        self.follow_at(client, namespace, Timings::within(self.lease_duration)).await
     }
 
-    async fn follow_at(&self, client: Client, namespace: &str, pace: Pace) -> Infallible {
+    async fn follow_at(&self, client: Client, namespace: &str, timings: Timings) -> Infallible {
         let url_path = ApiKeyRecord::url_path(&(), Some(namespace));
         let mut follower = Follower {
             feed: self,
             client,
             url_path,
-            pace,
+            timings,
             keyring: Keyring::new(RandomState::new()),
             version: None,
             goals: VecDeque::new(),
             pursued_since: None,
             renewed: Instant::now(),
         };
-        let mut retry = pace.first_retry;
+        let mut retry = timings.first_retry;
         loop {
             match follower.advance().await {
-                Ok(()) => retry = pace.first_retry,
+                Ok(()) => retry = timings.first_retry,
                 Err(interruption) => {
                     self.errors.note("apikeyrecords", interruption.kind(), &interruption, Instant::now());
                     debug!(%interruption, retry_in = ?retry, "cannot follow the records");
-                    follower.suffer(&interruption);
-                    // Jitter, so that verifiers that were cut off together do not come back together.
+                    follower.note_interruption(&interruption);
+                    // Jitter, so that verifiers that lost the API server together do not come back together.
                     sleep(retry.mul_f64(rand::random_range(0.5..=1.0))).await;
-                    retry = (retry * 2).min(pace.longest_retry);
+                    retry = (retry * 2).min(timings.longest_retry);
                 }
             }
         }
     }
 
-    /// A feed in step with records that give `keyring`.
+    /// A synced feed with this `keyring`.
     #[cfg(test)]
     pub(crate) fn holding(keyring: &Keyring) -> Self {
         let feed = Self::new(Duration::from_secs(600), Instant::now());
@@ -229,11 +226,11 @@ impl Feed {
     }
 
     fn publish(&self, keyring: &Keyring) {
-        self.marks.reach(keyring.slots());
+        self.last_uses.reach(keyring.slots());
         self.keyring.store(Arc::new(keyring.clone()));
     }
 
-    /// Lets decisions be made from the keyring, which shows all that was written before `asked`.
+    /// Notes that the keyring has every write before `asked`, so that decisions can use it.
     fn rely(&self, asked: Instant) {
         let known = asked.saturating_duration_since(self.origin).as_millis();
         self.known.fetch_max(u64::try_from(known).unwrap_or(u64::MAX), Ordering::AcqRel);
@@ -245,32 +242,32 @@ impl Feed {
 struct Follower<'f> {
     feed: &'f Feed,
     client: Client,
-    /// Where the records are.
+    /// The URL path of the records.
     url_path: String,
-    pace: Pace,
+    timings: Timings,
     keyring: Keyring,
-    /// The version that `keyring` has reached; `None` if it has to be read anew.
+    /// The version of `keyring`. `None` if all records must be listed again.
     version: Option<String>,
-    /// What `version` has yet to reach, in the order in which it was asked for; at most [`GOALS`].
+    /// The goals that `version` has not reached, the oldest first. At most [`GOALS`].
     goals: VecDeque<Goal>,
-    /// When the first watch was opened that has not reached a goal, while the API server answered all along.
+    /// When the first watch towards the open goals began. `None` if there is none, or the API server itself caused a delay.
     pursued_since: Option<Instant>,
-    /// When a goal was last reached, or a list complete.
+    /// When a goal was last reached, or a list was complete.
     renewed: Instant,
 }
 
-/// A version that was the newest one.
+/// A version that was the newest one when it was requested.
 #[derive(Clone, Debug)]
 struct Goal {
     version: String,
-    /// Before it was asked for. All that the API server had answered to by then is known once the version is reached.
+    /// Just before the request. When the version is reached, all writes before this moment are known.
     asked: Instant,
 }
 
-/// Goals to wait for: a newer one then takes the place of the newest.
+/// Maximum number of open goals. A further one replaces the newest.
 const GOALS: usize = 8;
 
-/// As much of an ApiKeyRecord as is needed, so that one that is odd elsewhere does not spoil a whole page.
+/// The fields of an ApiKeyRecord that are needed. A record that is malformed elsewhere then does not break its page.
 #[derive(Clone, Debug, Deserialize)]
 struct Record {
     metadata: RecordMetadata,
@@ -286,7 +283,7 @@ struct RecordMetadata {
     name: String,
     #[serde(default)]
     resource_version: String,
-    /// In RFC 3339. What is no time counts as none, and does not spoil a whole page either.
+    /// In RFC 3339. A value that is not a time counts as none, and does not break the page.
     #[serde(default)]
     creation_timestamp: Value,
 }
@@ -297,14 +294,14 @@ impl Record {
         StoredRecord { name: &self.metadata.name, created, spec: &self.spec }
     }
 
-    /// Its slot, and the second of its key's last use.
+    /// The record's slot, and the second of its key's last use.
     fn last_use_in(&self, keyring: &Keyring) -> Option<(u32, u32)> {
         let last_used_at = self.status.get("lastUsedAt")?.as_str()?.parse().ok()?;
         Some((keyring.slot_of(self.stored())?, usage::second(last_used_at)))
     }
 }
 
-/// Why a list or a watch broke off.
+/// Why a list or a watch was interrupted.
 #[derive(Debug, thiserror::Error)]
 enum Interruption {
     #[error(transparent)]
@@ -317,37 +314,35 @@ enum Interruption {
     NoVersion,
     #[error("no answer in time")]
     Silence(#[from] Elapsed),
-    #[error("the watch tells of version {0}, which is past: all records are read anew")]
+    #[error("the watch went backwards to version {0}: listing all records again")]
     Past(String),
-    #[error("the watch is not answered in time")]
+    #[error("the API server did not answer the watch in time")]
     Unanswered,
-    #[error("the watch does not end when it should: its connection is taken for dead")]
+    #[error("the watch did not end in time: closing its connection")]
     DeadWatch,
-    #[error("the watch ended as soon as it had begun")]
+    #[error("the watch ended at once, without an event")]
     CutShort,
     #[error(
-        "the watch has come to version {reached} and not to version {goal}, which the API server's lists have reached: all \
-         records are read anew"
+        "the watch is behind: it is at version {reached}, and the API server's lists at {goal}. Listing all records again"
     )]
     NotReached { reached: String, goal: String },
 }
 
 impl Follower<'_> {
-    /// Sets a goal, or reads all records where there is no way from what is known to one; and follows the watch that is to
-    /// reach it, and the one after that to its end.
+    /// Sets a goal and watches until it is reached, then watches once more. Lists all records first if a watch cannot go on.
     async fn advance(&mut self) -> Result<(), Interruption> {
-        if self.version.is_none() || self.renewed.elapsed() >= self.pace.renewal || !self.aim().await? {
+        if self.version.is_none() || self.renewed.elapsed() >= self.timings.renewal || !self.aim().await? {
             self.relist().await?;
         }
         if !self.goals.is_empty() {
-            self.watch(self.pace.catch_up).await?;
+            self.watch(self.timings.catch_up).await?;
         }
-        // Where it has not reached them, a newer goal may be easier to reach.
-        if self.goals.is_empty() { self.watch(self.pace.watch).await } else { Ok(()) }
+        // If goals are still open, the next call sets a newer goal, which may be easier to reach.
+        if self.goals.is_empty() { self.watch(self.timings.watch).await } else { Ok(()) }
     }
 
-    /// Takes in that it could not go on.
-    fn suffer(&mut self, interruption: &Interruption) {
+    /// Prepares the next try after an interruption.
+    fn note_interruption(&mut self, interruption: &Interruption) {
         if interruption.voids_version() {
             self.version = None;
         }
@@ -356,15 +351,18 @@ impl Follower<'_> {
         }
     }
 
-    /// Makes the newest version the goal. `false` if the API server is at an older one than `version`: its etcd was restored
-    /// from a backup. It takes a watch from the future without complaint and says nothing on it until the future is
-    /// reached; a key revoked in the meantime would stay good here.
+    /// Makes the newest version the goal. `false` if it is older than `version`: etcd was restored from a backup. The API
+    /// server accepts a watch from a future version and sends nothing until that version is reached. A key that is revoked
+    /// meanwhile would stay valid here.
     async fn aim(&mut self) -> Result<bool, Interruption> {
         let asked = Instant::now();
         let newest = self.newest_version().await?;
         let is_rewound = self.version.as_ref().is_some_and(|version| is_older(&newest, version));
         if is_rewound {
-            warn!(version = self.version, newest, "the API server has gone back in time: reading all records anew");
+            warn!(
+                version = self.version,
+                newest, "the API server's version went backwards (a restored backup?): listing all records again"
+            );
         } else {
             self.goals.truncate(GOALS - 1);
             self.goals.push_back(Goal { version: newest, asked });
@@ -373,7 +371,7 @@ impl Follower<'_> {
         Ok(!is_rewound)
     }
 
-    /// Relies on the keyring as of when the newest goal was asked for that it has reached.
+    /// Removes the reached goals, and notes the newest of them.
     fn settle(&mut self) {
         let reached = self.version.as_deref().unwrap_or_default();
         let is_reached = |goal: &Goal| reached == goal.version || !is_older(reached, &goal.version);
@@ -386,33 +384,33 @@ impl Follower<'_> {
 
     fn rely(&mut self, asked: Instant) {
         if !self.feed.is_synced.load(Ordering::Acquire) {
-            info!(version = self.version, "all records are known");
+            info!(version = self.version, "synced: answering requests from now on");
         }
         self.feed.rely(asked);
         self.pursued_since = None;
         self.renewed = Instant::now();
     }
 
-    /// Reads all records, and swaps the keyring only once it is complete. What is gone from the list is gone from it.
+    /// Lists all records, and replaces the keyring when the list is complete. Records that are not in the list are dropped.
     async fn relist(&mut self) -> Result<(), Interruption> {
         let asked = Instant::now();
         let mut keyring = self.keyring.successor();
         let (mut pages, mut version) = (self.pages(), String::new());
-        while let Some(page) = timeout(self.pace.page, pages.next::<Record>()).await?? {
-            self.take_in(&mut keyring, &page.items);
+        while let Some(page) = timeout(self.timings.page, pages.next::<Record>()).await?? {
+            self.add_page(&mut keyring, &page.items);
             version = page.resource_version;
         }
         if version.is_empty() {
             return Err(Interruption::NoVersion);
         }
-        info!(records = keyring.len(), version, "all records read");
+        info!(records = keyring.len(), version, "listed all records");
         self.keyring = keyring;
         self.version = Some(version);
         self.feed.publish(&self.keyring);
         self.pursued_since = None;
         self.renewed = Instant::now();
-        // The list was asked for after a goal that is still open, so it has reached that one. Decisions do not begin with a
-        // first list, though, before what was written while it was read is known too.
+        // The list was requested after every open goal, so it has reached them. The first list alone is not enough for
+        // decisions: the writes during it must be seen too.
         let is_first = self.goals.is_empty() && !self.feed.is_synced.load(Ordering::Acquire);
         self.goals.clear();
         if !is_first {
@@ -422,18 +420,18 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Takes in some records of a list. That there is one is counted first, so that whoever sees a use has it counted.
-    fn take_in(&self, keyring: &mut Keyring, records: &[Record]) {
-        self.feed.told.send_modify(|told| told.lists += 1);
+    /// Adds a page of a list to `keyring`. Counts the list first, so that a visible last use is always counted.
+    fn add_page(&self, keyring: &mut Keyring, records: &[Record]) {
+        self.feed.seen_writes.send_modify(|seen| seen.lists += 1);
         for record in records {
             let is_new = || self.keyring.slot_of(record.stored()).is_none();
-            tell(record, keyring.carry_over(&self.keyring, record.stored()), is_new);
+            log_distrust(record, keyring.carry_over(&self.keyring, record.stored()), is_new);
             self.note_listed_use(keyring, record);
         }
     }
 
     async fn newest_version(&self) -> Result<String, Interruption> {
-        let newest = timeout(self.pace.page, self.pages().newest_version()).await??;
+        let newest = timeout(self.timings.page, self.pages().newest_version()).await??;
         Some(newest).filter(|version| !version.is_empty()).ok_or(Interruption::NoVersion)
     }
 
@@ -441,7 +439,7 @@ impl Follower<'_> {
         Pages::new(self.client.clone(), &self.url_path)
     }
 
-    /// Follows a watch of such a length from where the last one came to, until it ends or has not reached its goal in time.
+    /// Follows one watch of this length from the last version on, until it ends or the goal is not reached in time.
     async fn watch(&mut self, duration: Duration) -> Result<(), Interruption> {
         let version = self.version.clone().ok_or(Interruption::NoVersion)?;
         let seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).max(1);
@@ -452,14 +450,14 @@ impl Follower<'_> {
             self.pursued_since.get_or_insert(opened);
         }
         let end = opened + longest(duration);
-        let answered = self.deadline(end.min(opened + self.pace.reach));
+        let answered = self.deadline(end.min(opened + self.timings.reach));
         let ended = match timeout_at(answered, self.client.request_events(request)).await {
             Err(_) => Err(Interruption::Unanswered),
             Ok(events) => {
                 let mut events = pin!(events?);
                 loop {
                     match timeout_at(self.deadline(end), events.try_next()).await {
-                        // A server knows no time below a second.
+                        // The timeout of a watch is at least one second.
                         Err(_) if opened.elapsed() < Duration::from_secs(seconds.into()) => break Ok(()),
                         Err(_) => break Err(Interruption::DeadWatch),
                         Ok(event) => match event.map_err(Interruption::of_watch)? {
@@ -472,63 +470,63 @@ impl Follower<'_> {
             }
         };
         if let Some(goal) = self.goals.back()
-            && self.pursued_since.is_some_and(|since| since.elapsed() >= self.pace.reach)
+            && self.pursued_since.is_some_and(|since| since.elapsed() >= self.timings.reach)
         {
             let reached = self.version.clone().unwrap_or_default();
             return Err(Interruption::NotReached { reached, goal: goal.version.clone() });
         }
         ended?;
         let is_in_vain = !self.goals.is_empty() || self.version.as_ref() == Some(&version);
-        if is_in_vain && opened.elapsed() < self.pace.shortest_watch { Err(Interruption::CutShort) } else { Ok(()) }
+        if is_in_vain && opened.elapsed() < self.timings.shortest_watch { Err(Interruption::CutShort) } else { Ok(()) }
     }
 
-    /// When to wait no longer for a watch that should be over at `end`.
+    /// When to stop waiting for a watch that should be over at `end`.
     fn deadline(&self, end: Instant) -> tokio::time::Instant {
         let pursued_since = self.pursued_since.filter(|_| !self.goals.is_empty());
-        pursued_since.map_or(end, |since| end.min(since + self.pace.reach)).into()
+        pursued_since.map_or(end, |since| end.min(since + self.timings.reach)).into()
     }
 
-    /// Takes note of a last use that the watch tells of. It is counted first, so that whoever sees it has it counted.
+    /// Notes a last use from the watch. Counts it first, so that a visible last use is always counted.
     fn note_last_use(&self, record: &Record) {
         let Some((slot, second)) = record.last_use_in(&self.keyring) else { return };
-        if self.feed.marks.usage(slot).written < second {
-            self.feed.told.send_modify(|told| told.writes += 1);
-            self.feed.marks.note_written(slot, second);
+        if self.feed.last_uses.usage(slot).written < second {
+            self.feed.seen_writes.send_modify(|seen| seen.writes += 1);
+            self.feed.last_uses.note_written(slot, second);
         }
     }
 
-    /// Takes note of a last use in a list, which may stand for any number of writes.
+    /// Notes a last use from a list. It may stand for any number of writes.
     fn note_listed_use(&self, keyring: &Keyring, record: &Record) {
         let Some((slot, second)) = record.last_use_in(keyring) else { return };
-        self.feed.marks.reach(keyring.slots());
-        self.feed.marks.note_written(slot, second);
+        self.feed.last_uses.reach(keyring.slots());
+        self.feed.last_uses.note_written(slot, second);
     }
 
     fn apply(&mut self, event: WatchEvent<Record>) -> Result<(), Interruption> {
-        let told = match &event {
+        let seen = match &event {
             WatchEvent::Added(record) | WatchEvent::Modified(record) | WatchEvent::Deleted(record) => {
                 &record.metadata.resource_version
             }
             WatchEvent::Bookmark(bookmark) => &bookmark.metadata.resource_version,
             WatchEvent::Error(_) => "",
         };
-        // What is past is never told again by a server that is in step, and could bring back a key that was revoked since.
-        if self.version.as_ref().is_some_and(|version| compare(told, version).is_some_and(|order| order.is_lt())) {
+        // A correct server never sends an old version again. An old event could bring back a revoked key.
+        if self.version.as_ref().is_some_and(|version| compare(seen, version).is_some_and(|order| order.is_lt())) {
             return if matches!(event, WatchEvent::Bookmark(_)) {
                 Ok(())
             } else {
-                Err(Interruption::Past(told.to_owned()))
+                Err(Interruption::Past(seen.to_owned()))
             };
         }
         let version = match event {
             WatchEvent::Added(record) => {
-                tell(&record, self.keyring.upsert(record.stored()), || true);
+                log_distrust(&record, self.keyring.upsert(record.stored()), || true);
                 self.feed.publish(&self.keyring);
                 self.note_last_use(&record);
                 record.metadata.resource_version
             }
             WatchEvent::Modified(record) => {
-                tell(&record, self.keyring.replace(record.stored()), || false);
+                log_distrust(&record, self.keyring.replace(record.stored()), || false);
                 self.feed.publish(&self.keyring);
                 self.note_last_use(&record);
                 record.metadata.resource_version
@@ -549,20 +547,23 @@ impl Follower<'_> {
     }
 }
 
-/// Logs what is odd about a record. That it contests another one's digest is told once, when it comes.
-fn tell(record: &Record, taken_in: Result<Option<Contest>, Distrust>, is_new: impl FnOnce() -> bool) {
-    match taken_in {
+/// Logs a record that cannot be read, or has the digest of another record. The latter only when the record is new.
+fn log_distrust(record: &Record, added: Result<Option<Contest>, Distrust>, is_new: impl FnOnce() -> bool) {
+    match added {
         Ok(Some(Contest { older, younger })) if is_new() => warn!(
             record = %younger, %older,
-            "the record claims a key that an older record has: it counts for nothing, and should be deleted"
+            "ignoring the record: an older record has the same digest. Delete the younger one"
         ),
         Ok(_) => {}
-        Err(distrust) => warn!(record = record.metadata.name, %distrust, "a key is refused because of its record"),
+        Err(distrust) => {
+            warn!(record = record.metadata.name, %distrust, "refusing a key: its record cannot be read. Correct the record")
+        }
     }
 }
 
 impl Interruption {
-    /// kube reports a line that it cannot read in several ways, among them as a `Status` without a code.
+    /// The interruption for an error of kube's watch. kube reports an unreadable event in several ways, also as a `Status`
+    /// without a code.
     fn of_watch(error: kube::Error) -> Self {
         match error {
             kube::Error::ReadEvents(_) => Self::Request(error),
@@ -570,14 +571,14 @@ impl Interruption {
         }
     }
 
-    /// Whether the records have to be read anew: the version is too old to watch from (410), an event was lost because it
-    /// could not be read, or the watch does not come from where the lists do.
+    /// Whether all records must be listed again: the version is too old to watch from (410), an event was lost because it
+    /// cannot be read, or the watch is behind the lists.
     fn voids_version(&self) -> bool {
         self.kind() == WatchErrorKind::Expired
             || matches!(self, Self::Event(_) | Self::Past(_) | Self::NotReached { .. })
     }
 
-    /// Whether it is the API server that holds a goal up, or the way to it, and not what the watch is served from.
+    /// Whether the API server or the network delays a goal, and not the cache behind the watch.
     fn explains_delay(&self) -> bool {
         !matches!(self, Self::Unanswered | Self::DeadWatch | Self::CutShort)
     }

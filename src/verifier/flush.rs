@@ -1,7 +1,7 @@
-//! I/O. Writes last uses to the records' status: as [`keywright_core::usage`] says, and all that is left when the verifier ends.
+//! I/O. Writes last uses to the records' status, as [`keywright_core::usage`] decides. At shutdown it writes all the rest.
 //!
-//! Each write reads the record, compares, and patches under the version read: a time never goes backwards, whoever else
-//! writes.
+//! Each write reads the record, compares, and patches under the version that was read. So a time never goes backwards,
+//! whatever other verifiers write.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -49,7 +49,7 @@ struct Metrics {
     waiting: Gauge,
 }
 
-/// What a write needs to know of a record. The rest is passed over: there may be hundreds of these a second.
+/// The fields of a record that a write needs. The rest is skipped: there may be hundreds of writes a second.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = ApiKeyRecord)]
 struct LastUse {
@@ -58,43 +58,43 @@ struct LastUse {
     status: Value,
 }
 
-/// How long a verifier that ends goes on writing.
+/// How long a verifier goes on writing at shutdown.
 const LAST_FLUSH: Duration = Duration::from_secs(30);
 
-/// Writes at the same time then: more of them gain nothing.
+/// Writes at the same time at shutdown. More are not faster.
 const LAST_FLUSH_AT_ONCE: usize = 32;
 
-/// Attempts at a record then, as others may be writing it.
+/// Attempts per record at shutdown, because other verifiers may write it too.
 const LAST_FLUSH_ATTEMPTS: usize = 3;
 
 impl Flush {
-    /// Writes what `feed` has marked to the records in `namespace`, and registers its metrics.
+    /// Writes the last uses of `feed` to the records in `namespace`, and registers its metrics.
     pub fn new(client: Client, namespace: &str, feed: Arc<Feed>, policy: Policy, registry: &mut Registry) -> Self {
         let records = Api::namespaced(client, namespace);
         let metrics = Metrics::default();
         registry.register("last_used_writes", "Writes of a key's last use to its record", metrics.writes.clone());
-        let help = "Writes of a last use that failed: they are made again later";
+        let help = "Failed writes of a last use, which are retried";
         registry.register("last_used_write_errors", help, metrics.errors.clone());
-        let help = "Records whose last use is due to be written";
+        let help = "Records whose last use waits to be written";
         registry.register("last_used_waiting", help, metrics.waiting.clone());
-        let help = "How far the last uses in the API are behind at most";
+        let help = "How late last uses in the API are, at most";
         registry.register_with_unit("last_used_granularity", help, Unit::Seconds, metrics.granularity.clone());
         Self { feed, records, policy, metrics }
     }
 
-    /// Writes at the pace of the budget, for ever.
+    /// Writes within the budget, for ever.
     pub async fn run(self) -> Infallible {
         if self.policy.budget.writes_per_second == 0 {
             self.metrics.granularity.set(f64::INFINITY);
             return future::pending().await;
         }
         let mut schedule = Schedule::new(self.policy, rand::random(), Instant::now());
-        let mut told = self.feed.told();
+        let mut seen_writes = self.feed.seen_writes();
         let mut survey_at = Instant::now();
         let mut writes = FuturesUnordered::new();
         loop {
             let wait_until = loop {
-                let latest = || *told.borrow_and_update();
+                let latest = || *seen_writes.borrow_and_update();
                 match schedule.next(self.feed.marks(), latest, second(clock::now()), Instant::now()) {
                     Next::Write(due) => writes.push(self.clone().write(due)),
                     Next::Wait(until) => break until,
@@ -105,15 +105,15 @@ impl Flush {
                     self.survey(&mut schedule);
                     survey_at = Instant::now() + schedule.survey_interval();
                 }
-                // Fails only without a sender, and the feed is that.
-                _ = told.changed() => {}
+                // Fails only without a sender, and the feed is the sender.
+                _ = seen_writes.changed() => {}
                 Some((due, outcome)) = writes.next() => schedule.finish(due, outcome, Instant::now()),
                 () = sleep_until(wait_until.into()) => {}
             }
         }
     }
 
-    /// Writes all that is left, without regard to the budget and to how little it may be, for 30 s at most.
+    /// Writes all unwritten last uses, without the budget and without waiting until they are due. Takes 30 s at most.
     pub async fn finish(self) {
         if self.policy.budget.writes_per_second == 0 {
             return;
@@ -128,10 +128,10 @@ impl Flush {
                 lost -= usize::from(is_written);
             }
         };
-        // What is left then is counted.
+        // At the timeout, the rest is counted as lost.
         let _ = timeout(LAST_FLUSH, all).await;
         if lost > 0 {
-            warn!(records = count, lost, "not all last uses could be written before the end");
+            warn!(records = count, lost, "shutdown lost some last uses: lastUsedAt stays too early in these records");
         } else {
             info!(records = count, "all last uses are written");
         }
@@ -144,7 +144,7 @@ impl Flush {
     }
 
     async fn write(self, due: Due) -> (Due, Outcome) {
-        // What is newer than this verifier knows comes from another one, and its watch is about to tell.
+        // A newer time than this verifier knows is another verifier's write, which the watch will show.
         let known = self.feed.marks().usage(due.slot).written;
         let outcome = self.write_unless_newer(due.slot, due.name, known).await;
         if matches!(outcome, Outcome::Refused | Outcome::Unknown(_)) {
@@ -153,7 +153,7 @@ impl Flush {
         (due, outcome)
     }
 
-    /// Whether the last use is in the API now, or the record gone.
+    /// Writes a last use at shutdown. True if it is in the API, or the record is gone.
     async fn write_at_last(&self, slot: u32, name: RecordName) -> bool {
         for _ in 0..LAST_FLUSH_ATTEMPTS {
             match self.write_unless_newer(slot, name, u32::MAX).await {
@@ -164,14 +164,14 @@ impl Flush {
         false
     }
 
-    /// Writes a last use, unless the record has that one or a later one, or one that is later than `known`.
+    /// Writes a last use, unless the record has the same or a later one, or one that is later than `known`.
     async fn write_unless_newer(&self, slot: u32, name: RecordName, known: u32) -> Outcome {
         let name = name.to_string();
         let record = match in_time(self.records.get_opt(&name)).await {
             Ok(Some(record)) => record,
             Ok(None) => return Outcome::Unneeded,
             Err(failure) => {
-                warn!(record = name, %failure, "cannot read the record to write its key's last use to");
+                warn!(record = name, %failure, "cannot read a record to write its last use, trying again later: check the API server and the verifier's rights");
                 return Outcome::Refused;
             }
         };
@@ -192,7 +192,7 @@ impl Flush {
             Err(Failure::Request(kube::Error::Api(status))) if status.code == 409 => return Outcome::Conflict,
             Err(failure) => failure,
         };
-        warn!(record = name, failure = %outcome, "cannot write a key's last use");
+        warn!(record = name, failure = %outcome, "cannot write a last use, trying again later: check the API server and the verifier's rights");
         match outcome {
             Failure::Request(kube::Error::Api(status)) if status.code < 500 => Outcome::Refused,
             _ => Outcome::Unknown(used),
@@ -200,7 +200,7 @@ impl Flush {
     }
 }
 
-/// Why a request came to nothing, or perhaps did not.
+/// Why a request failed, or has no known outcome.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -213,7 +213,7 @@ async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T,
     Ok(timeout(REQUEST_TIMEOUT, request).await??)
 }
 
-/// The last use that a record has; one that cannot be read counts as none.
+/// The last use in a record. One that cannot be read counts as none.
 fn last_use_in(record: &LastUse) -> u32 {
     let text = record.status.get("lastUsedAt").and_then(Value::as_str);
     text.and_then(|text| text.parse().ok()).map_or(0, second)

@@ -1,4 +1,4 @@
-//! Protocol Buffers as they are on the wire, read and written without building messages.
+//! Reads and writes the wire format of Protocol Buffers, without building messages.
 //!
 //! <https://protobuf.dev/programming-guides/encoding/>
 
@@ -16,23 +16,23 @@ pub struct Field<'m> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value<'m> {
-    /// A number in one of its encodings, or a group, which nothing has used for long; none is of interest here.
+    /// A number in any encoding, or a group, which is obsolete. Their values are never needed.
     Number,
     Octets(&'m [u8]),
 }
 
-/// Octets that are no message of the expected type.
+/// Bytes that are not a message of the expected type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a message of the expected type")]
 pub struct Malformed;
 
-/// The fields of a message, in the order in which they stand there. Ends after the first error.
+/// The fields of a message, in order. Ends after the first error.
 #[derive(Clone, Debug)]
 pub struct Fields<'m> {
     rest: &'m [u8],
 }
 
-/// Groups within one another. More: malformed.
+/// Maximum depth of nested groups.
 const MAX_GROUPS: u32 = 64;
 
 /// The fields of `message`.
@@ -41,10 +41,10 @@ pub fn fields(message: &[u8]) -> Fields<'_> {
 }
 
 impl<'m> Field<'m> {
-    /// The value of a field that is a message.
+    /// The value of a field with a message.
     ///
     /// # Errors
-    /// If it is a number.
+    /// If the field is a number.
     pub fn message(&self) -> Result<&'m [u8], Malformed> {
         match self.value {
             Value::Octets(octets) => Ok(octets),
@@ -52,18 +52,18 @@ impl<'m> Field<'m> {
         }
     }
 
-    /// The value of a field that is a text.
+    /// The value of a field with a text.
     ///
     /// # Errors
-    /// If it is a number, or not UTF-8.
+    /// If the field is a number, or not UTF-8.
     pub fn text(&self) -> Result<&'m str, Malformed> {
         str::from_utf8(self.message()?).map_err(|_| Malformed)
     }
 
-    /// The octets of a text. Cheaper than [`Field::text`]: almost all texts are ASCII.
+    /// The bytes of a text. Cheaper than [`Field::text`], because almost all texts are ASCII.
     ///
     /// # Errors
-    /// The same.
+    /// If the field is a number, or not UTF-8.
     pub fn text_octets(&self) -> Result<&'m [u8], Malformed> {
         let octets = self.message()?;
         if octets.is_ascii() { Ok(octets) } else { self.text().map(str::as_bytes) }
@@ -73,7 +73,7 @@ impl<'m> Field<'m> {
 impl<'m> Fields<'m> {
     #[inline]
     fn read(&mut self) -> Result<Field<'m>, Malformed> {
-        // Almost all fields are short texts and messages with small numbers.
+        // The fast path: almost all fields are short texts and messages with small field numbers.
         if let [key @ 8..0x80, length @ ..0x80, rest @ ..] = self.rest
             && key & 7 == 2
             && let Some((octets, rest)) = rest.split_at_checked(usize::from(*length))
@@ -95,7 +95,7 @@ impl<'m> Fields<'m> {
         if key >> 3 == 0 { Err(Malformed) } else { Ok((key >> 3, key & 7)) }
     }
 
-    /// `groups` may be within one another.
+    /// The value of a field. `groups` is the remaining depth of nested groups.
     fn value(&mut self, number: u32, wire_type: u32, groups: u32) -> Result<Value<'m>, Malformed> {
         match wire_type {
             0 => self.number()?,
@@ -120,7 +120,7 @@ impl<'m> Fields<'m> {
         Ok(Value::Number)
     }
 
-    /// Seven bits in an octet, the lowest first; the highest bit says that another octet follows.
+    /// A varint: seven bits per byte, the lowest first. The highest bit says that another byte follows.
     fn number(&mut self) -> Result<u64, Malformed> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
@@ -157,20 +157,20 @@ impl<'m> Iterator for Fields<'m> {
     }
 }
 
-/// Appends a field that is a text, octets, or a message that is already encoded.
+/// Appends a field with a text, bytes, or an encoded message.
 pub fn put(message: &mut Vec<u8>, field: u32, octets: &[u8]) {
     put_number_bits(message, u64::from(field << 3 | 2));
     put_number_bits(message, octets.len() as u64);
     message.extend_from_slice(octets);
 }
 
-/// Appends a field that is a number.
+/// Appends a field with a number.
 pub fn put_number(message: &mut Vec<u8>, field: u32, number: u64) {
     put_number_bits(message, u64::from(field << 3));
     put_number_bits(message, number);
 }
 
-/// Appends a field that is a message, which `write` appends the fields of.
+/// Appends a field with a message, whose fields `write` appends.
 pub fn put_message(message: &mut Vec<u8>, field: u32, write: impl FnOnce(&mut Vec<u8>)) {
     put_number_bits(message, u64::from(field << 3 | 2));
     let place = message.len();

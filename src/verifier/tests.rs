@@ -5,7 +5,7 @@ use http_body_util::Full;
 use hyper::Response;
 use keywright_core::key::Digest;
 use keywright_core::keyring::Keyring;
-use keywright_core::testing::{record_name, stored};
+use keywright_core::testing::{KEY, OTHER_KEY, record_name, stored};
 use keywright_core::verify::Denial;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -17,8 +17,7 @@ use crate::serve::room::Occupancy;
 use crate::testing::running::{PATIENCE, Running, connect, connect_from, one_answer, rest, server, statuses};
 use crate::testing::script::{LIST, Reply, Script, event, list, record};
 
-const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
-const REVOKED: &str = "keyw1_x3dylZ3lzYKIhQQXeAJ94cGS4sbYtvgcYDsSikFczMP1KVy2b";
+const REVOKED: &str = OTHER_KEY;
 const SUSPENDED: &str = "keyw1_5LdvPPYbsFuXItWtxeRYxNSM0lFE7WG6AJPOloe336t3XOvuE";
 const EXPIRED: &str = "keyw1_GIJjCtps9VfyK3QoUQexN2DvsoQN4YWslJWRPo4m4Ex4LtC2d";
 const UNKNOWN: &str = "keyw1_00000000000000000000000000000000000000000003dznj0";

@@ -1,5 +1,5 @@
-//! Keeps a certificate for the listener: makes one from the authority's Secret, and has the next one in time. Nothing is
-//! written, so replicas need not know of each other.
+//! Issues the listener's certificate from the CA's Secret, and renews it in time. Writes nothing to the cluster, so replicas
+//! do not depend on each other.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -21,7 +21,7 @@ use crate::authority::{self, Authority, Flaw, SECRET};
 use crate::clock;
 use crate::serve::tls::{Certificate, SOURCE_GOOD, Served};
 
-/// Where the certificate comes from: made here, for this long, by the authority in the Secret.
+/// The CA's Secret, and how long certificates from it are valid.
 pub(super) struct Source {
     secrets: Api<Secret>,
     lifetime: SignedDuration,
@@ -36,35 +36,35 @@ pub(super) struct AuthorityCertificates {
     state: Mutex<State>,
 }
 
-/// What was found at the last look, and what follows from it.
+/// The result of the last read of the Secret.
 struct State {
     standing: Standing,
-    /// The authority that signed what is served, and all that it trusts.
+    /// The CA that signed the served certificate, and the CAs in its bundle.
     issuer: Option<CertificateDer<'static>>,
     bundle: Vec<CertificateDer<'static>>,
     authority_not_after: Option<Timestamp>,
-    /// When the served certificate is to be replaced.
+    /// When to replace the served certificate.
     renewal_at: Option<Timestamp>,
 }
 
-/// How it stands with the source. Each change is told once.
+/// The state of the CA's Secret. Each change is logged once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Standing {
-    /// Not looked at yet.
+    /// The Secret is not read yet.
     Unknown,
-    /// As it should be.
+    /// The CA is valid.
     Good,
-    /// Good, and in the last third of its life, which ends then.
+    /// The CA is valid, and in the last third of its life. Holds its expiry.
     Ageing(Timestamp),
-    /// Of no use.
+    /// The Secret holds no usable CA.
     Flawed(Flaw),
-    /// Nobody knows: the API server did not answer, or refused to.
+    /// The Secret cannot be read. Holds the error.
     Unread(String),
-    /// No certificate that would do can be had from it.
+    /// The CA cannot issue a valid certificate. Holds the error.
     Unusable(String),
 }
 
-/// A pause is never shorter: an authority that is about to expire gives lives that are shorter and shorter.
+/// The shortest pause between two reads: a CA that is about to expire issues ever shorter certificates.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
 impl Source {
@@ -74,7 +74,7 @@ impl Source {
 }
 
 impl AuthorityCertificates {
-    /// Looks at `source` at least every `poll`, once it is told to [follow](Self::follow).
+    /// [`Self::follow`] reads `source` at least every `poll`.
     ///
     /// # Errors
     /// If the TLS library refuses its configuration.
@@ -97,22 +97,23 @@ impl AuthorityCertificates {
         Ok(certificates)
     }
 
-    /// What is served, now and later.
+    /// The certificate that is served, now and later.
     pub(super) fn served(&self) -> Arc<Served> {
         Arc::clone(&self.served)
     }
 
-    /// Whether a client that trusts what the authority does would accept what is served as of `now`.
+    /// Whether a client that trusts the CA's bundle would accept the served certificate at `now`.
     pub(super) fn readiness(&self, now: Timestamp) -> Result<(), String> {
         let state = self.state();
         let certificate = self.served.current(now).ok_or_else(|| match self.served.not_after() {
-            Some(end) => format!("the certificate expired at {end} and there is no other: {}", state.standing),
-            None => format!("no certificate to serve: {}", state.standing),
+            Some(end) => format!("the certificate expired at {end}: {}", state.standing),
+            None => format!("there is no certificate: {}", state.standing),
         })?;
-        self.check(&certificate, &state.bundle, now).map_err(|problem| format!("the certificate does not do {problem}"))
+        self.check(&certificate, &state.bundle, now)
+            .map_err(|problem| format!("the certificate is not valid {problem}"))
     }
 
-    /// Keeps the certificate good. Never gives up.
+    /// Keeps the certificate valid for ever.
     pub(super) async fn follow(&self) -> Infallible {
         loop {
             let standing = self.refresh().await;
@@ -120,7 +121,7 @@ impl AuthorityCertificates {
         }
     }
 
-    /// Tells what is new about the source. Answers how long to wait until the next look.
+    /// Logs a change of the Secret's state. Returns how long to wait until the next read.
     fn conclude(&self, standing: Standing, now: Timestamp) -> Duration {
         let mut state = self.state();
         if state.standing != standing {
@@ -133,11 +134,11 @@ impl AuthorityCertificates {
         self.pause(&state, now)
     }
 
-    /// Until the next look: sooner where a renewal is due, and never at the same moments as other replicas.
+    /// The pause until the next read: shorter if a renewal is due, with jitter to differ from other replicas.
     fn pause(&self, state: &State, now: Timestamp) -> Duration {
         let poll = self.poll.mul_f64(rand::random_range(0.8..=1.0));
         let until_renewal = state.renewal_at.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
-        // One that is overdue could not be had just now.
+        // An overdue renewal has just failed.
         until_renewal.filter(|left| !left.is_zero()).map_or(poll, |left| left.max(SHORTEST_PAUSE).min(poll))
     }
 
@@ -152,13 +153,13 @@ impl AuthorityCertificates {
                 }
             }
             Err(kube::Error::Api(status)) => Standing::Unread(format!("{} ({})", status.message, status.code)),
-            // Its text may quote the value that it stumbled over.
+            // The error's text may quote the Secret's data.
             Err(kube::Error::SerdeError(_)) => Standing::Unread("its answer cannot be read".to_owned()),
             Err(error) => Standing::Unread(error.to_string()),
         }
     }
 
-    /// Makes a certificate if it is time, or if what is served would not be accepted any more.
+    /// Issues a certificate if it is time, or if clients would not accept the served one any more.
     fn renew(&self, authority: &Authority, lifetime: SignedDuration, now: Timestamp) -> Standing {
         let mut state = self.state();
         let is_good =
@@ -169,7 +170,7 @@ impl AuthorityCertificates {
             match self.make(authority, lifetime, now) {
                 Ok((certificate, renewal_at)) => {
                     let (expires_at, authority_expires_at) = (certificate.not_after(), authority.not_after());
-                    info!(%expires_at, %authority_expires_at, "a new certificate is served");
+                    info!(%expires_at, %authority_expires_at, "serving a new certificate");
                     self.served.replace(certificate);
                     state.renewal_at = Some(renewal_at);
                     state.issuer = Some(authority.certificate().clone());
@@ -182,28 +183,28 @@ impl AuthorityCertificates {
         if now < authority.renewal_at() { Standing::Good } else { Standing::Ageing(authority.not_after()) }
     }
 
-    /// A certificate that clients accept, and when to make the next one.
+    /// A certificate that clients accept, and when to issue the next one.
     fn make(
         &self,
         authority: &Authority,
         lifetime: SignedDuration,
         now: Timestamp,
     ) -> Result<(Certificate, Timestamp), String> {
-        let key = KeyPair::generate().map_err(|error| format!("no key can be made: {error}"))?;
+        let key = KeyPair::generate().map_err(|error| format!("cannot generate a key: {error}"))?;
         let leaf = authority.issue(key, &self.server_names, lifetime, now).map_err(|error| error.to_string())?;
         let certificate = Certificate::new(vec![leaf.certificate], leaf.key).map_err(|error| format!("{error:#}"))?;
         self.check(&certificate, authority.bundle(), now)?;
         Ok((certificate, leaf.renewal_at))
     }
 
-    /// Whether clients accept it.
+    /// Whether clients that trust `bundle` accept the certificate at `now`.
     fn check(
         &self,
         certificate: &Certificate,
         bundle: &[CertificateDer<'static>],
         now: Timestamp,
     ) -> Result<(), String> {
-        authority::verify(certificate.leaf().ok_or("it is none")?, bundle, &self.server_names, now)
+        authority::verify(certificate.leaf().ok_or("because it is empty")?, bundle, &self.server_names, now)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -213,26 +214,27 @@ impl AuthorityCertificates {
 
 impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let remedy = "run `keywright certificates`";
+        let remedy = "Run `keywright certificates`";
         match self {
-            Self::Unknown => write!(f, "nothing was read yet"),
-            Self::Good => write!(f, "the source of certificates is good"),
+            Self::Unknown => write!(f, "Secret {SECRET} is not read yet"),
+            Self::Good => write!(f, "Secret {SECRET} holds a valid CA"),
             Self::Ageing(end) => {
-                write!(f, "Secret {SECRET}: the authority expires at {end}: {remedy}")
+                write!(f, "Secret {SECRET}: the CA expires at {end}. {remedy}")
             }
-            Self::Flawed(flaw) => write!(f, "Secret {SECRET} is of no use, {flaw}: {remedy}"),
+            Self::Flawed(flaw) => write!(f, "Secret {SECRET} cannot be used: {flaw}. {remedy}"),
             Self::Unread(problem) => {
                 write!(
                     f,
-                    "Secret {SECRET} cannot be read: {problem}; are the API server and this ServiceAccount's rights well?"
+                    "Secret {SECRET} cannot be read: {problem}; check that the API server is reachable and that this \
+                     ServiceAccount may read the Secret"
                 )
             }
-            Self::Unusable(problem) => write!(f, "no certificate can be had: {problem}"),
+            Self::Unusable(problem) => write!(f, "cannot make a certificate: {problem}"),
         }
     }
 }
 
-/// Read when they are asked for.
+/// The state of the CA, read at each scrape.
 struct Metrics(Arc<AuthorityCertificates>);
 
 impl Collector for Metrics {
@@ -246,7 +248,8 @@ impl Collector for Metrics {
         let (name, help) = SOURCE_GOOD;
         gauge(name, help, f64::from(u8::from(is_good)))?;
         if let Some(expiry) = state.authority_not_after {
-            let (name, help) = ("authority_expiry_timestamp_seconds", "When the certificate authority expires");
+            let (name, help) =
+                ("authority_expiry_timestamp_seconds", "When the certificate authority expires, in seconds since 1970");
             gauge(name, help, expiry.as_second() as f64)?;
         }
         Ok(())

@@ -266,7 +266,7 @@ async fn a_proxy_with_a_certificate_is_answered_and_nobody_else() {
     let metrics = verifier.metrics().await;
     assert!(metrics.contains("keywright_certificate_expiry_timestamp_seconds "), "{metrics}");
     assert!(metrics.contains("keywright_certificate_source_good 1"), "{metrics}");
-    let refused = verifier.printed().matches("a client has no certificate, and is refused").count();
+    let refused = verifier.printed().matches("refused a client without a certificate").count();
     assert_eq!(refused, 1, "told once a minute");
 
     let message = health(&Proxy::new(&ca, &shown, &key), &verifier).await;
@@ -413,7 +413,7 @@ async fn tls_is_switched_on_and_off_again_without_a_refused_request() {
         super::verifier::answers(&plain, &key, 200).await;
         route(&[&plain]);
         let both = roll_out(plain, &optional).await;
-        both.says("connections in plain text are answered as well").await;
+        both.says("plain text is accepted without a certificate").await;
         assert_eq!(health(&proxies[0], &both).await, [0, 0, 0, 0, 2, 8, 1], "gRPC over TLS");
         assert_eq!(ask_over_grpc(&both, &key).await, ("0".to_owned(), vec![8, 1]), "gRPC in plain text");
         switch(true).await;

@@ -103,7 +103,7 @@ async fn a_user_sees_every_problem_at_once_with_its_path() {
         "The ApiKey \"ci\" is invalid: ",
         "* spec.owner: must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces, not \"Ada L\"",
         "* spec.allowedIPs[1]: \"10.0.0.1/8\" has host bits set; did you mean \"10.0.0.0/8\"?",
-        "* spec.allowedIPs[2]: \"192.0.2.1,192.0.2.2\" holds a comma; write each address or CIDR as an entry of the list of its own",
+        "* spec.allowedIPs[2]: \"192.0.2.1,192.0.2.2\" holds a comma; write each address or CIDR as its own list entry",
         "* spec.allowedIPs[3]: entries 0 and 3 are both 192.0.2.0/24; remove one of them",
         "* spec.expiresIn: must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d, not \"1w\"; did you mean \"7d\"?",
     ];
@@ -174,7 +174,7 @@ async fn what_deserves_a_second_look_is_printed_and_goes_on() {
     let installation = Installation::new("webhook-warnings").await;
     let _webhook = installation.webhook().await;
     let warning = |name: &str, text: &str| format!("Warning: {}/{name}: {text}", installation.tenant_namespace);
-    let never = "spec.expiresIn: this key never expires; 90d, say, would end it if it leaks unnoticed";
+    let never = "spec.expiresIn: this key never expires; consider expiresIn: 90d, so that a leaked key stops working";
     let pieces = json!({"allowedIPs": ["0.0.0.0/1", "128.0.0.0/1", "::/0"]});
     let said = kubectl(&installation, &["apply"], &object("wide", pieces.clone()));
     assert!(said.done, "{said:?}");
@@ -192,7 +192,7 @@ async fn what_deserves_a_second_look_is_printed_and_goes_on() {
     let expected = warning("past", "spec.expiresAt: the key expired at 2026-01-01T00:00:00Z and is refused");
     assert_eq!(said.stderr, expected + "\n");
     let said = kubectl(&installation, &["create"], &object("far", json!({"expiresAt": "9999-12-31T23:59:59Z"})));
-    assert!(said.done && said.stderr.contains("is as good as never; consider expiresIn: Never"), "{said:?}");
+    assert!(said.done && said.stderr.contains("is as late as never; write expiresIn: Never"), "{said:?}");
     assert_eq!(stored(&installation, "far").await["spec"]["expiresAt"], "9999-12-31T23:59:59Z", "as it was written");
     let account = "system:serviceaccount:team-a:deployer";
     let said = kubectl_as(account, &installation, &["create"], &object("pipeline", json!({"expiresIn": "30d"})));
@@ -235,17 +235,17 @@ async fn an_exported_manifest_can_be_applied_by_anybody_for_ever() {
     manifest["metadata"].as_object_mut().unwrap().remove("uid");
     let of = |what: &str| {
         let place = format!("{}/ci: metadata.annotations[{CREATED_BY}]", installation.tenant_namespace);
-        format!("Warning: {place} says who {what} to \"{robot}\"\n")
+        format!("Warning: {place} names the creator of the object: it was {what} to \"{robot}\"\n")
     };
     let said = kubectl_as(robot, installation, &["apply"], &manifest);
-    assert!(said.done && said.stderr.contains(&of("creates the object, and was set")), "{said:?}");
+    assert!(said.done && said.stderr.contains(&of("set")), "{said:?}");
     for (arguments, suspended) in
         [(&["apply"][..], true), (&["apply"], false), (&["diff"], false), (&["replace"], true)]
     {
         manifest["spec"]["suspended"] = json!(suspended);
         let said = kubectl_as(USER, installation, arguments, &manifest);
         assert!(said.done, "{arguments:?} {said:?}");
-        assert!(said.stderr.contains(&of("created the object, and was put back")), "{arguments:?} {said:?}");
+        assert!(said.stderr.contains(&of("put back")), "{arguments:?} {said:?}");
         assert_eq!(stored(installation, "ci").await["metadata"]["annotations"][CREATED_BY], robot);
     }
     // The API server itself asks which of two field managers is to win; told so, ours stays.

@@ -1,15 +1,15 @@
-//! PURE. What the API server asks about an ApiKey before it stores it: a review in, a verdict out.
+//! PURE. Decides an admission review of an ApiKey: a review in, a verdict out.
 //!
-//! It asks twice. `/mutate` comes before its own schema and CEL checks: what is left out is filled in, and what is wrong
-//! is refused there already, because the reasons and hints given here say more than a schema can. `/validate` comes
-//! last, after every other admission webhook, and judges what is about to be stored.
+//! The API server asks twice. `/mutate` comes before the schema and CEL checks. It fills in what is left out, and it
+//! already refuses what is wrong, because its messages say more than a schema can. `/validate` comes last, after every
+//! other admission webhook, and decides on the object that is about to be stored.
 //!
-//! A spec is read by [`declaration::read`], as the controller reads it. What is judged here besides is what only the
-//! moment of the request can tell: who asks, and what the object was before.
+//! [`declaration::read`] reads the spec, as in the controller. This module adds the checks that need the request: who
+//! asks, and what the object was before.
 //!
-//! An update is not refused for a field of `spec` that was as bad before and that it leaves as it is, so that an object
-//! which is older than a rule can still be labelled, suspended, or mended one field at a time. The API server does the
-//! same with a schema's rules ("ratcheting", KEP-4008).
+//! An update is not refused for a bad field of `spec` that it does not change. So an object that is older than a rule can
+//! still be labelled, suspended, or corrected one field at a time. The API server does the same with a schema's rules
+//! ("ratcheting", KEP-4008).
 
 mod completion;
 pub mod review;
@@ -24,57 +24,57 @@ use crate::declaration::{self, DEFAULT_SECRET_KEY, OWNER_RULE, Problem};
 use completion::Completion;
 use review::{Object, Operation, PatchOperation, Request};
 
-/// What the API server asks for, one path each.
+/// The two questions of the API server, one path each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// What is to be filled in? `/mutate`.
+    /// `/mutate`: fill in what is left out.
     Mutating,
-    /// May it be stored? `/validate`.
+    /// `/validate`: decide whether the object may be stored.
     Validating,
 }
 
 /// The answer to a review.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// It goes on.
+    /// The request may go on.
     Allowed {
-        /// What is filled in; empty when validating.
+        /// What to change in the object. Empty for [`Phase::Validating`].
         patch: Vec<PatchOperation>,
-        /// For the person who asks, each with the object's name. At most 256 characters, or the API server cuts them.
+        /// For the person who asks, each with the object's name. At most 256 bytes: the API server cuts longer ones.
         warnings: Vec<String>,
     },
-    /// The object is wrong: everything that is, at once.
+    /// The object is wrong: all its problems.
     Invalid(Vec<Problem>),
-    /// Not a question for this webhook: whoever configured it has to be told.
+    /// This webhook does not handle such a review: the webhook configuration is wrong.
     Misdirected(String),
 }
 
-/// An ApiKey as far as it is judged: as it will be, or as it was.
+/// The parts of an ApiKey that are checked: of the new object, or of the old one.
 struct ApiKey<'a> {
     name: &'a str,
     created_by: Option<&'a str>,
     spec: Value,
 }
 
-/// Answers the question of `phase` about a request that is made at `now`.
+/// Decides on a request that was made at `now`.
 pub fn judge(phase: Phase, request: &Request<'_>, now: Timestamp) -> Verdict {
     if (&*request.resource.group, &*request.resource.resource) != (GROUP, "apikeys")
         || request.resource.version != VERSION
     {
         return Verdict::Misdirected(format!(
-            "this webhook judges apikeys.{VERSION}.{GROUP} and was asked about {}: correct the webhook configuration",
+            "this webhook handles apikeys.{VERSION}.{GROUP}, not {}: correct the rules of the webhook configuration",
             request.resource
         ));
     }
     let nothing_to_say = Verdict::Allowed { patch: Vec::new(), warnings: Vec::new() };
-    // A status is the controller's, and a deletion is never held up here.
+    // The controller writes the status, and a deletion is never refused here.
     if request.sub_resource == "status" || request.operation == Operation::Delete {
         return nothing_to_say;
     }
     if !request.sub_resource.is_empty() || request.operation == Operation::Connect {
         return Verdict::Misdirected(format!(
-            "this webhook judges the creation and update of ApiKeys and was asked about {:?} of {}/{}: correct the \
-             webhook configuration",
+            "this webhook handles CREATE and UPDATE of ApiKeys, not {:?} of {}/{}: correct the rules of the webhook \
+             configuration",
             request.operation, request.resource, request.sub_resource
         ));
     }
@@ -88,8 +88,8 @@ pub fn judge(phase: Phase, request: &Request<'_>, now: Timestamp) -> Verdict {
         }
         _ => request.old_object.as_ref(),
     };
-    // Its keys are being revoked, and all that is left to come is the removal of the finalizer. The new object does
-    // not tell: whoever sends it can leave the time out, or put one in.
+    // The object is being deleted: only the removal of the finalizer is still to come. The new object does not prove it,
+    // because a client can set or omit `deletionTimestamp`.
     if old.is_some_and(|old| old.metadata.is_being_deleted()) {
         return nothing_to_say;
     }
@@ -107,7 +107,7 @@ fn judge_object(
         Ok(spec) => spec,
         Err(problem) => return Verdict::Invalid(vec![problem]),
     };
-    // An old spec that cannot be read is like none: nothing in the new one is as it was.
+    // An old spec that cannot be read counts as empty: every field of the new one has changed.
     let old = old.map(|old| ApiKey { spec: old.spec().unwrap_or_default(), ..ApiKey::of(old) });
     let mut new = ApiKey { spec, ..ApiKey::of(object) };
     let mut completion = Completion::default();
@@ -144,7 +144,7 @@ fn judge_object(
 }
 
 impl<'a> ApiKey<'a> {
-    /// Without its spec.
+    /// The object's metadata, with a null spec.
     fn of(object: &'a Object<'_>) -> Self {
         let Object { metadata, .. } = object;
         Self { name: &metadata.name, created_by: metadata.created_by(), spec: Value::Null }
@@ -167,7 +167,7 @@ impl<'a> ApiKey<'a> {
     }
 }
 
-/// What only the request can tell: who made the object, who owns it, and what must stay as it was.
+/// Problems that need the request or the old object: creator, owner, and fields that must not change.
 fn identity_problems(new: &ApiKey<'_>, old: Option<&ApiKey<'_>>, user: &str) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |path: &str, rule: String| problems.push(Problem { path: path.to_owned(), rule });
@@ -176,24 +176,28 @@ fn identity_problems(new: &ApiKey<'_>, old: Option<&ApiKey<'_>>, user: &str) -> 
         if new.created_by != Some(user) {
             refuse(
                 &created_by,
-                "must name the requesting user, as /mutate stamps it; does another webhook change it?".to_owned(),
+                "must name the requesting user, as /mutate sets it: check whether another webhook changes it"
+                    .to_owned(),
             );
         }
-        // A spec that is none is told as such.
+        // A missing spec has its own message.
         if !new.has_owner() && new.spec.is_object() {
             let hint = match declaration::is_owner(user) {
-                true => "name the person of responsibility".to_owned(),
-                false => format!("your user name \"{}\" will not do as one, which {OWNER_RULE}", as_written(user)),
+                true => "name the responsible person".to_owned(),
+                false => format!(
+                    "name the person; your user name \"{}\" is not a valid owner: it {OWNER_RULE}",
+                    as_written(user)
+                ),
             };
             refuse("spec.owner", format!("is missing: {hint}"));
         }
         return problems;
     };
     if new.created_by != old.created_by {
-        refuse(&created_by, "must stay as /mutate stamped it; does another webhook change it?".to_owned());
+        refuse(&created_by, "must stay as /mutate set it: check whether another webhook changes it".to_owned());
     }
     if !new.has_owner() && old.has_owner() && new.spec.is_object() {
-        refuse("spec.owner", "can be changed and not removed: name the new owner".to_owned());
+        refuse("spec.owner", "cannot be removed: name the new owner".to_owned());
     }
     if new.secret_name() != old.secret_name() {
         let stays = printable(old.secret_name());
@@ -215,8 +219,7 @@ fn identity_problems(new: &ApiKey<'_>, old: Option<&ApiKey<'_>>, user: &str) -> 
     problems
 }
 
-/// Whether the field of `spec` that a problem is in stands as it stood before. A problem between fields, at `spec`
-/// itself, is new whenever anything is.
+/// Whether the field of `spec` that a problem is about has not changed. A problem at `spec` itself is about all fields.
 fn is_unchanged(path: &str, new: &Value, old: &Value) -> bool {
     match path.strip_prefix("spec.").and_then(|rest| rest.split(['.', '[']).next()) {
         Some(field) => new.get(field) == old.get(field),

@@ -1,5 +1,4 @@
-//! What Kubernetes sees: the two kinds, their validation rules and printed columns, and the names that are fixed.
-//! No behaviour.
+//! The two kinds as Kubernetes sees them: fields, validation rules, printed columns and fixed names. No behaviour.
 
 mod apikey;
 mod record;
@@ -20,26 +19,26 @@ pub const GROUP: &str = "keywright.dev";
 /// The one version of both kinds.
 pub const VERSION: &str = "v1alpha1";
 
-/// Holds an ApiKey back until all its keys are revoked.
+/// Finalizer of an ApiKey: the object stays until all its keys are revoked.
 pub const FINALIZER: &str = "keywright.dev/revocation";
 
-/// Annotation of an ApiKey: whenever its value changes, the key is to be rotated.
+/// Annotation of an ApiKey: a new value asks for a rotation. Not acted on yet.
 pub const ROTATE_ANNOTATION: &str = "keywright.dev/rotate";
 
-/// Annotation of an ApiKey: who created it. The webhook stamps it, and it is immutable.
+/// Annotation of an ApiKey: the user who created it. The webhook sets it, and it is immutable.
 pub const CREATED_BY_ANNOTATION: &str = "keywright.dev/created-by";
 
-/// Annotations of a Secret: which key it holds.
+/// Annotation of a Secret: the prefix of the key in it, such as `keyw1_eVULq19j`.
 pub const KEY_PREFIX_ANNOTATION: &str = "keywright.dev/key-prefix";
-/// See [`KEY_PREFIX_ANNOTATION`].
+/// Annotation of a Secret: the serial of the key in it, from 1.
 pub const SERIAL_ANNOTATION: &str = "keywright.dev/serial";
-/// See [`KEY_PREFIX_ANNOTATION`].
+/// Annotation of a Secret: when the key in it expires (RFC 3339). Absent: never.
 pub const EXPIRES_AT_ANNOTATION: &str = "keywright.dev/expires-at";
 
-/// Annotation of a record: why its key was made, one of the [`crate::lifecycle::Cause`]s.
+/// Annotation of a record: why its key was issued, one of the [`crate::lifecycle::Cause`]s.
 pub const CAUSE_ANNOTATION: &str = "keywright.dev/cause";
 
-/// The label, and its value, of every object that Keywright creates.
+/// The label and the value that every object created by Keywright has.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "keywright");
 
 /// Both CustomResourceDefinitions as they are installed, `apikeys` first.

@@ -1,15 +1,15 @@
-//! PURE. Times as ApiKeys write them: RFC 3339, as far as the API server stores it (`format: date-time`).
+//! PURE. Times of ApiKeys: RFC 3339, as far as the API server stores it (`format: date-time`).
 
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 
-/// The longest text of a time that is taken: one with all its digits has 35 characters.
+/// Bytes of the longest text that is read. A time with all its digits has 35.
 const LONGEST: usize = 64;
 
-/// The second that `text` names; a fraction of one is cut off.
+/// The time in `text`, rounded down to the second.
 ///
-/// RFC 3339 has no leap second here, as the API server has none, and its last days, from the end of which on no
-/// [`Timestamp`] is left, are all [`Timestamp::MAX`]: whoever writes `9999-12-31T23:59:59Z` means "for ever".
+/// Leap seconds are refused, as by the API server. The last days of the year 9999, beyond any [`Timestamp`], all become
+/// [`Timestamp::MAX`]: `9999-12-31T23:59:59Z` means "for ever".
 pub fn parse(text: &str) -> Option<Timestamp> {
     let (date, rest) = text.split_at_checked(10).filter(|_| text.len() <= LONGEST)?;
     let (time, rest) = rest.strip_prefix(['T', 't'])?.split_at_checked(8)?;
@@ -38,19 +38,18 @@ pub fn parse(text: &str) -> Option<Timestamp> {
     Timestamp::from_second(second.min(Timestamp::MAX.as_second())).ok()
 }
 
-/// The numbers of these widths that `text` consists of, each apart from the next by `separator`.
+/// The numbers in `text`, with exactly these widths and `separator` between them.
 fn numbers<const N: usize>(text: &str, separator: char, widths: [usize; N]) -> Option<[i32; N]> {
     let mut numbers = [0; N];
     let mut parts = text.split(separator);
     for (number, width) in numbers.iter_mut().zip(widths) {
-        let part =
-            parts.next().filter(|part| part.len() == width && part.bytes().all(|octet| octet.is_ascii_digit()))?;
+        let part = parts.next().filter(|part| part.len() == width && part.bytes().all(|byte| byte.is_ascii_digit()))?;
         *number = part.parse().ok()?;
     }
     parts.next().is_none().then_some(numbers)
 }
 
-/// What a text that [`parse`] does not take was probably meant to be: a guess to show to a person. Without a zone, UTC.
+/// The time that a refused text probably means: a guess for a person. Without a zone, UTC.
 pub fn nearest(text: &str) -> Option<String> {
     const FORMAT: &str = "%Y-%m-%dT%H:%M:%SZ";
     let text = text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`'));

@@ -1,8 +1,8 @@
-//! PURE. What an ApiKey's spec declares, read once, with nothing left to check behind it.
+//! PURE. Reads and checks an ApiKey's spec.
 //!
-//! The one reading of a spec: the webhook refuses with these problems, and the controller reads again, because a spec
-//! can be older than the rules or have been stored while the webhook was not there. The CRD's rules refuse almost all
-//! of it too; CEL cannot say everything (duplicates after canonicalisation), and says it in fewer words.
+//! Webhook and controller use this one reader. The webhook refuses a spec with its problems. The controller reads again,
+//! because a spec can be older than a rule, or stored while the webhook was down. The CRD's rules refuse almost all bad
+//! specs too, but CEL cannot express every rule (duplicates after canonicalisation), and its messages say less.
 
 use std::fmt;
 
@@ -25,32 +25,32 @@ pub struct Declaration {
     pub allowed_ips: Option<Vec<String>>,
     /// `spec.suspended`.
     pub suspended: bool,
-    /// From when on the keys are refused, in whole seconds; `None` is never.
+    /// When the keys expire, in whole seconds. `None`: never.
     pub expires_at: Option<Timestamp>,
-    /// How long a replaced key stays valid.
+    /// `spec.rotation.overlap`: how long a replaced key stays valid.
     pub overlap: SignedDuration,
-    /// Where the key comes from and goes to.
+    /// Where the key comes from, and where it is delivered.
     pub delivery: Delivery,
 }
 
-/// Where a key comes from and goes to.
+/// Where a key comes from, and where it is delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// Made here, and handed over in this Secret under this data key.
+    /// Generated here, and delivered in this Secret under this data key.
     Secret {
         /// The Secret's name.
         name: String,
-        /// The data key.
+        /// The data key in the Secret.
         key: String,
     },
-    /// Made elsewhere; only its digest is known, and nothing is handed over.
+    /// Made elsewhere. Only its digest is known, and nothing is delivered.
     Submitted(Digest),
 }
 
-/// A field that cannot be acted on, and the rule that it breaks.
+/// A bad field, and the rule that it breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// `spec.allowedIPs[2]`, say.
+    /// The field path, such as `spec.allowedIPs[2]`.
     pub path: String,
     /// What is wrong and what to do.
     pub rule: String,
@@ -62,10 +62,10 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The data key where none is given.
+/// The default data key.
 pub const DEFAULT_SECRET_KEY: &str = "api-key";
 
-/// What an owner may be, in words. [`is_owner`] is the same in code.
+/// The rule for owners, in words. [`is_owner`] checks it.
 pub const OWNER_RULE: &str = "must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces";
 
 const LIFE_RULE: &str = "must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d";
@@ -75,7 +75,10 @@ const DEFAULT_OVERLAP: SignedDuration = SignedDuration::from_hours(24);
 /// The longest list of scopes.
 const MAX_SCOPES: usize = 32;
 
-/// Reads the raw `spec` of the ApiKey called `name` and created at `created`, or says everything that is wrong with it.
+/// Reads the raw `spec` of the ApiKey `name`, which was created at `created`.
+///
+/// # Errors
+/// All problems of the spec.
 pub fn read(spec: &Value, name: &str, created: Timestamp) -> Result<Declaration, Vec<Problem>> {
     let mut reader = Reader { problems: Vec::new() };
     if spec.is_null() {
@@ -103,7 +106,7 @@ pub fn read(spec: &Value, name: &str, created: Timestamp) -> Result<Declaration,
     if reader.problems.is_empty() { Ok(declaration) } else { Err(reader.problems) }
 }
 
-/// Reads field by field, so that one bad field does not hide the next, and collects what is wrong.
+/// Reads field by field and collects the problems, so that one bad field does not hide the next.
 struct Reader {
     problems: Vec<Problem>,
 }
@@ -113,7 +116,7 @@ impl Reader {
         self.problems.push(Problem { path: path.into(), rule: rule.into() });
     }
 
-    /// Absent and null are the same.
+    /// The string in a field. `None` if it is absent or null.
     fn string(&mut self, within: &Value, path: &str, name: &str) -> Option<String> {
         match given(within, name)? {
             Value::String(text) => Some(text.clone()),
@@ -139,7 +142,7 @@ impl Reader {
 
     fn check(&mut self, text: &str, path: &str, rule: &str, fits: impl Fn(&str) -> bool) -> bool {
         if may_hold_a_key(text) {
-            self.refuse(path, "this looks like a key, which nothing here should hold; treat it as leaked");
+            self.refuse(path, "this looks like a key, and no field may hold one; treat it as leaked");
             return false;
         }
         let good = fits(text);
@@ -157,7 +160,7 @@ impl Reader {
         value.is_object().then_some(value)
     }
 
-    /// The strings of a list; the first `most` of them are looked at. `item`: whether a text may stand in the list.
+    /// The strings of a list. Only the first `most` are checked. `item` says whether a text may be in the list.
     fn list(&mut self, spec: &Value, name: &str, most: usize, item: impl Fn(&str) -> bool) -> Option<Vec<String>> {
         let path = format!("spec.{name}");
         let values = match given(spec, name)? {
@@ -224,7 +227,7 @@ impl Reader {
         }
     }
 
-    /// `unit` is the likely one of a bare number.
+    /// The duration in a field. `unit` is suggested for a number without one.
     fn duration(
         &mut self,
         within: &Value,
@@ -250,7 +253,7 @@ impl Reader {
         None
     }
 
-    /// What stands in a field, and the duration that it is. A number without its unit is refused here.
+    /// The text in a field, and its duration. A number without a unit is refused here.
     fn written_duration(
         &mut self,
         within: &Value,
@@ -277,7 +280,7 @@ impl Reader {
         }
     }
 
-    /// `expiresIn` where it is not `Never`.
+    /// The duration in `expiresIn`, if it is not `Never`.
     fn life(&mut self, spec: &Value) -> Option<SignedDuration> {
         let (path, name) = ("spec.expiresIn", "expiresIn");
         let (text, duration) = self.written_duration(spec, path, name, 'd')?;
@@ -320,7 +323,7 @@ impl Reader {
         None
     }
 
-    /// Whole seconds, rounded down: a key is refused a fraction of a second early rather than late.
+    /// When the keys expire. Rounded down to whole seconds: a key must not live a fraction of a second too long.
     fn expiry(&mut self, spec: &Value, created: Timestamp) -> Option<Timestamp> {
         let at = self.instant(spec);
         let never = spec.get("expiresIn").and_then(Value::as_str) == Some("Never");
@@ -362,7 +365,7 @@ impl Reader {
             }
             match digest.parse::<Digest>() {
                 Ok(digest) => return Delivery::Submitted(digest),
-                // Whatever it is, it is not repeated.
+                // The value is never repeated.
                 Err(_) if begins_like_a_key(&digest) || may_hold_a_key(&digest) => {
                     self.refuse("spec.keyHash", "this looks like a key, not its digest; treat it as leaked");
                 }
@@ -383,23 +386,23 @@ impl Reader {
     }
 }
 
-/// Absent and null are the same.
+/// The value of a field. `None` if it is absent or null.
 fn given<'v>(within: &'v Value, name: &str) -> Option<&'v Value> {
     within.get(name).filter(|value| !value.is_null())
 }
 
-/// YAML reads an unquoted 12 or true as something else than a string.
+/// A hint for values such as 12 or true, which YAML does not read as strings without quotes.
 fn quotes_for(value: &Value) -> &'static str {
     if value.is_number() || value.is_boolean() { ": put it in quotes" } else { "" }
 }
 
-/// What people write for "no end".
+/// Whether a text is one of the words that people write for "never".
 fn is_never(text: &str) -> bool {
     let word = text.trim().to_ascii_lowercase();
     ["never", "none", "no", "off", "forever", "infinite", "infinity", "unlimited"].contains(&&*word)
 }
 
-/// The period that somebody wrote in place of an object with one, or one to begin with.
+/// The period that stands in place of a `rotation` object, or an example.
 fn period_in(value: &Value) -> String {
     let text = value.as_str().unwrap_or_default();
     match duration::parse(text) {
@@ -409,11 +412,11 @@ fn period_in(value: &Value) -> String {
     }
 }
 
-/// What is wrong with a text that was probably meant as a digest.
+/// The hint for a text that was probably meant as a digest.
 fn slip_in(text: &str) -> &'static str {
     let text = text.trim();
     let (start, digits) = text.split_once(':').unwrap_or(("", text));
-    let is_hexadecimal = digits.len() == 64 && digits.bytes().all(|octet| octet.is_ascii_hexdigit());
+    let is_hexadecimal = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     match () {
         () if !is_hexadecimal => ", as printf %s \"$KEY\" | sha256sum prints them",
         () if start.is_empty() => ": put sha256: before them",
@@ -425,14 +428,14 @@ fn is_scope(text: &str) -> bool {
     is_word(text, 64, "._:/-")
 }
 
-/// Whether an ApiKey may have this owner.
+/// Whether a text is a valid owner. See [`OWNER_RULE`].
 pub fn is_owner(text: &str) -> bool {
     is_word(text, 128, "._@:/+=-")
 }
 
-/// A DNS-1123 subdomain, as the API server wants objects' names.
+/// Whether a text is a DNS-1123 subdomain, as objects' names must be.
 fn is_dns_subdomain(text: &str) -> bool {
-    let is_inner = |octet: u8| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-';
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let is_label = |label: &str| {
         !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(is_inner)
     };
@@ -445,173 +448,4 @@ fn is_word(text: &str, longest: usize, others: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn created() -> Timestamp {
-        "2026-11-01T00:00:00Z".parse().unwrap()
-    }
-
-    #[test]
-    fn an_empty_spec_is_a_key_for_anybody_that_never_expires() {
-        assert_eq!(
-            read(&json!({}), "ci", created()),
-            Ok(Declaration {
-                owner: None,
-                scopes: vec![],
-                allowed_ips: None,
-                suspended: false,
-                expires_at: None,
-                overlap: SignedDuration::from_hours(24),
-                delivery: Delivery::Secret { name: "ci".into(), key: "api-key".into() },
-            })
-        );
-    }
-
-    #[test]
-    fn expiry_counts_from_creation_and_is_cut_to_whole_seconds() {
-        let expires = |spec| read(&spec, "ci", created()).unwrap().expires_at.map(|at| at.to_string());
-        assert_eq!(expires(json!({"expiresIn": "1d12h"})).as_deref(), Some("2026-11-02T12:00:00Z"));
-        assert_eq!(expires(json!({"expiresIn": "Never"})), None);
-        assert_eq!(
-            expires(json!({"expiresAt": "2026-12-01T01:00:00.9+01:00"})).as_deref(),
-            Some("2026-12-01T00:00:00Z")
-        );
-    }
-
-    #[test]
-    fn overlap_is_a_day_or_the_shorter_period() {
-        let overlap = |rotation| read(&json!({ "rotation": rotation }), "ci", created()).unwrap().overlap;
-        assert_eq!(overlap(json!({"every": "30d"})), SignedDuration::from_hours(24));
-        assert_eq!(overlap(json!({"every": "1h"})), SignedDuration::from_hours(1));
-        assert_eq!(overlap(json!({"overlap": "0s"})), SignedDuration::ZERO);
-    }
-
-    #[test]
-    fn every_problem_is_said_with_its_path() {
-        let said = |spec: Value| {
-            read(&spec, "ci", created()).unwrap_err().iter().map(|problem| problem.path.clone()).collect::<Vec<_>>()
-        };
-        assert_eq!(said(json!("text")), ["spec"]);
-        assert_eq!(said(Value::Null), ["spec"]);
-        for (spec, path) in [
-            (json!({"displayName": "a\tb"}), "spec.displayName"),
-            (json!({"displayName": 7}), "spec.displayName"),
-            (json!({"description": "a\rb"}), "spec.description"),
-            (json!({"owner": "a b"}), "spec.owner"),
-            (json!({"scopes": ["ok", "not ok"]}), "spec.scopes[1]"),
-            (json!({"scopes": "all"}), "spec.scopes"),
-            (json!({"scopes": ["ok", 7]}), "spec.scopes[1]"),
-            (json!({"allowedIPs": ["10.0.0.1", 7]}), "spec.allowedIPs[1]"),
-            (json!({"allowedIPs": {"a": "b"}}), "spec.allowedIPs"),
-            (json!({"secret": "x"}), "spec.secret"),
-            (json!({"secret": []}), "spec.secret"),
-            (json!({"rotation": 7}), "spec.rotation"),
-            (json!({"scopes": ["a", "b", "a"]}), "spec.scopes[2]"),
-            (json!({"scopes": (0..33).map(|n| n.to_string()).collect::<Vec<_>>()}), "spec.scopes"),
-            (json!({"allowedIPs": ["10.0.0.0/8", "10.0.0.1/8"]}), "spec.allowedIPs[1]"),
-            (json!({"allowedIPs": []}), "spec.allowedIPs"),
-            (json!({"allowedIPs": "10.0.0.1"}), "spec.allowedIPs"),
-            (json!({"allowedIPs": ["10.0.0.1", "10.0.0.1/32"]}), "spec.allowedIPs[1]"),
-            (json!({"suspended": "yes"}), "spec.suspended"),
-            (json!({"expiresIn": "30s"}), "spec.expiresIn"),
-            (json!({"expiresIn": "soon"}), "spec.expiresIn"),
-            (json!({"expiresAt": "soon"}), "spec.expiresAt"),
-            (json!({"expiresIn": "1d", "expiresAt": "2027-01-01T00:00:00Z"}), "spec"),
-            (json!({"rotation": {"every": "1s"}}), "spec.rotation.every"),
-            (json!({"rotation": {"every": "1h", "overlap": "2h"}}), "spec.rotation.overlap"),
-            (json!({"secret": {"name": "a/b"}}), "spec.secret.name"),
-            (json!({"secret": {"name": "Ci"}}), "spec.secret.name"),
-            (json!({"secret": {"name": "a..b"}}), "spec.secret.name"),
-            (json!({"secret": {"name": "-a"}}), "spec.secret.name"),
-            (json!({"secret": {"name": "a".repeat(254)}}), "spec.secret.name"),
-            (json!({"secret": {"key": ""}}), "spec.secret.key"),
-            (json!({"secret": {"key": "."}}), "spec.secret.key"),
-            (json!({"secret": {"key": "..a"}}), "spec.secret.key"),
-            (json!({"keyHash": "sha256:00"}), "spec.keyHash"),
-            (json!({"keyHash": format!("sha256:{}", "0".repeat(64)), "secret": {}}), "spec"),
-            (json!({"keyHash": format!("sha256:{}", "0".repeat(64)), "rotation": {}}), "spec"),
-        ] {
-            assert_eq!(said(spec.clone()), [path], "{spec}");
-        }
-        assert_eq!(said(json!({"owner": "a b", "expiresIn": "x"})), ["spec.owner", "spec.expiresIn"]);
-    }
-
-    /// The one problem of this spec.
-    fn problem(spec: &Value) -> String {
-        let problems = read(spec, "ci", created()).unwrap_err();
-        assert_eq!(problems.len(), 1, "{spec}: {problems:?}");
-        problems[0].to_string()
-    }
-
-    /// Each with a name, so that the webhook's tests on a real API server can try the same.
-    #[test]
-    fn a_problem_names_the_rule_what_was_written_and_what_was_meant() {
-        let mut rows = 0;
-        for row in include_str!("../../../tests/cases/slips.tsv").lines().filter(|line| !line.starts_with("# ")) {
-            let [spec, said] = row.split('\t').collect::<Vec<_>>()[..] else { panic!("not two columns: {row}") };
-            assert_eq!(problem(&serde_json::from_str(spec).unwrap()), said, "{row}");
-            rows += 1;
-        }
-        assert!(rows > 60, "{rows}");
-    }
-
-    #[test]
-    fn what_may_be_a_key_is_never_repeated() {
-        const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
-        let leaked = "this looks like a key, not its digest; treat it as leaked";
-        for key in
-            [KEY, &KEY.to_uppercase(), &KEY[..40], "keyw", "KEYW2_x", &format!(" {KEY}"), &format!("sha256:{KEY}")]
-        {
-            assert_eq!(problem(&json!({ "keyHash": key })), format!("spec.keyHash: {leaked}"));
-        }
-        for other in ["hunter2", "", "sha256:00", &"a".repeat(64), &format!("SHA256:{}", "A".repeat(64))] {
-            let said = problem(&json!({ "keyHash": other }));
-            assert!(said.starts_with("spec.keyHash: expected sha256: followed by 64 lower-case"), "{said}");
-            assert!(other.is_empty() || other == "sha256:00" || !said.contains(other), "{said}");
-        }
-        for (field, spec) in [
-            ("displayName", json!({ "displayName": KEY })),
-            ("displayName", json!({ "displayName": format!("the key of CI, {KEY}") })),
-            ("description", json!({ "description": format!("curl -H 'X-API-Key: {KEY}'") })),
-            ("owner", json!({ "owner": KEY })),
-            ("owner", json!({ "owner": KEY.to_lowercase() })),
-            ("scopes[0]", json!({ "scopes": [KEY] })),
-            ("secret.key", json!({ "secret": {"key": KEY} })),
-        ] {
-            let said = "this looks like a key, which nothing here should hold; treat it as leaked";
-            assert_eq!(problem(&spec), format!("spec.{field}: {said}"));
-        }
-        for spec in [
-            json!({ "owner": format!("{} ", &KEY[..14]) }),
-            json!({ "expiresIn": KEY }),
-            json!({ "expiresAt": KEY }),
-            json!({ "allowedIPs": [KEY] }),
-            json!({ "allowedIPs": KEY }),
-            json!({ "scopes": KEY }),
-            json!({ "secret": KEY }),
-            json!({ "secret": KEY.to_lowercase() }),
-            json!({ "rotation": KEY }),
-            json!({ "rotation": {"every": KEY} }),
-            json!({ "secret": {"name": KEY} }),
-            json!({ "suspended": KEY }),
-        ] {
-            let said = problem(&spec).to_lowercase();
-            assert!(!said.contains("keyw") && !said.contains("evulq"), "{said}");
-        }
-        let prefix = json!({ "description": format!("takes the place of {}", &KEY[..14]), "owner": "keywright-team" });
-        read(&prefix, "ci", created()).unwrap();
-        let ours = problem(&json!({ "owner": "Keywright Team" }));
-        assert!(ours.ends_with("not \"Keywright Team\""), "{ours}");
-    }
-
-    #[test]
-    fn the_end_of_all_times_is_taken() {
-        let at = |text: &str| read(&json!({ "expiresAt": text }), "ci", created()).unwrap().expires_at;
-        for text in ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999999999-23:59", "9999-12-30T22:00:00Z"] {
-            assert_eq!(at(text), Timestamp::from_second(Timestamp::MAX.as_second()).ok(), "{text}");
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! PURE. Durations as ApiKeys and flags write them: `90d`, `1d12h`, `10m`, `30s`.
+//! PURE. Durations of ApiKeys and flags: `90d`, `1d12h`, `10m`, `30s`.
 
 mod spelling;
 
@@ -7,25 +7,25 @@ use std::fmt;
 use jiff::SignedDuration;
 use thiserror::Error;
 
-/// The longest duration that is taken, 3650 days.
+/// The longest valid duration, 3650 days.
 pub const LONGEST: SignedDuration = SignedDuration::from_hours(3650 * 24);
 
 /// The shortest life of a key, and the shortest period of rotation: one minute.
 pub const SHORTEST_LIFE: SignedDuration = SignedDuration::from_mins(1);
 
-/// What is wrong with a text that should have been a duration.
+/// Why a text is not a duration.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum InvalidDuration {
-    /// Something else than numbers, each with a unit.
+    /// The text is not a sequence of numbers, each with a unit.
     #[error("must be numbers with the units d, h, m or s, such as 90d, 1d12h or 10m{}", hint(nearest.as_deref()))]
     Malformed {
-        /// A duration that is taken and is likely what was meant.
+        /// A valid duration that was probably meant.
         nearest: Option<String>,
     },
-    /// A number alone.
+    /// The text is a number without a unit.
     #[error("must be numbers with the units d, h, m or s, such as 90d, 1d12h or 10m")]
     NoUnit,
-    /// Longer than [`LONGEST`].
+    /// The duration is longer than [`LONGEST`].
     #[error("must be at most 3650d")]
     TooLong,
 }
@@ -36,7 +36,7 @@ pub fn parse(text: &str) -> Result<SignedDuration, InvalidDuration> {
     if text.is_empty() {
         return Err(malformed());
     }
-    if text.bytes().all(|octet| octet.is_ascii_digit()) {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(InvalidDuration::NoUnit);
     }
     let mut seconds: i64 = 0;
@@ -62,12 +62,12 @@ pub fn parse(text: &str) -> Result<SignedDuration, InvalidDuration> {
     if duration > LONGEST { Err(InvalidDuration::TooLong) } else { Ok(duration) }
 }
 
-/// The end of a message about a refused text: the nearest good spelling, where there is one.
+/// The end of a message about a refused text: the nearest valid spelling, if there is one.
 pub fn hint(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |nearest| format!("; did you mean \"{nearest}\"?"))
 }
 
-/// A duration as [`parse`] reads it, in the largest units that fit: `36h` is shown as `1d12h`.
+/// Prints a duration as [`parse`] reads it, in the largest units that fit: 36 hours are `1d12h`.
 pub struct Display(pub SignedDuration);
 
 impl fmt::Display for Display {

@@ -1,16 +1,16 @@
-//! What a key is: how it is minted, recognised, hashed and shown. Key bytes are seen here and in
-//! `credential` below, and nowhere else.
+//! What a key is: how it is minted, recognised, hashed and shown. Only this module and `credential` below handle key
+//! bytes.
 //!
 //! ```text
-//! key    = "keyw1_" 43symbol 6symbol     55 octets, so that SHA-256 needs one block
+//! key    = "keyw1_" 43symbol 6symbol     55 bytes, so that SHA-256 needs one block
 //!           ^       ^        ^
-//!           prefix  random   CRC-32/ISO-HDLC of the 49 octets before it, base 62, big-endian
+//!           prefix  random   CRC-32/ISO-HDLC of the 49 bytes before it, base 62, big-endian
 //! symbol = 0-9 / A-Z / a-z               the digits 0..61, in this order
 //! ```
 //!
-//! 43 uniform symbols are 256 bits, so a plain SHA-256 is a safe way to store a key (NIST SP 800-63B,
-//! 5.1.2.2). The checksum is public arithmetic and proves nothing: it keeps typing errors and noise away
-//! from the hash, and lets secret scanners tell a key from an example.
+//! 43 uniform symbols are 256 bits, so a plain SHA-256 is a safe way to store a key (NIST SP 800-63B, 5.1.2.2). The
+//! checksum proves nothing: it catches typing errors before the hash, and secret scanners use it to tell a key from an
+//! example.
 
 mod credential;
 
@@ -23,83 +23,84 @@ use zeroize::Zeroizing;
 
 pub use self::credential::{Carrier, Credential, CredentialError, credential};
 
-/// Length of a key in octets.
+/// Length of a key, in bytes.
 const KEY_LENGTH: usize = 55;
 /// How every key begins; the digit is the version of the format.
 const KEY_START: &str = "keyw1_";
-/// Octets covered by the checksum: the start and the random symbols.
+/// Bytes that the checksum covers: the start and the random symbols.
 const COVERED_LENGTH: usize = 49;
+/// Length of the checksum, in symbols.
 const CHECKSUM_LENGTH: usize = 6;
 /// Length of what may be shown of a key: the start and 8 random symbols.
 const PREFIX_LENGTH: usize = 14;
-/// Number of symbols.
+/// Number of different symbols.
 const BASE: u8 = 62;
-/// The multiples of 62 that fit into a byte end here; larger random bytes would favour low symbols.
+/// Random bytes from here on are dropped: they would favour low symbols, as 256 is not a multiple of 62.
 const UNIFORM_BELOW: u8 = u8::MAX / BASE * BASE;
 
 /// A whole key in plain text, owned, and wiped from memory when dropped.
 ///
-/// It is neither `Debug`, `Display`, `Clone` nor `Serialize`, so that no log line, error or status can
-/// come to hold one: [`Key::reveal`] is the one way out.
+/// It is neither `Debug`, `Display`, `Clone` nor `Serialize`, so that no log line, error or status can hold one.
+/// [`Key::reveal`] is the one way to read it.
 pub struct Key(Zeroizing<String>);
 
-/// A well-formed key that somebody presented; whether it is a known one is for the keyring to say.
+/// A well-formed key of a request. Only the keyring can tell whether it is a known one.
 ///
 /// Its `Debug` output is the prefix alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Presented<'a> {
-    octets: &'a [u8; KEY_LENGTH],
+    bytes: &'a [u8; KEY_LENGTH],
     digest: Digest,
 }
 
-/// Why octets are not a key. The variants stand in the order in which they are looked for.
+/// Why bytes are not a key. The variants are in the order of the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// Not 55 octets.
+pub enum MalformedKey {
+    /// The key is not 55 bytes long.
     #[error("a key is 55 characters long")]
     Length,
-    /// Another start than `keyw1_`. `keyw2_` is reserved and unknown to this version.
+    /// The key does not begin with `keyw1_`. `keyw2_` is reserved, and unknown to this version.
     #[error("a key begins with keyw1_")]
     Prefix,
-    /// An octet after the start that is not one of `0-9A-Za-z`.
+    /// A byte after the start is not one of `0-9A-Za-z`.
     #[error("a key holds only 0-9, A-Z and a-z after keyw1_")]
     Charset,
-    /// The last 6 symbols are not the checksum of what stands before them.
-    #[error("the checksum does not fit: the key is mistyped or cut")]
+    /// The last 6 symbols are not the checksum of the 49 bytes before them.
+    #[error("the checksum is wrong: the key is mistyped or incomplete")]
     Checksum,
 }
 
-/// SHA-256 of a key: what is stored instead of it, and what it is looked up by.
+/// SHA-256 of a key: stored instead of the key, and used to look it up.
 ///
 /// Written `sha256:<64 lower-case hexadecimal digits>`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
-/// The text is not a [`Digest`]. It is not repeated here, as it may be a key in the wrong place.
+/// The text is not a [`Digest`]. The message does not repeat it: it may be a key in the wrong place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected sha256: followed by 64 lower-case hexadecimal digits")]
 pub struct InvalidDigest;
 
-/// What people recognise a key by: `keyw1_` and its first 8 random symbols, 14 ASCII octets.
+/// The part of a key that may be shown: `keyw1_` and its first 8 random symbols, 14 ASCII bytes.
 ///
-/// Never more of a key than this leaves the file, but for [`Key::reveal`].
+/// Except for [`Key::reveal`], this file never gives out more of a key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix([u8; PREFIX_LENGTH]);
 
-/// The text is not a [`Prefix`]. It is not repeated here, as it may be a key in the wrong place.
+/// The text is not a [`Prefix`]. The message does not repeat it: it may be a key in the wrong place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected keyw1_ followed by 8 characters of 0-9, A-Z and a-z")]
 pub struct InvalidPrefix;
 
-/// Whether a text that should not hold a key may well hold one, or more of one than its [`Prefix`]: `keyw`, a digit, `_`
-/// and more than eight symbols, in any letter case. What such a text says must not be repeated.
+/// Whether a text may hold a key, or more of one than its [`Prefix`]: `keyw`, a digit, `_` and more than eight symbols,
+/// in any letter case. Such a text must not be repeated.
 pub fn may_hold_a_key(text: &str) -> bool {
     let start = KEY_START.len();
-    let begins_so = |octets: &[u8]| match octets.get(..start) {
+    let begins_so = |bytes: &[u8]| match bytes.get(..start) {
         Some([k, e, y, w, digit, b'_']) => {
             [*k, *e, *y, *w].eq_ignore_ascii_case(b"keyw")
                 && digit.is_ascii_digit()
-                && octets.iter().skip(start).take_while(|octet| octet.is_ascii_alphanumeric()).count()
+                && bytes.iter().skip(start).take_while(|byte| byte.is_ascii_alphanumeric()).count()
                     > PREFIX_LENGTH - start
         }
         _ => false,
@@ -107,7 +108,7 @@ pub fn may_hold_a_key(text: &str) -> bool {
     (0..text.len()).any(|at| text.as_bytes().get(at..).is_some_and(begins_so))
 }
 
-/// Whether a text begins as keys do, in any letter case, and not as Keywright's own name.
+/// Whether a text begins like a key, in any letter case. Keywright's own name does not count.
 pub fn begins_like_a_key(text: &str) -> bool {
     let begins_with =
         |start: &str| text.trim_start().get(..start.len()).is_some_and(|text| text.eq_ignore_ascii_case(start));
@@ -115,12 +116,12 @@ pub fn begins_like_a_key(text: &str) -> bool {
 }
 
 impl Key {
-    /// Makes a new key out of `rng`, which should be the operating system's.
+    /// Makes a new key from `rng`, which should be the operating system's.
     ///
     /// # Errors
-    /// The error of `rng`; there is no other source to fall back to.
+    /// The error of `rng`. There is no fallback.
     pub fn mint<R: TryCryptoRng + ?Sized>(rng: &mut R) -> Result<Self, R::Error> {
-        // Room for the whole key from the start: a string that grows leaves copies that nobody wipes.
+        // The full capacity from the start: a string that grows leaves copies in memory that are not wiped.
         let mut key = Zeroizing::new(String::with_capacity(KEY_LENGTH));
         key.push_str(KEY_START);
         let mut random = Zeroizing::new([0; 64]);
@@ -135,49 +136,49 @@ impl Key {
         Ok(Self(key))
     }
 
-    /// The key itself, for the one Secret or terminal that it is made for.
+    /// The key in plain text, for its Secret only.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// What is stored of the key.
+    /// The digest, which is stored.
     pub fn digest(&self) -> Digest {
         Digest::of(self.0.as_bytes())
     }
 
-    /// What may be shown of the key.
+    /// The part that may be shown.
     pub fn prefix(&self) -> Prefix {
         Prefix::first_of(self.0.as_bytes())
     }
 }
 
 impl<'a> Presented<'a> {
-    /// Checks the shape of a key: length, start, symbols, checksum. Hashes only what has it, and allocates nothing.
+    /// Checks length, start, symbols and checksum. Hashes only a well-formed key. Does not allocate.
     ///
     /// # Errors
-    /// The first rule that `octets` break.
-    pub fn parse(octets: &'a [u8]) -> Result<Self, Malformed> {
-        let key: &[u8; KEY_LENGTH] = octets.try_into().map_err(|_| Malformed::Length)?;
-        let symbols = key.strip_prefix(KEY_START.as_bytes()).ok_or(Malformed::Prefix)?;
-        // To the end, whatever comes: without a way out, the compiler looks at 16 octets at once.
-        if !symbols.iter().fold(true, |all, octet| all & octet.is_ascii_alphanumeric()) {
-            return Err(Malformed::Charset);
+    /// The first rule that `bytes` break.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, MalformedKey> {
+        let key: &[u8; KEY_LENGTH] = bytes.try_into().map_err(|_| MalformedKey::Length)?;
+        let symbols = key.strip_prefix(KEY_START.as_bytes()).ok_or(MalformedKey::Prefix)?;
+        // No early exit, so that the loop vectorises.
+        if !symbols.iter().fold(true, |all, byte| all & byte.is_ascii_alphanumeric()) {
+            return Err(MalformedKey::Charset);
         }
-        let (covered, checksum) = key.split_last_chunk::<CHECKSUM_LENGTH>().ok_or(Malformed::Length)?;
+        let (covered, checksum) = key.split_last_chunk::<CHECKSUM_LENGTH>().ok_or(MalformedKey::Length)?;
         if checksum_value(checksum) != u64::from(crc32fast::hash(covered)) {
-            return Err(Malformed::Checksum);
+            return Err(MalformedKey::Checksum);
         }
-        Ok(Self { octets: key, digest: Digest::of(key) })
+        Ok(Self { bytes: key, digest: Digest::of(key) })
     }
 
-    /// What the key is looked up by.
+    /// The digest, used for the lookup.
     pub fn digest(&self) -> &Digest {
         &self.digest
     }
 
-    /// What may be shown of the key.
+    /// The part that may be shown.
     pub fn prefix(&self) -> Prefix {
-        Prefix::first_of(self.octets)
+        Prefix::first_of(self.bytes)
     }
 }
 
@@ -187,7 +188,7 @@ impl fmt::Debug for Presented<'_> {
     }
 }
 
-impl Malformed {
+impl MalformedKey {
     /// The rule's name in `tests/cases/keys.tsv`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -200,12 +201,12 @@ impl Malformed {
 }
 
 impl Digest {
-    /// SHA-256 of any octets: of a key, or of what a Secret holds where a key should be.
-    pub fn of(octets: &[u8]) -> Self {
-        Self(Sha256::digest(octets).into())
+    /// SHA-256 of any bytes: of a key, or of a Secret's value that should be one.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
     }
 
-    /// The 32 octets of the hash.
+    /// The 32 bytes of the hash.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -248,7 +249,7 @@ impl Prefix {
         str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// Of a key already known to be well-formed.
+    /// The prefix of a well-formed key.
     fn first_of(key: &[u8]) -> Self {
         let mut prefix = [b'0'; PREFIX_LENGTH];
         for (to, from) in prefix.iter_mut().zip(key) {
@@ -275,7 +276,7 @@ impl FromStr for Prefix {
 
     fn from_str(text: &str) -> Result<Self, InvalidPrefix> {
         let symbols = text.strip_prefix(KEY_START).ok_or(InvalidPrefix)?;
-        if !symbols.bytes().all(|octet| octet.is_ascii_alphanumeric()) {
+        if !symbols.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             return Err(InvalidPrefix);
         }
         text.as_bytes().try_into().map(Self).map_err(|_| InvalidPrefix)
@@ -300,14 +301,14 @@ fn checksum_symbols(mut checksum: u32) -> [u8; CHECKSUM_LENGTH] {
     symbols
 }
 
-/// The number that 6 symbols stand for.
+/// The number that 6 symbols encode.
 ///
-/// In 64 bits, because 62^6 > 2^32: a decoder that wraps would accept 13 or 14 spellings of each.
+/// In 64 bits, because 62^6 > 2^32: a decoder that wraps would accept 13 or 14 spellings of each number.
 fn checksum_value(symbols: &[u8; CHECKSUM_LENGTH]) -> u64 {
     symbols.iter().fold(0, |value, symbol| value * u64::from(BASE) + u64::from(digit(*symbol)))
 }
 
-/// The digit that a symbol stands for; of what is no symbol, anything.
+/// The digit that a symbol encodes. Any number for other bytes.
 fn digit(symbol: u8) -> u8 {
     match symbol {
         b'a'.. => symbol.wrapping_sub(b'a').wrapping_add(36),
@@ -325,221 +326,4 @@ fn hexadecimal(digit: u8) -> Result<u8, InvalidDigest> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use proptest::prelude::*;
-    use rand::rngs::StdRng;
-    use rand::{SeedableRng, TryRng};
-
-    use super::*;
-
-    const CASES: &str = include_str!("../../../tests/cases/keys.tsv");
-
-    fn unescape(column: &str) -> String {
-        serde_json::from_str(&format!("\"{column}\"")).unwrap()
-    }
-
-    #[test]
-    fn every_case_has_its_verdict_reason_and_digest() {
-        let mut ran = 0;
-        for row in CASES.lines().filter(|line| !line.starts_with("# ")) {
-            let [input, verdict, reason, note] = row.split('\t').collect::<Vec<_>>()[..] else {
-                panic!("not four columns: {row}");
-            };
-            let input = unescape(input);
-            let found = Presented::parse(input.as_bytes());
-            let expected = if verdict == "accept" { Ok(()) } else { Err(reason) };
-            assert_eq!(found.map(drop).map_err(Malformed::as_str), expected, "{row}");
-            if let (Ok(key), Some((_, hash))) = (found, note.split_once("sha256=")) {
-                assert_eq!(key.digest().to_string(), format!("sha256:{hash}"), "{row}");
-            }
-            ran += 1;
-        }
-        assert!(ran > 0);
-    }
-
-    #[test]
-    fn rules_are_checked_in_their_documented_order() {
-        let wrong_in_all = "KEYW1-!".to_owned() + &"x".repeat(47);
-        assert_eq!(Presented::parse(wrong_in_all.as_bytes()), Err(Malformed::Length));
-        let wrong_after_length = "KEYW1-!".to_owned() + &"x".repeat(48);
-        assert_eq!(Presented::parse(wrong_after_length.as_bytes()), Err(Malformed::Prefix));
-        let wrong_after_prefix = "keyw1_!".to_owned() + &"x".repeat(48);
-        assert_eq!(Presented::parse(wrong_after_prefix.as_bytes()), Err(Malformed::Charset));
-        let wrong_in_checksum = "keyw1_x".to_owned() + &"x".repeat(48);
-        assert_eq!(Presented::parse(wrong_in_checksum.as_bytes()), Err(Malformed::Checksum));
-    }
-
-    #[test]
-    fn a_minted_key_is_well_formed_and_told_apart_by_digest_and_prefix() {
-        let mut rng = StdRng::seed_from_u64(1);
-        let (mut digests, mut prefixes) = (HashSet::new(), HashSet::new());
-        for _ in 0..1000 {
-            let key = Key::mint(&mut rng).unwrap();
-            let presented = Presented::parse(key.reveal().as_bytes()).unwrap();
-            assert_eq!(*presented.digest(), key.digest());
-            assert_eq!(presented.prefix(), key.prefix());
-            assert_eq!(key.prefix().as_str(), &key.reveal()[..PREFIX_LENGTH]);
-            assert!(digests.insert(key.digest()) && prefixes.insert(key.prefix()));
-        }
-    }
-
-    #[test]
-    fn minted_symbols_are_uniform() {
-        let mut rng = StdRng::seed_from_u64(2);
-        let mut counts = [0u32; 128];
-        for _ in 0..2400 {
-            let key = Key::mint(&mut rng).unwrap();
-            for octet in &key.reveal().as_bytes()[KEY_START.len()..COVERED_LENGTH] {
-                counts[usize::from(*octet)] += 1;
-            }
-        }
-        let expected = f64::from(counts.iter().sum::<u32>()) / f64::from(BASE);
-        let chi_square: f64 = (b'0'..=b'z')
-            .filter(u8::is_ascii_alphanumeric)
-            .map(|octet| (f64::from(counts[usize::from(octet)]) - expected).powi(2) / expected)
-            .sum();
-        // 61 degrees of freedom: mean 61, standard deviation 11. Taking every byte modulo 62 gives 700.
-        assert!(chi_square < 130.0, "chi-square {chi_square}");
-    }
-
-    #[test]
-    fn a_failing_random_source_mints_no_key() {
-        struct Broken;
-        impl TryRng for Broken {
-            type Error = fmt::Error;
-            fn try_next_u32(&mut self) -> Result<u32, fmt::Error> {
-                Err(fmt::Error)
-            }
-            fn try_next_u64(&mut self) -> Result<u64, fmt::Error> {
-                Err(fmt::Error)
-            }
-            fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), fmt::Error> {
-                Err(fmt::Error)
-            }
-        }
-        impl TryCryptoRng for Broken {}
-        assert!(Key::mint(&mut Broken).is_err());
-    }
-
-    #[test]
-    fn a_key_cannot_be_printed_copied_or_serialized() {
-        /// Which impl is meant is ambiguous, and does not compile, where `Key` has the trait.
-        macro_rules! assert_key_is_not {
-            ($name:ident, $absent:path) => {
-                trait $name<Case> {
-                    fn holds() {}
-                }
-                impl<T: ?Sized> $name<()> for T {}
-                impl<T: ?Sized + $absent> $name<u8> for T {}
-                <Key as $name<_>>::holds();
-            };
-        }
-        assert_key_is_not!(NotDebug, fmt::Debug);
-        assert_key_is_not!(NotDisplay, fmt::Display);
-        assert_key_is_not!(NotClone, Clone);
-        assert_key_is_not!(NotSerialize, serde::Serialize);
-    }
-
-    #[test]
-    fn debug_output_of_a_presented_key_is_its_prefix() {
-        let key = Key::mint(&mut StdRng::seed_from_u64(3)).unwrap();
-        let presented = Presented::parse(key.reveal().as_bytes()).unwrap();
-        assert_eq!(format!("{presented:?}"), format!("Presented({})", key.prefix()));
-    }
-
-    #[test]
-    fn a_digest_is_read_in_one_spelling_only() {
-        let text = Digest::of(b"").to_string();
-        assert_eq!(text, "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-        assert_eq!(text.parse(), Ok(Digest::of(b"")));
-        assert_eq!(format!("{:?}", Digest::of(b"")), text);
-        let hex = &text["sha256:".len()..];
-        for wrong in [
-            "",
-            "sha256:",
-            hex,
-            &text.to_uppercase(),
-            &format!("sha256:{}", hex.to_uppercase()),
-            &format!("SHA256:{hex}"),
-            &format!("sha256:{hex}0"),
-            &format!("sha256:{hex}00"),
-            &format!(" {text}"),
-            &format!("{text}\n"),
-            &text[..text.len() - 1],
-            &text[..text.len() - 2],
-            &text.replace('e', "g"),
-            &text.replace("e3", "+3"),
-            &format!("sha512:{hex}"),
-        ] {
-            assert_eq!(wrong.parse::<Digest>(), Err(InvalidDigest), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_prefix_is_read_in_one_shape_only() {
-        let text = "keyw1_eVULq19j";
-        assert_eq!(text.parse::<Prefix>().unwrap().to_string(), text);
-        for wrong in [
-            "",
-            "keyw1_",
-            "keyw1_eVULq19",
-            "keyw1_eVULq19jg",
-            "keyw2_eVULq19j",
-            "keyw1_eVULq19_",
-            "keyw1_eVULqé9",
-            " keyw1_eVULq19j",
-        ] {
-            assert_eq!(wrong.parse::<Prefix>(), Err(InvalidPrefix), "{wrong}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_octets_make_the_parser_panic(octets in prop::collection::vec(any::<u8>(), 0..120)) {
-            let _ = Presented::parse(&octets);
-            let text = String::from_utf8_lossy(&octets);
-            let _ = (text.parse::<Digest>(), text.parse::<Prefix>());
-        }
-
-        #[test]
-        fn nothing_near_a_key_makes_the_parser_panic(
-            tail in prop::collection::vec(any::<u8>(), 47..51),
-        ) {
-            let _ = Presented::parse(&[KEY_START.as_bytes(), &tail].concat());
-        }
-
-        #[test]
-        fn the_checksum_finds_every_single_wrong_symbol(
-            seed in any::<u64>(),
-            place in KEY_START.len()..KEY_LENGTH,
-            wrong in "[0-9A-Za-z]",
-        ) {
-            let key = Key::mint(&mut StdRng::seed_from_u64(seed)).unwrap();
-            let mut octets = key.reveal().as_bytes().to_vec();
-            prop_assume!(octets[place] != wrong.as_bytes()[0]);
-            octets[place] = wrong.as_bytes()[0];
-            prop_assert_eq!(Presented::parse(&octets), Err(Malformed::Checksum));
-        }
-
-        #[test]
-        fn a_checksum_has_one_spelling(checksum in any::<u32>(), multiple in 1u64..=12) {
-            prop_assert_eq!(checksum_value(&checksum_symbols(checksum)), u64::from(checksum));
-            let mut rest = u64::from(checksum) + (multiple << 32);
-            let mut symbols = [b'0'; CHECKSUM_LENGTH];
-            for place in symbols.iter_mut().rev() {
-                *place = symbol((rest % 62) as u32);
-                rest /= 62;
-            }
-            prop_assume!(rest == 0);
-            prop_assert_ne!(checksum_value(&symbols), u64::from(checksum));
-        }
-
-        #[test]
-        fn a_digest_survives_being_written_and_read(octets in prop::collection::vec(any::<u8>(), 0..64)) {
-            let digest = Digest::of(&octets);
-            prop_assert_eq!(digest.to_string().parse(), Ok(digest));
-        }
-    }
-}
+mod tests;

@@ -1,14 +1,13 @@
 //! Keywright's decisions: values and the time go in, values come out.
 //!
-//! Nothing in here waits, reads a clock, draws a random number, or talks to anybody. What is random or depends on the
-//! time is an argument.
+//! This crate does no I/O and never waits, reads a clock or draws a random number. Time and randomness are arguments.
 //!
 //! - [`api`]: the two kinds as Kubernetes sees them.
 //! - [`declaration`]: what an ApiKey's spec means. [`admission`] completes or refuses an ApiKey by it.
-//! - [`lifecycle`]: what the controller does next for an ApiKey, as it has been observed.
-//! - [`election`]: who leads.
-//! - [`keyring`]: the records that are trusted now. [`verify`] decides a request by it, [`usage`] notes who was let in.
-//! - [`key`], [`address`], [`duration`], [`date_time`], [`resource_version`]: the values that all of them speak of.
+//! - [`lifecycle`]: what the controller does next for an observed ApiKey.
+//! - [`election`]: which controller leads.
+//! - [`keyring`]: the records that are trusted now. [`verify`] decides a request from it, [`usage`] notes uses.
+//! - [`key`], [`address`], [`duration`], [`date_time`], [`resource_version`]: the values that all of them use.
 
 pub mod api;
 

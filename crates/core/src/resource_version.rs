@@ -1,19 +1,19 @@
-//! PURE. Versions of one kind of object: decimal numbers of any length that grow (KEP-5504).
+//! PURE. Resource versions of one kind of object: growing decimal numbers of any length (KEP-5504).
 
 use std::cmp::Ordering;
 
-/// How version `a` stands to version `b`; `None` where one of them is no number.
+/// Compares version `a` with version `b`. `None` if one of them is not a number.
 pub fn compare(a: &str, b: &str) -> Option<Ordering> {
     (is_number(a) && is_number(b)).then(|| (a.len(), a).cmp(&(b.len(), b)))
 }
 
-/// Whether version `a` comes before version `b`. One that is no number counts as older, which costs no more than a list.
+/// Whether version `a` is older than version `b`. True if one of them is not a number: that costs one list at most.
 pub fn is_older(a: &str, b: &str) -> bool {
     compare(a, b).is_none_or(Ordering::is_lt)
 }
 
 fn is_number(version: &str) -> bool {
-    !version.is_empty() && version.bytes().all(|octet| octet.is_ascii_digit())
+    !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

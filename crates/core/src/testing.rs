@@ -1,4 +1,4 @@
-//! What the tests of several packages need of a keyring.
+//! Fixtures for the tests of several packages.
 
 #![allow(clippy::expect_used, reason = "in a test, stopping with a message is how a failure is told")]
 
@@ -7,12 +7,18 @@ use serde_json::Value;
 
 use crate::keyring::StoredRecord;
 
-/// The name of a record of one ApiKey with this serial.
+/// A valid key.
+pub const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
+
+/// Another valid key.
+pub const OTHER_KEY: &str = "keyw1_x3dylZ3lzYKIhQQXeAJ94cGS4sbYtvgcYDsSikFczMP1KVy2b";
+
+/// The name of the record with this serial, of one ApiKey.
 pub fn record_name(serial: u32) -> String {
     format!("0b0e7a4c-93d1-4f5e-8a6b-7c8d9e0f1a2b-{serial}")
 }
 
-/// A record that is as old as all others of this kind.
+/// A record. All of these have the same age.
 pub fn stored<'r>(name: &'r str, spec: &'r Value) -> StoredRecord<'r> {
     let created = Timestamp::from_second(1_767_225_600).expect("2026-01-01 is a time");
     StoredRecord { name, created: Some(created), spec }

@@ -1,4 +1,4 @@
-//! The handshake, and what is said of those that fail.
+//! The TLS handshake, and the log and metrics of handshakes that fail.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
-use super::served::{Failure, Served};
+use super::served::{HandshakeFailure, Served};
 use crate::clock;
 
-/// Ends TLS on accepted connections.
+/// Terminates TLS on accepted connections.
 #[derive(Clone)]
 pub struct Acceptor {
     served: Arc<Served>,
@@ -23,23 +23,21 @@ pub struct Acceptor {
     is_required: bool,
 }
 
-/// The one protocol of [`Acceptor`]s for HTTP (RFC 7301), although Go would take HTTP/2: with one request at a time on a
-/// connection, `Connection: close` ends it where nothing can be lost, and a client has no streams to open and reset by the
-/// thousand.
+/// The one protocol of [`Acceptor`]s for HTTP (RFC 7301), although Go would use HTTP/2. With one request at a time,
+/// `Connection: close` loses no request, and a client cannot open and reset thousands of streams.
 pub const HTTP_1: &str = "http/1.1";
 
 /// The one protocol of [`Acceptor`]s for gRPC (RFC 7301).
 pub const HTTP_2: &str = "h2";
 
 impl Acceptor {
-    /// Serves what `served` holds at each connection's beginning, for the one `protocol`; without anything there,
-    /// connections are refused. `remedy` is for the log: what to do when a client does not accept the certificate.
+    /// Offers one `protocol`. Each connection gets the certificate of `served` at that moment, and is refused if there is
+    /// none. `remedy` is for the log: what to do if a client does not accept the certificate.
     pub fn new(served: Arc<Served>, protocol: &'static str, remedy: &'static str) -> Self {
         Self { served, protocol, remedy, is_required: true }
     }
 
-    /// Whether every connection has to speak TLS. Otherwise those that do not are to be taken as they are: while clients are
-    /// switched over, one after another.
+    /// Whether every connection must use TLS. `false` accepts plain text too, while clients are switched over.
     pub fn required(self, is_required: bool) -> Self {
         Self { is_required, ..self }
     }
@@ -54,14 +52,14 @@ impl Acceptor {
         self.served.plain.inc();
     }
 
-    /// The configuration of this moment.
+    /// An acceptor with the present configuration.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         let mut config = ServerConfig::clone(&self.served.config.load());
         config.alpn_protocols = vec![self.protocol.into()];
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// The connection after its handshake, or `None` if that failed or took longer than `limit`.
+    /// The connection after its handshake. `None` if the handshake failed or took longer than `limit`.
     pub async fn accept<S>(&self, stream: S, limit: Duration) -> Option<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -81,28 +79,32 @@ impl Acceptor {
     }
 
     fn fail(&self, reason: &'static str, error: &impl fmt::Display) {
-        self.served.failures.get_or_create(&Failure { reason }).inc();
+        self.served.failures.get_or_create(&HandshakeFailure { reason }).inc();
         debug!(reason, %error, "a connection ended in its TLS handshake");
-        let complaint = match reason {
-            DISTRUSTED => format!("a client does not accept our certificate; {}", self.remedy),
-            NO_CLIENT_CERTIFICATE => "a client has no certificate, and is refused".to_owned(),
-            BAD_CLIENT_CERTIFICATE => "a client's certificate is not good, and it is refused".to_owned(),
+        let message = match reason {
+            DISTRUSTED => format!("a client does not accept our certificate. {}", self.remedy),
+            NO_CLIENT_CERTIFICATE => {
+                "refused a client without a certificate. Give the proxy one, or unset --tls-client-ca".to_owned()
+            }
+            BAD_CLIENT_CERTIFICATE => {
+                "refused a client: its certificate is not valid. Check its CA, dates and purpose".to_owned()
+            }
             _ => return,
         };
-        if self.served.may_complain(reason, Instant::now()) {
-            warn!(%error, "{complaint}");
+        if self.served.may_log(reason, Instant::now()) {
+            warn!(%error, "{message}");
         }
     }
 }
 
 /// The client does not accept our certificate.
 const DISTRUSTED: &str = "distrusted";
-/// The client sent none.
+/// The client sent no certificate.
 const NO_CLIENT_CERTIFICATE: &str = "no_client_certificate";
-/// The client's is of another authority, expired or not for clients.
+/// The client's certificate is of another CA, has expired, or is not for clients.
 const BAD_CLIENT_CERTIFICATE: &str = "bad_client_certificate";
 
-/// A word for the metric: few and fixed.
+/// The reason, one of a few fixed words for the metric.
 fn reason(error: &std::io::Error) -> &'static str {
     use AlertDescription::{
         BadCertificate, CertificateExpired, CertificateRevoked, CertificateUnknown, DecryptError, UnknownCA,
@@ -116,11 +118,11 @@ fn reason(error: &std::io::Error) -> &'static str {
             | CertificateExpired
             | CertificateUnknown
             | UnknownCA
-            // Signed by an authority of the same name and with another key.
+            // The certificate is of a CA with the same name and another key.
             | DecryptError,
         )) => DISTRUSTED,
         Some(rustls::Error::NoCertificatesPresented) => NO_CLIENT_CERTIFICATE,
-        // Nobody but a client sends us certificates.
+        // Only clients send certificates.
         Some(rustls::Error::InvalidCertificate(_)) => BAD_CLIENT_CERTIFICATE,
         Some(_) => "protocol",
         None => "closed",

@@ -1,4 +1,4 @@
-//! Certificates that are served, and authorities that clients are checked against.
+//! Certificates that are served, and CAs that client certificates are checked against.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use rustls::sign::CertifiedKey;
 
 use crate::x509;
 
-/// A certificate with the key that belongs to it.
+/// A certificate with its private key.
 #[derive(Debug)]
 pub struct Certificate {
     pub(super) certified: Arc<CertifiedKey>,
     not_after: Timestamp,
 }
 
-/// Authorities whose clients may come in.
+/// The CAs that client certificates are checked against.
 #[derive(Debug)]
 pub struct ClientAuthorities {
     pub(super) certificates: Vec<CertificateDer<'static>>,
@@ -31,7 +31,7 @@ impl Certificate {
     /// `chain` begins with the server's own certificate.
     ///
     /// # Errors
-    /// If there is none, it cannot be read, or the key is another's.
+    /// If the chain is empty, the certificate cannot be read, or the key does not match.
     pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> anyhow::Result<Self> {
         let first = chain.first().context("there is no certificate")?;
         let (_, not_after) = x509::validity(first).context("the certificate cannot be read")?;
@@ -44,26 +44,26 @@ impl Certificate {
         self.certified.cert.first()
     }
 
-    /// It, and what leads to an authority.
+    /// The server's own certificate, followed by intermediate certificates.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.certified.cert
     }
 
-    /// The last moment of its life.
+    /// When the certificate expires.
     pub fn not_after(&self) -> Timestamp {
         self.not_after
     }
 }
 
 impl ClientAuthorities {
-    /// At least one certificate of an authority. Its own dates are not looked at (RFC 5280, 6.1.1 (d)).
+    /// At least one CA certificate. Its own dates are not checked (RFC 5280, 6.1.1 (d)).
     ///
     /// # Errors
-    /// If there is none, or one that cannot be read or is no authority's.
+    /// If there is none, or one cannot be read or is not a CA's.
     pub fn new(certificates: Vec<CertificateDer<'static>>) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
         for (index, certificate) in certificates.iter().enumerate() {
-            ensure!(x509::is_authority(certificate), "certificate {index} is not that of an authority (CA)");
+            ensure!(x509::is_authority(certificate), "certificate {index} is not a CA certificate");
             roots.add(certificate.clone()).with_context(|| format!("certificate {index} cannot be used"))?;
         }
         let provider = Arc::new(ring::default_provider());

@@ -1,4 +1,4 @@
-//! I/O. Serves what PEM files hold, as a kubelet mounts them, and follows their changes.
+//! I/O. Serves certificates from PEM files, as a kubelet mounts them, and follows their changes.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -22,19 +22,18 @@ use super::certificate::{Certificate, ClientAuthorities};
 use super::served::{SOURCE_GOOD, Served};
 use crate::{clock, x509};
 
-/// A certificate's PEM files: cert-manager's, say.
+/// The PEM files of a certificate, such as cert-manager's.
 #[derive(Clone, Debug)]
 pub struct PemFiles {
-    /// The certificate, and after it what leads to an authority.
+    /// The certificate, followed by intermediate certificates.
     pub certificate: PathBuf,
     /// The key of the first certificate.
     pub key: PathBuf,
-    /// Certificates of authorities: every client must have a certificate by one of them. Without this file, clients need
-    /// none.
+    /// CA certificates: every client must have a certificate by one of them. Without this file, clients need none.
     pub client_authorities: Option<PathBuf>,
 }
 
-/// Serves what files hold. Shared by the task that follows them, the probes and the metrics.
+/// Serves certificates from files. Shared by the task that follows them, the probes and the metrics.
 pub struct CertificateFiles {
     files: PemFiles,
     server_names: Vec<String>,
@@ -45,15 +44,14 @@ pub struct CertificateFiles {
 
 #[derive(Default)]
 struct State {
-    /// What clients are judged by.
+    /// The CAs that client certificates are checked against.
     client_authorities: Vec<CertificateDer<'static>>,
-    /// What was wrong at the last look. `None` before the first.
+    /// The result of the last read. `None` before the first.
     found: Option<Result<(), String>>,
 }
 
 impl CertificateFiles {
-    /// Looks at the files every `poll`, once it is told to [follow](Self::follow). The certificate must be for all of
-    /// `server_names`.
+    /// [`Self::follow`] reads the files every `poll`. The certificate must be valid for all of `server_names`.
     ///
     /// # Errors
     /// If the TLS library refuses its configuration.
@@ -69,29 +67,28 @@ impl CertificateFiles {
         Ok(certificates)
     }
 
-    /// What is served, now and later.
+    /// The certificate that is served, now and later.
     pub fn served(&self) -> Arc<Served> {
         Arc::clone(&self.served)
     }
 
-    /// Keeps up with the files. Never gives up.
+    /// Follows the files for ever.
     pub async fn follow(&self) -> Infallible {
         loop {
-            // What is wrong was told.
+            // Problems are logged already.
             self.refresh(clock::now()).ok();
             tokio::time::sleep(self.poll).await;
         }
     }
 
-    /// Takes up what the files hold, if it is another than before and good; what is served stays otherwise. What is new
-    /// about them is told, once.
+    /// Reads the files, and serves what is new and valid. Otherwise the old certificate stays. Logs each change once.
     ///
     /// # Errors
-    /// Names each file that is of no use, and what is wrong with it.
+    /// Names each file that cannot be used, and why.
     pub fn refresh(&self, now: Timestamp) -> anyhow::Result<()> {
         let mut state = self.state();
-        // A certificate is taken up although the authorities are damaged, and the other way round; but nobody is served
-        // before it is known who may come.
+        // A new certificate is used even if the CA file is broken, and the other way round. But nothing is served before the
+        // CAs for clients are known.
         let authorities = self.take_up_authorities(&mut state);
         let is_known = self.files.client_authorities.is_none() || !state.client_authorities.is_empty();
         let certificate = self.read_certificate(now).map(|certificate| {
@@ -104,29 +101,34 @@ impl CertificateFiles {
         let found = if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) };
         if state.found.as_ref() != Some(&found) {
             match &found {
-                Ok(()) => info!("the files of certificates are good"),
-                Err(problem) => warn!("the files of certificates are of no use, what is served stays: {problem}"),
+                Ok(()) => info!("the certificate files are valid"),
+                Err(problem) if self.served.current(now).is_some() => {
+                    warn!(
+                        "cannot use the new certificate files, still serving the old ones: {problem}. Correct the files"
+                    );
+                }
+                Err(problem) => warn!("cannot use the certificate files: {problem}. Correct the files"),
             }
             state.found = Some(found.clone());
         }
         found.map_err(anyhow::Error::msg)
     }
 
-    /// Whether there is something to serve as of `now`.
+    /// Whether there is a valid certificate at `now`.
     ///
     /// # Errors
-    /// Says why not.
+    /// Why there is none.
     pub fn readiness(&self, now: Timestamp) -> Result<(), String> {
         let certificate = self.served.current(now).ok_or_else(|| {
             let state = self.state();
             let cause = match &state.found {
-                None => "nothing was read yet",
-                Some(Ok(())) => "the files hold the same",
+                None => "the files are not read yet",
+                Some(Ok(())) => "the files hold the expired one; renew it",
                 Some(Err(problem)) => problem,
             };
             match self.served.not_after() {
-                Some(end) => format!("the certificate expired at {end} and there is no other: {cause}"),
-                None => format!("no certificate to serve: {cause}"),
+                Some(end) => format!("the certificate expired at {end}: {cause}"),
+                None => format!("there is no certificate: {cause}"),
             }
         })?;
         self.check(&certificate, now).map_err(|problem| format!("{problem:#}"))
@@ -140,7 +142,7 @@ impl CertificateFiles {
 
     fn take_up_certificate(&self, certificate: Certificate, now: Timestamp) {
         if self.served.current(now).is_none_or(|served| served.chain() != certificate.chain()) {
-            info!(expires_at = %certificate.not_after(), "a new certificate is served");
+            info!(expires_at = %certificate.not_after(), "serving a new certificate");
             self.served.replace(certificate);
         }
     }
@@ -151,13 +153,16 @@ impl CertificateFiles {
         if state.client_authorities != certificates {
             let authorities = ClientAuthorities::new(certificates).with_context(|| format!("{}", file.display()))?;
             self.served.demand(&authorities)?;
-            info!(authorities = authorities.certificates.len(), "clients are judged by new authorities");
+            info!(
+                authorities = authorities.certificates.len(),
+                "client certificates are now checked against the new CAs"
+            );
             state.client_authorities = authorities.certificates;
         }
         Ok(())
     }
 
-    /// Whether clients would accept it, as far as can be told: nobody knows whom they trust.
+    /// Checks dates and names of a certificate. Whether clients trust its CA is not known here.
     fn check(&self, certificate: &Certificate, now: Timestamp) -> anyhow::Result<()> {
         let leaf = certificate.leaf().context("there is no certificate")?;
         let (start, end) = x509::validity(leaf).context("the certificate cannot be read")?;
@@ -170,7 +175,7 @@ impl CertificateFiles {
         let leaf = ParsedCertificate::try_from(leaf)?;
         self.server_names.iter().try_for_each(|name| {
             let server_name = ServerName::try_from(name.as_str())?;
-            verify_server_name(&leaf, &server_name).with_context(|| format!("the certificate is not for {name}"))
+            verify_server_name(&leaf, &server_name).with_context(|| format!("the certificate is not valid for {name}"))
         })
     }
 
@@ -183,8 +188,8 @@ impl PemFiles {
     /// Reads the certificate and its key.
     ///
     /// # Errors
-    /// Names the file and what is wrong with it, and nothing of what it holds. A kubelet replaces both at once, but they
-    /// are read one after the other: what does not fit together now may do so in a moment.
+    /// Names the file and the problem, and nothing of its content. A kubelet replaces both files at once, but they are read
+    /// one after the other: if they do not match now, they may match at the next read.
     fn certificate(&self) -> anyhow::Result<Certificate> {
         let chain = certificates(&self.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&zeroize::Zeroizing::new(read(&self.key)?)).ok();
@@ -204,7 +209,7 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(file).with_context(|| format!("{}: cannot be read", file.display()))
 }
 
-/// Read when they are asked for.
+/// Whether the files are valid, read at each scrape.
 struct Metrics(Arc<CertificateFiles>);
 
 impl Collector for Metrics {

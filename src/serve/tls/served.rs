@@ -1,4 +1,4 @@
-//! What is served now, replaced while connections come in.
+//! The certificate that is served, which can be replaced at any time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,47 +22,59 @@ use rustls::sign::CertifiedKey;
 use super::certificate::{Certificate, ClientAuthorities};
 use crate::clock;
 
-/// What is served now, and to whom: shared by a program's listeners and by whoever renews it.
+/// The certificate that is served, and the CAs for client certificates. Shared by listeners and the renewing task.
 pub struct Served {
     certificate: Arc<Resolver>,
-    /// For every protocol, and made anew for other authorities of clients.
+    /// The configuration for all protocols. Replaced when the CAs for client certificates change.
     pub(super) config: ArcSwap<ServerConfig>,
     pub(super) renewals: Counter,
-    pub(super) failures: Family<Failure, Counter>,
+    pub(super) failures: Family<HandshakeFailure, Counter>,
     pub(super) plain: Counter,
-    complaints: Mutex<BTreeMap<&'static str, Instant>>,
+    logged: Mutex<BTreeMap<&'static str, Instant>>,
 }
 
 #[derive(Debug, Default)]
 struct Resolver(ArcSwapOption<Certificate>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Failure {
+pub(super) struct HandshakeFailure {
     pub(super) reason: &'static str,
 }
 
-/// The metric that tells how it stands with where certificates come from, and its help.
+/// Name and help of the metric about the source of certificates.
 pub const SOURCE_GOOD: (&str, &str) =
-    ("certificate_source_good", "Whether the next certificate could be had (1) or not (0)");
+    ("certificate_source_good", "1 if the source of certificates is usable, 0 if not: the log says why");
 
-/// Clients that fail may come many times a second; one line in this time tells it, for each reason.
-const COMPLAINT_PERIOD: Duration = Duration::from_secs(60);
+/// Failing clients may connect many times a second. Each reason is logged at most once in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Served {
-    /// Nothing yet. From everybody, as no client is asked for a certificate.
+    /// Starts without a certificate and without client authentication.
     ///
     /// # Errors
     /// If the TLS library refuses its configuration.
     pub fn new(registry: &mut Registry) -> anyhow::Result<Arc<Self>> {
         let certificate = Arc::new(Resolver::default());
         let config = ArcSwap::from_pointee(config(Arc::clone(&certificate), Arc::new(NoClientAuth))?);
-        let (renewals, failures) = (Counter::default(), Family::<Failure, Counter>::default());
+        let (renewals, failures) = (Counter::default(), Family::<HandshakeFailure, Counter>::default());
         let plain = Counter::default();
-        registry.register("certificate_renewals", "Certificates taken into use", renewals.clone());
-        registry.register("tls_handshake_failures", "Connections that ended before any request", failures.clone());
-        registry.register("plain_text_connections", "Connections without TLS, which is not required", plain.clone());
+        registry.register(
+            "certificate_renewals",
+            "Certificates that replaced the one before, or were the first",
+            renewals.clone(),
+        );
+        registry.register(
+            "tls_handshake_failures",
+            "Connections that ended in the TLS handshake, by reason",
+            failures.clone(),
+        );
+        registry.register(
+            "plain_text_connections",
+            "Connections without TLS, accepted because of --tls-required=false",
+            plain.clone(),
+        );
         registry.register_collector(Box::new(Expiry(Arc::clone(&certificate))));
-        Ok(Arc::new(Self { certificate, config, renewals, failures, plain, complaints: Mutex::default() }))
+        Ok(Arc::new(Self { certificate, config, renewals, failures, plain, logged: Mutex::default() }))
     }
 
     /// Serves this certificate from the next connection on.
@@ -71,7 +83,7 @@ impl Served {
         self.renewals.inc();
     }
 
-    /// Demands a certificate by one of these authorities of every client, from the next connection on.
+    /// Requires a certificate by one of these CAs of every client, from the next connection on.
     ///
     /// # Errors
     /// If the TLS library refuses its configuration.
@@ -81,21 +93,21 @@ impl Served {
         Ok(())
     }
 
-    /// What is served as of `now`, if anything: never what has expired.
+    /// The certificate that is served at `now`. `None` if there is none, or it has expired.
     pub fn current(&self, now: Timestamp) -> Option<Arc<Certificate>> {
         self.certificate.current(now)
     }
 
-    /// When what is served expires, or did.
+    /// When the certificate expires or expired.
     pub fn not_after(&self) -> Option<Timestamp> {
         self.certificate.not_after()
     }
 
-    pub(super) fn may_complain(&self, reason: &'static str, now: Instant) -> bool {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = complaints.get(reason).is_none_or(|at| now.duration_since(*at) >= COMPLAINT_PERIOD);
+    pub(super) fn may_log(&self, reason: &'static str, now: Instant) -> bool {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = logged.get(reason).is_none_or(|at| now.duration_since(*at) >= LOG_INTERVAL);
         if may {
-            complaints.insert(reason, now);
+            logged.insert(reason, now);
         }
         may
     }
@@ -105,7 +117,7 @@ fn config(certificate: Arc<Resolver>, clients: Arc<dyn ClientCertVerifier>) -> a
     let versions = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let versions = versions.with_safe_default_protocol_versions()?;
     let mut config = versions.with_client_cert_verifier(clients).with_cert_resolver(certificate);
-    // Every connection begins with a look at the certificates of that moment: none lives on by resumption.
+    // No session resumption: every connection is checked against the present certificates.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
@@ -127,7 +139,7 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-/// Read when it is asked for.
+/// The expiry of the certificate, read at each scrape.
 #[derive(Debug)]
 struct Expiry(Arc<Resolver>);
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::*;
 use crate::testing::script::{LIST, Reply, Script, event, is_for, list, page, record};
 
-const QUICK: Pace = Pace {
+const QUICK: Timings = Timings {
     page: Duration::from_secs(2),
     watch: Duration::from_secs(2),
     catch_up: Duration::from_secs(1),
@@ -54,14 +54,14 @@ async fn follow_until(script: &Script, feed: &Feed, condition: impl Fn(&Feed) ->
     follow_until_at(script, feed, QUICK, condition).await;
 }
 
-async fn follow_until_at(script: &Script, feed: &Feed, pace: Pace, condition: impl Fn(&Feed) -> bool) {
+async fn follow_until_at(script: &Script, feed: &Feed, timings: Timings, condition: impl Fn(&Feed) -> bool) {
     let wait = async {
         while !condition(feed) {
             sleep(Duration::from_millis(1)).await;
         }
     };
     tokio::select! {
-        never = feed.follow_at(script.client(), "keywright-system", pace) => match never {},
+        never = feed.follow_at(script.client(), "keywright-system", timings) => match never {},
         waited = timeout(Duration::from_secs(20), wait) => {
             waited.unwrap_or_else(|_| panic!("{:?} after {:?}", good(feed), script.targets()));
         }
@@ -146,7 +146,7 @@ async fn last_uses_are_counted_as_the_watch_tells_them_and_outlive_a_list() {
         slot.map(|slot| feed.marks().usage(slot).written)
     };
     assert_eq!([usage(1), usage(2), usage(3)], [None, Some(180), Some(240)]);
-    assert_eq!(*feed.told().borrow(), Told { writes: 2, lists: 2 });
+    assert_eq!(*feed.seen_writes().borrow(), SeenWrites { writes: 2, lists: 2 });
 }
 
 #[tokio::test]
@@ -342,7 +342,7 @@ async fn after_too_long_a_silence_nothing_is_decided_until_what_was_written_is_k
                 false
             }
         };
-        follow_until_at(&script, &feed, Pace { page, ..Pace::within(lease_duration) }, is_back).await;
+        follow_until_at(&script, &feed, Timings { page, ..Timings::within(lease_duration) }, is_back).await;
     });
     futures::future::join_all(checks).await;
 }
@@ -373,7 +373,7 @@ async fn a_watch_that_does_not_advance_is_not_trusted() {
         let (script, feed) = (Script::start(replies, last), Feed::new(lease_duration, Instant::now()));
         let started = Instant::now();
         let was_good = Cell::new(false);
-        follow_until_at(&script, &feed, Pace::within(lease_duration), |feed| match good(feed) {
+        follow_until_at(&script, &feed, Timings::within(lease_duration), |feed| match good(feed) {
             Ok(names) => {
                 was_good.set(names == ["key-1"]);
                 false
@@ -389,14 +389,14 @@ async fn a_watch_that_does_not_advance_is_not_trusted() {
 /// The same where a list can be had: that tells of the revocation, long before the lease is over.
 #[tokio::test]
 async fn what_a_watch_does_not_bring_a_list_brings() {
-    let pace = Pace { reach: Duration::from_millis(200), ..QUICK };
+    let timings = Timings { reach: Duration::from_millis(200), ..QUICK };
     let replies = vec![(LIST, list("100", "", &[record(1, "7", &spec(1)), record(2, "8", &spec(2))]))];
     let script = Script::start(replies, |target| match target.contains("watch=true") {
         true => Reply::Events(vec![bookmark("105")]),
         false => list("9000", "", &[record(2, "8", &spec(2))]),
     });
     let feed = feed();
-    follow_until_at(&script, &feed, pace, |feed| names(feed, &["key-2"])).await;
+    follow_until_at(&script, &feed, timings, |feed| names(feed, &["key-2"])).await;
     let (age, limit) = (feed.age(Instant::now()), Duration::from_secs(60));
     assert!(age < limit, "known as of {age:?} ago");
 }
@@ -444,10 +444,10 @@ async fn a_goal_counts_from_when_it_was_asked_for() {
 fn a_lease_of_any_length_is_renewed_in_time() {
     for seconds in [1, 2, 3, 5, 10, 15, 20, 60, 600, 86_400] {
         let lease_duration = Duration::from_secs(seconds);
-        let pace = Pace::within(lease_duration);
-        let oldest = longest(pace.catch_up) + longest(pace.watch) + pace.reach;
+        let timings = Timings::within(lease_duration);
+        let oldest = longest(timings.catch_up) + longest(timings.watch) + timings.reach;
         assert!(oldest <= lease_duration.mul_f64(0.75), "{oldest:?} of {lease_duration:?}");
-        let requests = 3.0 / (pace.catch_up + pace.watch).as_secs_f64();
+        let requests = 3.0 / (timings.catch_up + timings.watch).as_secs_f64();
         assert!(seconds < 600 || requests < 0.3, "{requests} a second at {lease_duration:?}");
     }
 }
@@ -456,7 +456,7 @@ fn a_lease_of_any_length_is_renewed_in_time() {
 #[tokio::test]
 async fn a_page_that_is_too_large_is_asked_for_again_in_smaller_ones() {
     let mut large = spec(2);
-    large["rotateRequest"] = json!("x".repeat(crate::pages::PAGE_OCTETS_AT_MOST));
+    large["rotateRequest"] = json!("x".repeat(crate::pages::MAX_PAGE_BYTES));
     let script = Script::start(
         vec![
             ("limit=50&", list("100", "next", &[record(1, "7", &spec(1))])),
@@ -466,8 +466,8 @@ async fn a_page_that_is_too_large_is_asked_for_again_in_smaller_ones() {
         quiet,
     );
     let feed = feed();
-    let pace = Pace { page: Duration::from_secs(20), ..QUICK };
-    follow_until_at(&script, &feed, pace, |feed| names(feed, &["key-1", "key-3"])).await;
+    let timings = Timings { page: Duration::from_secs(20), ..QUICK };
+    follow_until_at(&script, &feed, timings, |feed| names(feed, &["key-1", "key-3"])).await;
     assert_eq!(script.targets().iter().filter(|target| is_for(target, LIST)).count(), 3);
 }
 
@@ -544,9 +544,9 @@ fn a_feed_is_stale_once_what_it_knows_is_as_old_as_the_lease() {
 #[tokio::test]
 async fn a_server_that_fails_is_asked_at_growing_intervals() {
     let script = Script::start(vec![], |_| Reply::Answer(500, json!({})));
-    let pace = Pace { first_retry: Duration::from_millis(20), longest_retry: Duration::from_secs(5), ..QUICK };
+    let timings = Timings { first_retry: Duration::from_millis(20), longest_retry: Duration::from_secs(5), ..QUICK };
     let started = Instant::now();
-    follow_until_at(&script, &feed(), pace, |_| script.targets().len() > 6).await;
+    follow_until_at(&script, &feed(), timings, |_| script.targets().len() > 6).await;
     // 20, 40, 80, 160, 320 and 640 ms, each cut by half at most.
     assert!(started.elapsed() >= Duration::from_millis(630), "{:?}", started.elapsed());
 }

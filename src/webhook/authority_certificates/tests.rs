@@ -27,7 +27,10 @@ fn served(certificates: &AuthorityCertificates, now: Timestamp) -> CertificateDe
 #[tokio::test]
 async fn a_certificate_is_made_once_and_again_after_two_thirds_of_its_life() {
     let (certificates, authority) = (certificates(), authority(now()));
-    assert_eq!(certificates.readiness(now()).unwrap_err(), "no certificate to serve: nothing was read yet");
+    assert_eq!(
+        certificates.readiness(now()).unwrap_err(),
+        "there is no certificate: Secret keywright-webhook-ca is not read yet"
+    );
     assert_eq!(certificates.renew(&authority, DAY, now()), Standing::Good);
     assert_eq!(certificates.readiness(now()), Ok(()));
     let first = served(&certificates, now());
@@ -64,7 +67,8 @@ async fn without_a_source_it_serves_until_the_end_and_then_says_so() {
     let problem = certificates.readiness(end).unwrap_err();
     assert!(problem.starts_with("the certificate expired at 2026-11-24T12:00:00Z"), "{problem}");
     assert!(
-        problem.ends_with("Secret keywright-webhook-ca is of no use, it does not exist: run `keywright certificates`")
+        problem
+            .ends_with("Secret keywright-webhook-ca cannot be used: it does not exist. Run `keywright certificates`")
     );
     assert!(certificates.served.current(end).is_none());
 }

@@ -1,13 +1,13 @@
-//! The nearest good spelling of a refused entry: a guess to show to a person.
+//! The nearest valid spelling of a refused entry: a guess for a person.
 //!
-//! Kept apart from the parser because it is lenient on purpose. Nothing here decides who is let in, and
-//! a guess is only shown if the parser accepts it.
+//! It is lenient on purpose, and so stays apart from the parser. It decides nothing about access, and a guess is only
+//! shown if the parser accepts it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Network, width};
 
-/// Longer entries are no slips of one address.
+/// Bytes of the longest entry that is guessed at. Longer ones are not one mistyped address.
 const MAX_LENGTH: usize = 128;
 
 /// What `entry` was probably meant to be, if the parser would accept that.
@@ -32,7 +32,7 @@ pub(super) fn nearest(entry: &str) -> Option<String> {
 pub(super) fn without_port(text: &str) -> &str {
     match text.rsplit_once(':') {
         Some((address, port)) if is_port(port) => {
-            let is_ipv4 = address.contains('.') && address.bytes().all(|o| o.is_ascii_digit() || b"./".contains(&o));
+            let is_ipv4 = address.contains('.') && address.bytes().all(|b| b.is_ascii_digit() || b"./".contains(&b));
             let is_bracketed = address.starts_with('[') && address.ends_with(']');
             if is_ipv4 || is_bracketed { address } else { text }
         }
@@ -54,7 +54,7 @@ fn network(address: &str, length: &str) -> Option<String> {
         _ => Network { address, prefix_length },
     };
     let masked = network.masked();
-    // A hint must not turn one address into everybody: 1.2.3.4/0 more likely meant that address.
+    // A hint must not allow everybody: 1.2.3.4/0 more likely meant that one address.
     let widened_to_everything = masked.is_everything() && masked != network;
     let meant =
         if widened_to_everything { Network { prefix_length: width(network.address), ..network } } else { masked };
@@ -82,7 +82,7 @@ fn padded(text: &str) -> Option<IpAddr> {
     parts.next().is_none().then_some(IpAddr::from(octets))
 }
 
-/// `192.168.*` and `192.168.*.*`, but not `*`: a hint must not open a key to everybody.
+/// `192.168.*` and `192.168.*.*`, but not `*`: a hint must not allow everybody.
 fn wildcard(text: &str) -> Option<Network> {
     let known = text.split('.').take_while(|part| *part != "*").count();
     let parts: Vec<&str> = text.split('.').collect();
@@ -96,7 +96,7 @@ fn wildcard(text: &str) -> Option<Network> {
 /// A prefix length with sign or leading zeros, or a netmask or wildcard mask in its place.
 fn lenient_length(text: &str, address: IpAddr) -> Option<u8> {
     let digits = text.strip_prefix('+').unwrap_or(text);
-    if digits.bytes().all(|octet| octet.is_ascii_digit()) {
+    if digits.bytes().all(|byte| byte.is_ascii_digit()) {
         let length = without_leading_zeros(digits).parse().ok()?;
         return (length <= width(address)).then_some(length);
     }
@@ -133,7 +133,7 @@ fn is_port(text: &str) -> bool {
     text.parse::<u16>().is_ok()
 }
 
-/// What copying and pasting leaves around an address: space, quotes, and marks that nobody sees.
+/// Characters that copy and paste leaves around an address: spaces, quotes, and invisible marks.
 fn is_padding(character: char) -> bool {
     character.is_whitespace()
         || character.is_control()
@@ -142,7 +142,7 @@ fn is_padding(character: char) -> bool {
         || matches!(character, '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// The ASCII character that an input method or another system's habit put something else for.
+/// The ASCII character for a full-width one, or for another system's separator.
 fn half_width(character: char) -> char {
     match character {
         '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(character) - 0xfee0).unwrap_or(character),

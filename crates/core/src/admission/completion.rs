@@ -7,7 +7,7 @@
 //! | annotation `created-by`, whatever was given | the requesting user | what it was |
 //! | finalizer, left out | added | put back |
 //!
-//! So a manifest can be applied by anybody and for ever, however it came by these fields.
+//! So an exported manifest can be applied again, by anybody.
 
 use serde_json::{Value, json};
 
@@ -20,14 +20,14 @@ use crate::declaration;
 /// What was filled in.
 #[derive(Default)]
 pub(super) struct Completion {
-    /// What makes the object that was sent the object that is judged.
+    /// The changes to the object that was sent.
     pub(super) patch: Vec<PatchOperation>,
-    /// What came out otherwise than whoever asked may think.
+    /// What differs from what the user sent.
     pub(super) warnings: Vec<String>,
 }
 
 impl Completion {
-    /// Fills in what `new`, which was sent as `object`, leaves out. An `old` one makes it an update.
+    /// Fills in what `new`, sent as `object`, leaves out. With an `old` object, the request is an update.
     pub(super) fn complete<'a>(
         &mut self,
         new: &mut ApiKey<'a>,
@@ -37,7 +37,7 @@ impl Completion {
     ) {
         let owner = match old {
             None => declaration::is_owner(user).then_some(user),
-            // Not the editor: who changes a line does not take over the responsibility.
+            // Not the editor: changing a line does not make a user the owner.
             Some(old) => old.text("/owner"),
         };
         if let (false, Some(owner), Some(spec)) = (new.has_owner(), owner, new.spec.as_object_mut()) {
@@ -83,9 +83,9 @@ impl Completion {
         }
         if given.is_some() {
             let what = match (is_update, created_by) {
-                (false, _) => "says who creates the object, and was set to",
-                (true, Some(_)) => "says who created the object, and was put back to",
-                (true, None) => "says who created the object, which nobody noted: it was left out",
+                (false, _) => "names the creator of the object: it was set to",
+                (true, Some(_)) => "names the creator of the object: it was put back to",
+                (true, None) => "was removed: the creator of this object is not known",
             };
             let shown = created_by.map(|user| format!(" \"{}\"", printable(user))).unwrap_or_default();
             self.warnings.push(format!("metadata.annotations[{CREATED_BY_ANNOTATION}] {what}{shown}"));
@@ -97,7 +97,7 @@ impl Completion {
     }
 }
 
-/// A name as a part of a JSON pointer (RFC 6901, 3).
+/// A name, escaped as a part of a JSON pointer (RFC 6901, 3).
 fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }

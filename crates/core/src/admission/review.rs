@@ -1,8 +1,8 @@
 //! PURE. The wire format of a review: `AdmissionReview` of `admission.k8s.io/v1`.
 //! <https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/>
 //!
-//! Only what is judged is taken in. Everything else is skipped without being stored, so that three million octets of
-//! annotations cost no more than the octets; and a spec is only parsed once it is known to be of a sensible size.
+//! Only the fields that are checked are kept. Others are skipped, so that 3 MB of annotations cost no memory besides the
+//! body. A spec is parsed only if it is not too large.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,42 +20,42 @@ use crate::address::printable;
 use crate::api::{FINALIZER, GROUP};
 use crate::declaration::Problem;
 
-/// The version of reviews that is spoken.
+/// The one version of reviews that is read and written.
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
-/// Octets of the largest spec that is looked into. A good one has less than 64 KiB.
+/// Bytes of the largest spec that is parsed. A valid one has less than 64 KiB.
 const MAX_SPEC: usize = 256 * 1024;
 
-/// Problems that are repeated in the summary. All of them are in the causes.
+/// Problems in the summary of a refusal. All of them are in the causes.
 const MAX_SUMMARISED: usize = 8;
 
-/// What the API server asks.
+/// The request of a review.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request<'a> {
-    /// Comes back in the answer.
+    /// The review's uid, repeated in the answer.
     pub uid: String,
-    /// What it is about.
+    /// The resource of the object.
     pub resource: Resource,
-    /// `status`, or empty.
+    /// The subresource, such as `status`. Empty for the object itself.
     #[serde(default)]
     pub sub_resource: String,
-    /// What is done to it.
+    /// The operation on the object.
     pub operation: Operation,
-    /// Empty where the API server is still to choose it.
+    /// The object's name. Empty if the API server is still to generate it.
     #[serde(default)]
     pub name: String,
-    /// Where the object is.
+    /// The object's namespace.
     #[serde(default)]
     pub namespace: String,
-    /// The name of whoever asks.
+    /// The name of the requesting user.
     #[serde(rename = "userInfo", deserialize_with = "user_name")]
     pub user: String,
-    /// As it is to be stored.
+    /// The object as it is to be stored.
     #[serde(borrow, default)]
     pub object: Option<Object<'a>>,
-    /// As it was.
+    /// The object before an update or a deletion.
     #[serde(borrow, default)]
     pub old_object: Option<Object<'a>>,
 }
@@ -63,44 +63,44 @@ pub struct Request<'a> {
 /// A resource, by its group, version and plural name.
 #[derive(Debug, Deserialize)]
 pub struct Resource {
-    /// `keywright.dev`, say.
+    /// The API group, such as `keywright.dev`.
     #[serde(default)]
     pub group: String,
-    /// `v1alpha1`, say.
+    /// The version, such as `v1alpha1`.
     pub version: String,
-    /// `apikeys`, say.
+    /// The plural name, such as `apikeys`.
     pub resource: String,
 }
 
-/// What is done to an object.
+/// The operation on an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Operation {
-    /// It is new.
+    /// `CREATE`: the object is new.
     Create,
-    /// It exists.
+    /// `UPDATE`: the object exists.
     Update,
-    /// It goes.
+    /// `DELETE`: the object is removed.
     Delete,
-    /// Something is opened through it.
+    /// `CONNECT`: a connection through the object, which no ApiKey has.
     Connect,
 }
 
-/// An object, as far as it is judged.
+/// The parts of an object that are checked.
 #[derive(Debug, Deserialize)]
 pub struct Object<'a> {
-    /// Who and what it is.
+    /// The object's metadata.
     pub metadata: Metadata,
-    /// Not parsed yet.
+    /// The spec, not parsed yet.
     #[serde(borrow, default)]
     spec: Option<&'a RawValue>,
 }
 
-/// `metadata`, as far as it is judged.
+/// The parts of `metadata` that are checked.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
-    /// Empty where `generateName` is given and `/mutate` is asked.
+    /// The object's name. Empty at `/mutate` if `generateName` is set.
     #[serde(default)]
     pub name: String,
     #[serde(default)]
@@ -109,22 +109,22 @@ pub struct Metadata {
     creation_timestamp: Option<Time>,
     #[serde(default)]
     deletion_timestamp: Option<IgnoredAny>,
-    /// `None` where there are none at all.
+    /// The annotations; `None` if the object has none.
     #[serde(default)]
     pub annotations: Option<Annotations>,
-    /// `None` where there are none at all.
+    /// The finalizers; `None` if the object has none.
     #[serde(default)]
     pub finalizers: Option<Finalizers>,
 }
 
-/// `metadata.annotations`, as far as they are judged.
+/// The parts of `metadata.annotations` that are checked.
 #[derive(Debug, Deserialize)]
 pub struct Annotations {
     #[serde(rename = "keywright.dev/created-by", default)]
     created_by: Option<String>,
 }
 
-/// `metadata.finalizers`.
+/// The part of `metadata.finalizers` that is checked.
 #[derive(Debug)]
 pub struct Finalizers {
     /// Whether [`FINALIZER`] is among them.
@@ -134,28 +134,28 @@ pub struct Finalizers {
 /// One change of an object (RFC 6902).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PatchOperation {
-    /// `add`, which replaces what is there, or `remove`.
+    /// `add`, which also replaces, or `remove`.
     pub op: &'static str,
-    /// Where: a JSON pointer.
+    /// The field to change: a JSON pointer (RFC 6901).
     pub path: String,
-    /// What to add.
+    /// The value to add.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<Value>,
 }
 
-/// The octets are no review that can be answered: it has no uid that an answer could carry.
+/// Why a body is not a review that can be answered: an answer needs the review's uid.
 #[derive(Debug, thiserror::Error)]
-pub enum Malformed {
-    /// Not JSON, or not of this shape.
+pub enum MalformedReview {
+    /// Not JSON, or not an AdmissionReview.
     #[error("not an AdmissionReview: {0}")]
     Unreadable(#[from] serde_json::Error),
-    /// Something else, or another version.
+    /// Another kind, or another version.
     #[error("expected {KIND} of {API_VERSION}, not {0}")]
     OtherKind(String),
-    /// A review without its question.
+    /// A review without `request`.
     #[error("the AdmissionReview holds no request")]
     NoRequest,
-    /// The answer would belong to no question.
+    /// A review without `request.uid`.
     #[error("request.uid is empty")]
     NoUid,
 }
@@ -170,7 +170,7 @@ struct TypeMeta {
 }
 
 #[derive(Deserialize)]
-struct Question<'a> {
+struct RawReview<'a> {
     #[serde(borrow, default)]
     request: Option<Request<'a>>,
 }
@@ -192,7 +192,7 @@ struct Response<'a> {
     status: Option<Status>,
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'static str>,
-    /// In Base64, as every octet string in Kubernetes.
+    /// In Base64, as all binary data in Kubernetes.
     #[serde(skip_serializing_if = "Option::is_none")]
     patch: Option<ByteString>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -203,20 +203,20 @@ impl<'a> Request<'a> {
     /// Reads the body of a request to the webhook.
     ///
     /// # Errors
-    /// If it is no review, or none that can be answered.
-    pub fn read(body: &'a [u8]) -> Result<Self, Malformed> {
-        // First of all, as another kind is most likely of another shape too.
+    /// If it is not a review, or cannot be answered.
+    pub fn read(body: &'a [u8]) -> Result<Self, MalformedReview> {
+        // The kind first: an object of another kind most likely has another shape too.
         let TypeMeta { api_version, kind } = serde_json::from_slice(body)?;
         if (&*api_version, &*kind) != (API_VERSION, KIND) {
             let shown = |text: &str| if text.is_empty() { "(none)".to_owned() } else { printable(text) };
-            return Err(Malformed::OtherKind(format!("{} of {}", shown(&kind), shown(&api_version))));
+            return Err(MalformedReview::OtherKind(format!("{} of {}", shown(&kind), shown(&api_version))));
         }
-        let question: Question<'a> = serde_json::from_slice(body)?;
-        let request = question.request.ok_or(Malformed::NoRequest)?;
-        if request.uid.is_empty() { Err(Malformed::NoUid) } else { Ok(request) }
+        let review: RawReview<'a> = serde_json::from_slice(body)?;
+        let request = review.request.ok_or(MalformedReview::NoRequest)?;
+        if request.uid.is_empty() { Err(MalformedReview::NoUid) } else { Ok(request) }
     }
 
-    /// The name that people know the object by: `ci`, or `ci-*` where the API server is still to choose one.
+    /// The object's name for people: `ci`, or `ci-*` if the API server is still to generate it.
     pub fn object_name(&self) -> Cow<'_, str> {
         match &self.object {
             Some(Object { metadata, .. }) if metadata.name.is_empty() && !metadata.generate_name.is_empty() => {
@@ -230,7 +230,7 @@ impl<'a> Request<'a> {
     /// The body of the answer.
     ///
     /// # Errors
-    /// Never, as far as is known: everything in it can be written as JSON.
+    /// Does not happen: everything in the answer can be written as JSON.
     pub fn answer(&self, verdict: &Verdict) -> serde_json::Result<Vec<u8>> {
         let mut response = Response {
             uid: &self.uid,
@@ -262,8 +262,8 @@ impl<'a> Request<'a> {
         serde_json::to_vec(&Answer { api_version: API_VERSION, kind: KIND, response })
     }
 
-    /// As the API server says it of its own checks. kubectl prints the causes, one a line, and not the message; what
-    /// shows only the message still has the first of them.
+    /// A refusal in the form of the API server's own. kubectl prints the causes, one per line. Other clients show the
+    /// message, which has the first of them.
     fn invalid(&self, problems: &[Problem]) -> Status {
         let name = self.object_name();
         let summary: Vec<String> = problems.iter().take(MAX_SUMMARISED).map(Problem::to_string).collect();
@@ -301,27 +301,27 @@ impl fmt::Display for Resource {
 }
 
 impl Object<'_> {
-    /// Parses the spec; absent and null are the same.
+    /// Parses the spec. An absent spec is null.
     ///
     /// # Errors
-    /// If it is too large to be one, or nested too deeply.
+    /// If it is too large or nested too deeply.
     pub(super) fn spec(&self) -> Result<Value, Problem> {
         let text = self.spec.map_or("null", RawValue::get);
         let problem = |rule| Problem { path: "spec".to_owned(), rule };
         if text.len() > MAX_SPEC {
-            return Err(problem(format!("is {} octets long; at most {MAX_SPEC} are read", text.len())));
+            return Err(problem(format!("is {} bytes long; at most {MAX_SPEC} are read", text.len())));
         }
         serde_json::from_str(text).map_err(|error| problem(format!("cannot be read: {error}")))
     }
 }
 
 impl Metadata {
-    /// Whether the object is on its way out.
+    /// Whether the object is being deleted.
     pub fn is_being_deleted(&self) -> bool {
         self.deletion_timestamp.is_some()
     }
 
-    /// When the object was made; `None` where that is still to come.
+    /// When the object was created; `None` before it is stored.
     pub fn created(&self) -> Option<Timestamp> {
         self.creation_timestamp.as_ref().map(|time| time.0)
     }

@@ -44,7 +44,7 @@ fn review(operation: &str, object: &Value, old: &Value) -> Value {
     })
 }
 
-/// From octets to octets, as the codec does it.
+/// From bytes to bytes, as the codec does it.
 fn ask(phase: Phase, review: &Value) -> Value {
     let body = serde_json::to_vec(review).unwrap();
     let request = Request::read(&body).unwrap();
@@ -214,8 +214,10 @@ fn an_owner_is_who_asks_only_where_that_name_will_do() {
             None => {
                 let said = problems(Phase::Mutating, &create);
                 assert_eq!(said.len(), 1, "{said:?}");
-                let (start, end) =
-                    ("spec.owner: is missing: your user name \"", "letters, digits and ._@:/+=-, without spaces");
+                let (start, end) = (
+                    "spec.owner: is missing: name the person; your user name \"",
+                    "letters, digits and ._@:/+=-, without spaces",
+                );
                 assert!(said[0].starts_with(start) && said[0].ends_with(end), "{said:?}");
             }
         }
@@ -255,14 +257,14 @@ fn what_stands_fast_is_refused_when_it_changes() {
 
 #[test]
 fn created_by_is_put_back_whatever_is_sent() {
-    let subject = "team-a/ci: metadata.annotations[keywright.dev/created-by] says who";
+    let subject = "team-a/ci: metadata.annotations[keywright.dev/created-by]";
     let with = |created_by: &Value| {
         let mut object = stored(json!({"owner": "ada"}));
         object["metadata"]["annotations"] = json!({CREATED_BY_ANNOTATION: created_by, "a": "b"});
         object
     };
-    let put_back = format!("{subject} created the object, and was put back to \"a\"");
-    let made_up = format!("{subject} created the object, which nobody noted: it was left out");
+    let put_back = format!("{subject} names the creator of the object: it was put back to \"a\"");
+    let made_up = format!("{subject} was removed: the creator of this object is not known");
     for (old, new, warning) in [
         (json!("a"), json!("a"), None),
         (json!("a"), json!("b"), Some(&put_back)),
@@ -282,12 +284,12 @@ fn created_by_is_put_back_whatever_is_sent() {
         assert_eq!(verdict(Phase::Mutating, &update), Verdict::Allowed { patch: vec![], warnings: vec![] });
     }
     let update = review("UPDATE", &with(&json!("b")), &with(&json!("a")));
-    let expected = "metadata.annotations[keywright.dev/created-by]: must stay as /mutate stamped it; does another webhook change it?";
+    let expected = "metadata.annotations[keywright.dev/created-by]: must stay as /mutate set it: check whether another webhook changes it";
     assert_eq!(problems(Phase::Validating, &update), [expected]);
     for created_by in [json!("somebody else"), Value::Null] {
         let create = review("CREATE", &with(&created_by), &Value::Null);
         let Verdict::Allowed { warnings, .. } = verdict(Phase::Mutating, &create) else { panic!("{create}") };
-        let told = format!("{subject} creates the object, and was set to \"{USER}\"");
+        let told = format!("{subject} names the creator of the object: it was set to \"{USER}\"");
         assert_eq!(warnings.first(), (!created_by.is_null()).then_some(&told));
         let said = problems(Phase::Validating, &create);
         assert_eq!(said.len(), 1, "{said:?}");
@@ -343,20 +345,20 @@ fn warnings_name_the_object_and_stay_short() {
     };
     assert!(create("ci", "team-a").starts_with("team-a/ci: spec.expiresIn: this key never expires"));
     let long = create(&"a".repeat(253), &"n".repeat(63));
-    assert!(long.len() <= 256 && long.contains("...: spec.expiresIn: this key never expires; 90d, say"), "{long}");
+    assert!(
+        long.len() <= 256 && long.contains("...: spec.expiresIn: this key never expires; consider expiresIn: 90d"),
+        "{long}"
+    );
 }
 
 #[test]
 fn an_owner_is_demanded_of_what_is_stored() {
     let mut create = review("CREATE", &stored(json!({})), &Value::Null);
-    assert_eq!(problems(Phase::Validating, &create), ["spec.owner: is missing: name the person of responsibility"]);
+    assert_eq!(problems(Phase::Validating, &create), ["spec.owner: is missing: name the responsible person"]);
     create["request"]["object"]["spec"]["owner"] = json!("ada");
     assert_eq!(problems(Phase::Validating, &create), [""; 0]);
     let update = review("UPDATE", &stored(json!({})), &stored(json!({"owner": "ada"})));
-    assert_eq!(
-        problems(Phase::Validating, &update),
-        ["spec.owner: can be changed and not removed: name the new owner"]
-    );
+    assert_eq!(problems(Phase::Validating, &update), ["spec.owner: cannot be removed: name the new owner"]);
     let update = review("UPDATE", &stored(json!({"owner": "bob"})), &stored(json!({"owner": "ada"})));
     assert_eq!(problems(Phase::Validating, &update), [""; 0]);
 }
@@ -388,7 +390,7 @@ fn all_problems_of_an_object_are_causes_with_their_paths() {
          spec.scopes[0]: must be 1 to 64 letters, digits and ._:/-, not \"not ok\"; \
          spec.allowedIPs[0]: \"10.0.0.1/8\" has host bits set; did you mean \"10.0.0.0/8\"?; \
          spec.allowedIPs[2]: entries 1 and 2 are both 10.0.0.0/8; remove one of them; \
-         spec.allowedIPs[3]: \"192.0.2.1,192.0.2.2\" holds a comma; write each address or CIDR as an entry of the list of its own; \
+         spec.allowedIPs[3]: \"192.0.2.1,192.0.2.2\" holds a comma; write each address or CIDR as its own list entry; \
          spec.allowedIPs[4]: \"010.0.0.1\" has a number with a leading zero, which some programs read as octal; did you mean \"10.0.0.1\"?; \
          spec.expiresIn: must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d, not \"1w\"; did you mean \"7d\"?; \
          and 2 more"
@@ -501,7 +503,7 @@ fn an_update_is_not_refused_for_what_it_leaves_as_bad_as_it_was() {
 
 #[test]
 fn what_deserves_a_second_look_is_warned_about() {
-    let never = "spec.expiresIn: this key never expires; 90d, say, would end it if it leaks unnoticed";
+    let never = "spec.expiresIn: this key never expires; consider expiresIn: 90d, so that a leaked key stops working";
     for (spec, expected) in [
         (json!({"expiresIn": "1d"}), &[][..]),
         (json!({}), &[never]),
@@ -526,9 +528,16 @@ fn what_deserves_a_second_look_is_warned_about() {
         (json!({"expiresIn": "90d", "allowedIPs": ["0.0.0.0/1", "8000::/1"]}), &[]),
         (
             json!({"expiresAt": "9999-12-31T23:59:59Z"}),
-            &["spec.expiresAt: 9999-12-30T22:00:00Z is as good as never; consider expiresIn: Never, or 90d, say"],
+            &[
+                "spec.expiresAt: 9999-12-30T22:00:00Z is as late as never; write expiresIn: Never, or a short life such as 90d",
+            ],
         ),
         (json!({"expiresAt": "2100-01-01T00:00:00Z"}), &[]),
+        (
+            json!({"expiresIn": "90d", "rotation": {"every": "30d"}}),
+            &["spec.rotation.every is not acted on yet: replace the key by hand"],
+        ),
+        (json!({"expiresIn": "90d", "rotation": {"overlap": "1h"}}), &[]),
     ] {
         let mut spec = spec;
         spec["owner"] = json!("ada");
@@ -576,15 +585,15 @@ fn questions_for_somebody_else_are_sent_back() {
         response["status"]["message"].as_str().unwrap().to_owned()
     };
     for (field, value, named) in [
-        ("/resource/resource", "apikeyrecords", "about apikeyrecords.v1alpha1.keywright.dev:"),
-        ("/resource/group", "", "about apikeys.v1alpha1:"),
-        ("/resource/version", "v1beta1", "about apikeys.v1beta1.keywright.dev:"),
+        ("/resource/resource", "apikeyrecords", "not apikeyrecords.v1alpha1.keywright.dev:"),
+        ("/resource/group", "", "not apikeys.v1alpha1:"),
+        ("/resource/version", "v1beta1", "not apikeys.v1beta1.keywright.dev:"),
     ] {
         let said = refused(field, json!(value));
-        assert!(said.starts_with("this webhook judges apikeys.v1alpha1.keywright.dev and was asked "), "{said}");
-        assert!(said.contains(named) && said.ends_with("correct the webhook configuration"), "{said}");
+        assert!(said.starts_with("this webhook handles apikeys.v1alpha1.keywright.dev, not "), "{said}");
+        assert!(said.contains(named) && said.ends_with("correct the rules of the webhook configuration"), "{said}");
     }
-    assert!(refused("/operation", json!("CONNECT")).contains("was asked about Connect of apikeys.v1alpha1"));
+    assert!(refused("/operation", json!("CONNECT")).contains("not Connect of apikeys.v1alpha1"));
     assert_eq!(refused("/object", Value::Null), "request.object is missing in a review of Create");
     assert_eq!(refused("/operation", json!("UPDATE")), "request.oldObject is missing in a review of UPDATE");
     let mut scale = create.clone();
@@ -664,7 +673,7 @@ fn a_huge_or_deep_spec_gets_an_answer_and_not_a_parse() {
         ["spec.allowedIPs: the list has 5000 entries; write at most 256, with wider networks"]
     );
     create["request"]["object"]["spec"] = json!({"description": "x".repeat(300_000)});
-    assert_eq!(problems(Phase::Mutating, &create), ["spec: is 300018 octets long; at most 262144 are read"]);
+    assert_eq!(problems(Phase::Mutating, &create), ["spec: is 300018 bytes long; at most 262144 are read"]);
     let body = |spec: &str| {
         let mut review = create.clone();
         review["request"]["object"]["spec"] = json!("SPEC");
@@ -751,10 +760,10 @@ proptest! {
         }
     }
 
-    /// Any octets get an answer, and any that look like a review one that carries the uid.
+    /// Any bytes get an answer, and any that look like a review one that carries the uid.
     #[test]
-    fn any_octets_get_an_answer(octets in proptest::collection::vec(any::<u8>(), 0..200)) {
-        if let Ok(request) = Request::read(&octets) {
+    fn any_octets_get_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(request) = Request::read(&bytes) {
             request.answer(&judge(Phase::Mutating, &request, now())).unwrap();
         }
     }
@@ -765,9 +774,9 @@ proptest! {
         spec in specs(),
     ) {
         let mut body = review("UPDATE", &stored(spec), &stored(json!({"owner": "ada"}))).to_string().into_bytes();
-        for (position, octet) in changes {
+        for (position, byte) in changes {
             let position = position.index(body.len());
-            body[position] = octet;
+            body[position] = byte;
         }
         if let Ok(request) = Request::read(&body) {
             for phase in [Phase::Mutating, Phase::Validating] {

@@ -1,6 +1,6 @@
-//! PURE. What is allowed, and worth a second look: kubectl prints it, and goes on.
+//! PURE. Warnings about a spec that is allowed. kubectl prints them.
 //!
-//! The API server wants warnings short: it recommends 120 characters, and cuts at 256.
+//! The API server recommends at most 120 characters for a warning, and cuts at 256.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -8,26 +8,32 @@ use serde_json::Value;
 use crate::address::AllowedAddresses;
 use crate::declaration::{Declaration, Problem};
 
-/// Octets of a warning, a little below where the API server cuts.
+/// Bytes of a warning: a little below where the API server cuts.
 const LONGEST: usize = 240;
-/// Octets of it that the object's name may take. A namespace's name alone may have 63.
+/// Bytes of a warning that the object's name may take. A namespace's name alone may have 63.
 const LONGEST_NAME: usize = 120;
-/// Whoever lets a key end later than this from now means never: people write the last day of the year 9999.
-const AS_GOOD_AS_NEVER: SignedDuration = SignedDuration::from_hours(100 * 365 * 24);
-/// Warnings about one object. The API server drops what goes beyond 4096 octets in all.
+/// An expiry later than this from now means "never": people write the last day of the year 9999.
+const AS_LATE_AS_NEVER: SignedDuration = SignedDuration::from_hours(100 * 365 * 24);
+/// Warnings about one object. The API server drops warnings beyond 4096 bytes in all.
 const MOST: usize = 8;
 
-/// What to think of in a spec that was read as `declaration`.
+/// Warnings about a spec that was read as `declaration`.
 pub(super) fn about(declaration: &Declaration, spec: &Value, now: Timestamp) -> Vec<String> {
     let mut warnings = Vec::new();
     let end = if spec.get("expiresAt").is_some_and(|at| !at.is_null()) { "spec.expiresAt" } else { "spec.expiresIn" };
     match declaration.expires_at {
-        None => warnings.push(format!("{end}: this key never expires; 90d, say, would end it if it leaks unnoticed")),
-        Some(at) if at.duration_since(now) > AS_GOOD_AS_NEVER => {
-            warnings.push(format!("{end}: {at} is as good as never; consider expiresIn: Never, or 90d, say"));
+        None => warnings.push(format!(
+            "{end}: this key never expires; consider expiresIn: 90d, so that a leaked key stops working"
+        )),
+        Some(at) if at.duration_since(now) > AS_LATE_AS_NEVER => {
+            warnings
+                .push(format!("{end}: {at} is as late as never; write expiresIn: Never, or a short life such as 90d"));
         }
         Some(at) if at <= now => warnings.push(format!("{end}: the key expired at {at} and is refused")),
         Some(_) => {}
+    }
+    if spec.pointer("/rotation/every").is_some_and(|every| !every.is_null()) {
+        warnings.push("spec.rotation.every is not acted on yet: replace the key by hand".to_owned());
     }
     let allowed = declaration.allowed_ips.as_deref().and_then(|entries| AllowedAddresses::parse(entries).ok());
     if let Some(allowed) = allowed {
@@ -45,13 +51,13 @@ pub(super) fn about(declaration: &Declaration, spec: &Value, now: Timestamp) -> 
     warnings
 }
 
-/// The warnings with the name of the object, by which they are told apart where many are applied at once.
+/// The warnings with the object's name before each: one `kubectl apply` may bring many objects.
 pub(super) fn about_object(namespace: &str, name: &str, warnings: Vec<String>) -> Vec<String> {
     let object = cut(&format!("{namespace}/{name}"), LONGEST_NAME);
     warnings.into_iter().map(|warning| cut(&format!("{object}: {warning}"), LONGEST)).collect()
 }
 
-/// What was wrong before already, and is still there.
+/// Warnings about problems of the old object that this update does not change.
 pub(super) fn about_tolerated(problems: &[Problem]) -> Vec<String> {
     let mut warnings: Vec<_> = problems.iter().take(MOST).map(Problem::to_string).collect();
     if let Some(more @ 1..) = problems.len().checked_sub(MOST) {

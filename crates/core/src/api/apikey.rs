@@ -1,4 +1,4 @@
-//! `ApiKey`: a key that somebody declares.
+//! `ApiKey`: a key that a user declares.
 
 #![allow(clippy::duplicated_attributes, reason = "each printed column is an attribute of the same name")]
 
@@ -26,15 +26,10 @@ use super::schema;
     namespaced,
     status = "ApiKeyStatus",
     derive = "PartialEq",
-    doc = "An API key: declared here, delivered in a Secret, refused from the moment this object is deleted.",
+    doc = "An API key: declared here, delivered in a Secret, revoked when this object is deleted.",
     selectable = ".spec.keyHash",
     selectable = ".spec.owner",
-    printcolumn(
-        name = "Owner",
-        type_ = "string",
-        json_path = ".spec.owner",
-        description = "The person of responsibility"
-    ),
+    printcolumn(name = "Owner", type_ = "string", json_path = ".spec.owner", description = "The responsible person"),
     printcolumn(
         name = "Key",
         type_ = "string",
@@ -57,7 +52,7 @@ use super::schema;
         .message("keyHash excludes secret: a key that was made elsewhere is not delivered"),
     validation = Rule::new("!has(self.keyHash) || !has(self.rotation)")
         .message("keyHash excludes rotation: a key that was made elsewhere cannot be replaced here"),
-    // Here and not at the field, as a refused field is repeated in the message, and a key must not be.
+    // Not at the field: the API server repeats a refused field in its message, and a key must not be repeated.
     validation = Rule::new("!has(self.keyHash) || !self.keyHash.lowerAscii().startsWith('keyw')")
         .message("this looks like a key, not its digest; treat it as leaked").field_path(".keyHash"),
     validation = Rule::new("!has(self.keyHash) || self.keyHash.lowerAscii().startsWith('keyw') || self.keyHash.matches('^sha256:[0-9a-f]{64}$')")
@@ -68,7 +63,7 @@ use super::schema;
         .message("secret.key is immutable: create another ApiKey for another data key"),
 )]
 pub struct ApiKeySpec {
-    /// What people call this key. Absent: the object's name.
+    /// A name for people. Default: the object's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     #[x_kube(validation = Rule::new("self.matches('^[^\\\\p{Cc}]*$')").message("displayName must not hold control characters"))]
@@ -80,54 +75,54 @@ pub struct ApiKeySpec {
     #[x_kube(validation = Rule::new("self.matches('^([^\\\\p{Cc}]|\\n)*$')").message("description must not hold control characters other than newline"))]
     pub description: Option<String>,
 
-    /// The person of responsibility.
+    /// The person responsible for this key. Default: the user who creates the object.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._@:/+=-]{1,128}$')").message("owner must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces"))]
     pub owner: Option<String>,
 
-    /// How long the key lives from its object's creation: `Never`, or a duration such as `1d`, `30d`, `90d` or
-    /// `1d12h`, from 1m to 3650d. Absent, with `expiresAt` absent too: it never expires.
+    /// How long the key is valid, counted from this object's creation: `Never`, or a duration such as `1d`, `30d`, `90d`
+    /// or `1d12h`, from 1m to 3650d. Without `expiresIn` and `expiresAt` the key never expires.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
     #[x_kube(validation = Rule::new(format!("self == 'Never' || {}", lifetime("self"))).message("expiresIn must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d"), validation = schema::has_never_as_written(), validation = schema::has_unit(), validation = schema::has_known_units(), validation = schema::has_bare_units())]
     pub expires_in: Option<String>,
 
-    /// The instant from which the key is refused (RFC 3339).
-    // As it was written: the API server takes times that no `Timestamp` can hold.
+    /// When the key expires (RFC 3339), such as `2027-01-31T00:00:00Z`.
+    // A text: the API server accepts times that no `Timestamp` can hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("format" = "date-time"))]
     pub expires_at: Option<String>,
 
-    /// The client addresses that may use the key: IPv4 and IPv6 addresses and CIDRs. Absent: any address.
+    /// The client addresses that may use the key: IPv4 and IPv6 addresses and CIDRs. Default: any address.
     #[serde(rename = "allowedIPs", default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::allowed_ips")]
     pub allowed_ips: Option<Vec<String>>,
 
-    /// What the key is good for, as the routes in front of the workloads demand it.
+    /// What the key may be used for. A route can require scopes, and the key must have all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::scopes")]
     pub scopes: Vec<String>,
 
-    /// Refuses the key for as long as it is true.
+    /// While true, verifiers refuse the key.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspended: bool,
 
-    /// When a new key takes the place of the old one.
+    /// When a new key replaces the old one. `every` is not acted on yet; `overlap` is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
 
-    /// The Secret that receives the key. Absent: one named after this object, with the data key `api-key`.
+    /// The Secret that receives the key. Default: the Secret with this object's name, data key `api-key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretTarget>,
 
-    /// The SHA-256 digest of a key that was made elsewhere; no Secret is written then.
+    /// The SHA-256 digest of a key that was made elsewhere. No Secret is written.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71))]
     pub key_hash: Option<String>,
 }
 
-/// When a new key takes the place of the old one.
+/// When a new key replaces the old one. `every` is not acted on yet; `overlap` is.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -135,14 +130,14 @@ pub struct ApiKeySpec {
     validation = Rule::new(overlap_within_every()).message("overlap must not be longer than every"),
 )]
 pub struct Rotation {
-    /// How long a key serves before the next one is made, from 1m to 3650d. Absent: no scheduled rotation.
+    /// Not acted on yet. How often a new key replaces the old one, from 1m to 3650d. Default: no scheduled rotation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
     #[x_kube(validation = Rule::new(lifetime("self")).message("every must be a duration such as 30d or 12h, from 1m to 3650d"), validation = schema::has_unit(), validation = schema::has_known_units(), validation = schema::has_bare_units())]
     pub every: Option<String>,
 
-    /// How long the old key stays valid once the new one is in the Secret, from 0s to `every`. Absent: the smaller of
-    /// 24h and `every`.
+    /// How long the old key stays valid after the new one is in the Secret, from 0s to `every`. Default: 24h, or `every`
+    /// if that is shorter.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
     #[x_kube(validation = Rule::new(format!("{} && {} <= 3650 * 86400", schema::is_duration("self"), schema::seconds("self"))).message("overlap must be a duration such as 24h or 0s, at most 3650d"), validation = schema::has_unit(), validation = schema::has_known_units(), validation = schema::has_bare_units())]
@@ -154,20 +149,20 @@ pub struct Rotation {
 #[serde(rename_all = "camelCase")]
 #[x_kube(crates(kube_core = "::kube_core"))]
 pub struct SecretTarget {
-    /// The Secret's name. Absent: the ApiKey's.
+    /// The Secret's name. Default: the ApiKey's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("!format.dns1123Subdomain().validate(self).hasValue()").message("secret.name must be a Secret's name: lower-case letters, digits, - and ."))]
     pub name: Option<String>,
 
-    /// The data key in the Secret. Absent: `api-key`.
+    /// The data key in the Secret. Default: `api-key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("secret.key must be letters, digits and -._"))]
     pub key: Option<String>,
 }
 
-/// The rule over the whole object, which holds the default of `spec.secret.name`.
+/// A rule over the whole object, because the default of `spec.secret.name` is the object's name.
 pub(super) fn same_secret_name() -> ValidationRule {
     ValidationRule {
         rule: SAME_SECRET_NAME.to_owned(),
@@ -182,7 +177,7 @@ const SAME_SECRET_NAME: &str = "(has(self.spec.secret) && has(self.spec.secret.n
 const SAME_SECRET_KEY: &str = "(has(self.secret) && has(self.secret.key) ? self.secret.key : 'api-key') \
     == (has(oldSelf.secret) && has(oldSelf.secret.key) ? oldSelf.secret.key : 'api-key')";
 
-/// CEL: `overlap` is no longer than `every`, as far as both are durations (other rules see to that).
+/// CEL: `overlap` is no longer than `every`. Other rules check that both are durations.
 fn overlap_within_every() -> String {
     let bad = |field: &str| format!("!{}", schema::is_duration(field));
     let (every, overlap) = ("self.every", "self.overlap");
@@ -201,11 +196,11 @@ fn lifetime(text: &str) -> String {
     format!("({is_duration} && {seconds} >= 60 && {seconds} <= 3650 * 86400)")
 }
 
-/// What is in force, as the controller and the verifiers know it.
+/// The observed state of the key.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ApiKeyStatus {
-    /// The generation of the spec that this status speaks of.
+    /// The generation of the spec that this status describes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
@@ -219,7 +214,7 @@ pub struct ApiKeyStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_prefix: Option<String>,
 
-    /// 1 for the first key, one more for each that followed.
+    /// The number of the current key: 1 for the first, then counting up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<u32>,
 
@@ -227,15 +222,15 @@ pub struct ApiKeyStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issued_at: Option<Time>,
 
-    /// From when on every key of this ApiKey is refused. Absent: never.
+    /// When every key of this ApiKey expires. Absent: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
 
-    /// `expiresAt`, or `Never`.
+    /// `expiresAt` as text, or `Never`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
 
-    /// When a key of this ApiKey was last allowed in, to the granularity of the verifiers.
+    /// When a verifier last allowed a key of this ApiKey. May be late by the verifiers' granularity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_used_at: Option<Time>,
 
@@ -243,7 +238,7 @@ pub struct ApiKeyStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_name: Option<String>,
 
-    /// Older keys that are still let in.
+    /// Older keys that are still valid.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub retiring: Vec<Retiring>,
 
@@ -252,110 +247,110 @@ pub struct ApiKeyStatus {
     pub enforced_generation: Option<i64>,
 }
 
-/// An older key that is still let in.
+/// An older key that is still valid.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Retiring {
-    /// How people recognise it.
+    /// The prefix of the older key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_prefix: Option<String>,
-    /// Which key it is.
+    /// The serial of the older key.
     pub serial: u32,
-    /// From when on it is refused.
+    /// When the older key expires.
     pub retires_at: Time,
 }
 
 /// One condition, as in `metav1.Condition`.
-// No type or reason is enumerated in the definition, and one of another version is read as it stands: a controller and
-// the definitions beside it can be of different versions, and neither costs the other a status.
+// The CRD does not enumerate types or reasons, and unknown ones are read and kept: controller and CRD can be of
+// different versions, and a status must be writable and readable with either.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// Which question it answers.
+    /// The condition's name, such as `Ready`.
     #[serde(rename = "type")]
     #[schemars(schema_with = "schema::condition_type")]
     pub type_: ConditionType,
-    /// The answer.
+    /// `True`, `False` or `Unknown`.
     pub status: ConditionStatus,
-    /// Why, in one word.
+    /// Why the condition has this status: one CamelCase word.
     #[schemars(schema_with = "schema::condition_reason")]
     pub reason: Reason,
-    /// Why, for people.
+    /// Why the condition has this status: a sentence for people.
     #[schemars(length(max = 32_768))]
     pub message: String,
-    /// When the answer last changed.
+    /// When `status` last changed.
     pub last_transition_time: Time,
-    /// The generation of the spec that the answer is about.
+    /// The generation of the spec that the condition describes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
 }
 
-/// The questions that an ApiKey's conditions answer.
+/// The types of an ApiKey's conditions.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub enum ConditionType {
-    /// Would a caller with this key be let in, as far as the key goes?
+    /// Whether verifiers accept the key. A route or a client address may still be refused.
     Active,
-    /// Is the declared state in force?
+    /// Whether the declared state is in force.
     Ready,
-    /// Can only a person help?
+    /// Whether the controller needs a person to go on.
     Stalled,
-    /// Is the end near: within 7 days, or the last tenth of a shorter life?
+    /// Whether the key expires within 7 days, or within the last tenth of a shorter life.
     ExpiringSoon,
-    /// A question of another version. It is read and not written.
+    /// A type of another version: read, and never written.
     #[serde(untagged)]
     Other(String),
 }
 
-/// The answer of a condition.
+/// The status of a condition.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConditionStatus {
-    /// Yes.
+    /// The condition holds.
     True,
-    /// No.
+    /// The condition does not hold.
     False,
-    /// It cannot be told.
+    /// The controller does not know.
     Unknown,
 }
 
-/// Why a condition answers as it does.
+/// Why a condition has its status.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The key is let in.
+    /// Verifiers accept the key.
     Active,
-    /// The key is let in, and so is an older one for a while.
+    /// Verifiers accept the key, and an older key until that retires.
     Rotating,
-    /// The key is refused for as long as `spec.suspended` is true.
+    /// `spec.suspended` is true: verifiers refuse the key.
     Suspended,
-    /// The key is refused since its expiry.
+    /// The key has expired: verifiers refuse it.
     Expired,
     /// The key is not yet in its Secret.
     Issuing,
     /// The ApiKey is being deleted, and its keys are being revoked.
     Revoking,
-    /// A key has to be made again, and the last one was made too short a time ago.
+    /// The key must be issued again, but the last one was issued too recently.
     MintBudget,
     /// The spec cannot be acted on.
     Invalid,
-    /// Something else owns the Secret of that name.
+    /// The Secret exists and belongs to something else.
     SecretNameTaken,
     /// Another ApiKey claimed the submitted digest first.
     DigestTaken,
-    /// The submitted digest is that of a key that was revoked.
+    /// The submitted digest is that of a revoked key.
     DigestRevoked,
-    /// `ExpiringSoon` is false: the end is far, or there is none.
+    /// `ExpiringSoon` is false: the expiry is far away, or there is none.
     NotExpiringSoon,
     /// `ExpiringSoon` is true.
     ExpiringSoon,
     /// `Stalled` is false: nothing needs a person.
     NotStalled,
-    /// A reason of another version. It is read and not written.
+    /// A reason of another version: read, and never written.
     #[serde(untagged)]
     Other(String),
 }
 
 impl Reason {
-    /// The word that stands in conditions, events, logs and metrics.
+    /// The word in conditions, Events, logs and metrics.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Active => "Active",

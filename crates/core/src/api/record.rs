@@ -1,4 +1,4 @@
-//! `ApiKeyRecord`: what is stored of a key, which is never the key.
+//! `ApiKeyRecord`: what is stored about a key. Never the key itself.
 
 #![allow(clippy::duplicated_attributes, reason = "each printed column is an attribute of the same name")]
 
@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::schema;
 
-/// One key of an ApiKey, as the verifiers know it. Named `<ApiKey uid>-<serial>`: creating it is the compare-and-set
-/// that keeps two controllers from issuing the same key twice. It has no owner reference, because the garbage
-/// collector deletes an object whose owner is in another namespace.
+/// One key of an ApiKey, as the verifiers see it. Its name is `<ApiKey uid>-<serial>`, so that two controllers cannot
+/// issue the same key twice: only one can create the record. It has no owner reference, because the garbage collector
+/// deletes an object whose owner is in another namespace.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -61,16 +61,16 @@ pub struct ApiKeyRecordSpec {
     /// The ApiKey that the key belongs to.
     pub api_key: ApiKeyReference,
 
-    /// 1 for the ApiKey's first key, one more for each that followed.
+    /// The number of the key: 1 for the ApiKey's first, then counting up.
     #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub serial: u32,
 
-    /// The person of responsibility.
+    /// The person responsible for the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub owner: Option<String>,
 
-    /// What the key is good for.
+    /// What the key may be used for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "scopes")]
     pub scopes: Vec<String>,
@@ -80,27 +80,27 @@ pub struct ApiKeyRecordSpec {
     #[schemars(schema_with = "allowed_ips")]
     pub allowed_ips: Option<Vec<String>>,
 
-    /// The instant from which the key is refused. Absent: never.
+    /// When the key expires. Absent: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub not_after: Option<Time>,
 
-    /// Refuses the key for as long as it is true.
+    /// While true, verifiers refuse the key.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspended: bool,
 
-    /// Set once and for good: the key is refused for ever.
+    /// Set once and never removed: verifiers refuse the key for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Revocation>,
 
-    /// The SHA-256 digest of the ApiKey's annotation `keywright.dev/rotate` when the key was issued: a request that
-    /// counts as done. In a record that is older than this rule, the annotation's value itself.
+    /// The SHA-256 digest of the ApiKey's annotation `keywright.dev/rotate` when the key was issued: this request is
+    /// done. Old records hold the annotation's value itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71), regex(pattern = r"^sha256:[0-9a-f]{64}$"))]
     pub rotate_request: Option<String>,
 }
 
-/// What an old record holds can be replaced by its digest, and a tombstone does without.
+/// The value in an old record may be replaced by its digest. A tombstone may lose it.
 const SAME_ROTATE_REQUEST: &str = "has(self.rotateRequest) \
     ? has(oldSelf.rotateRequest) && (self.rotateRequest == oldSelf.rotateRequest \
         || !oldSelf.rotateRequest.matches('^sha256:[0-9a-f]{64}$')) \
@@ -117,13 +117,13 @@ fn allowed_ips(generator: &mut SchemaGenerator) -> Schema {
 /// The ApiKey that a key belongs to.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ApiKeyReference {
-    /// Its namespace.
+    /// The ApiKey's namespace.
     #[schemars(length(max = 63))]
     pub namespace: String,
-    /// Its name.
+    /// The ApiKey's name.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// Its uid: an ApiKey made again under the same name is another one.
+    /// The ApiKey's uid. An ApiKey that is created again under the same name has another one.
     #[schemars(length(max = 36))]
     pub uid: String,
 }
@@ -131,10 +131,10 @@ pub struct ApiKeyReference {
 /// When and why a key was revoked.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 pub struct Revocation {
-    /// When.
+    /// When the key was revoked.
     #[schemars(length(max = 64))]
     pub at: Time,
-    /// Why, in one word.
+    /// Why the key was revoked: one word such as `Deleted`.
     #[schemars(length(max = 64))]
     pub reason: String,
 }
@@ -143,7 +143,7 @@ pub struct Revocation {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKeyRecordStatus {
-    /// When the key was last allowed in.
+    /// When a verifier last allowed the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_used_at: Option<Time>,
 }

@@ -1,4 +1,4 @@
-//! Pieces of OpenAPI schema and CEL that serde's types cannot say.
+//! Pieces of OpenAPI schema and CEL that serde's types cannot express.
 //!
 //! CEL functions: <https://kubernetes.io/docs/reference/using-api/cel/>; the floor is Kubernetes 1.33.
 
@@ -8,11 +8,11 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube_core::Rule;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-/// An address or a network, as [`crate::address::Network`] judges it.
+/// A list of addresses and networks, with the rules of [`crate::address::Network`].
 ///
-/// `isIP` and `isCIDR` are strict about leading zeros, zones and IPv4-mapped addresses but take host bits, mixed
-/// notation, and addresses that no client can have. `::fffe:0:0` lies just below the IPv4-mapped block: a network of
-/// /80 to /95 that holds it overlaps that block, and the block itself cannot be written in CEL.
+/// `isIP` and `isCIDR` refuse leading zeros, zones and IPv4-mapped addresses. They accept host bits, mixed notation and
+/// addresses that no client can have, so other rules refuse those. CEL cannot write the IPv4-mapped block. `::fffe:0:0`
+/// lies just below it: a network of /80 to /95 that contains this address overlaps the block.
 pub(super) fn allowed_ips(_: &mut SchemaGenerator) -> Schema {
     let address = "isIP(self) && !ip(self).isUnspecified() && !ip(self).isLinkLocalMulticast() \
         && !(cidr('224.0.0.0/4').containsIP(self) || cidr('ff00::/8').containsIP(self)) && self != '255.255.255.255'";
@@ -53,7 +53,7 @@ pub(super) fn allowed_ips(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// What a holder of the key may do, as opaque words.
+/// A list of scopes: opaque words.
 pub(super) fn scopes(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
@@ -89,7 +89,7 @@ pub(super) fn condition_reason(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// CEL for the seconds that a duration such as `1d12h` stands for; `text` is the expression that holds it.
+/// CEL: the seconds of a duration such as `1d12h`. `text` is the expression that holds it.
 pub(super) fn seconds(text: &str) -> String {
     [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)]
         .map(|(unit, seconds)| {
@@ -103,39 +103,39 @@ pub(super) fn is_duration(text: &str) -> String {
     format!("{text}.matches('^([0-9]{{1,9}}[dhms])+$')")
 }
 
-/// A list that is always written as a whole. Of a set, the API server keeps each item a second time, in `managedFields`:
-/// the largest record would be twice its size.
+/// A list that is always written as a whole. In a set, the API server repeats each item in `managedFields`, which would
+/// double the size of the largest record.
 pub(super) fn written_as_a_whole(mut list: Schema) -> Schema {
     list.insert("x-kubernetes-list-type".to_owned(), "atomic".into());
     list
 }
 
-/// The commonest slips in durations have messages of their own. In words, as a message that CEL puts together costs more
-/// than the API server allows.
+/// Common mistakes in durations get their own message: a number without a unit. The messages are fixed text, because a
+/// `messageExpression` costs more than the API server allows.
 pub(super) fn has_unit() -> Rule {
     Rule::new("!self.matches('^[0-9]+$')").message("a number needs a unit: did you mean days, as in 30d?")
 }
 
-/// See [`has_unit`].
+/// A duration in weeks, months or years. See [`has_unit`].
 pub(super) fn has_known_units() -> Rule {
     Rule::new("!self.matches('(?i)^ *[0-9]+ *(w|weeks?|mo|months?|y|years?) *$')")
         .message("weeks, months and years are written in days: did you mean 7d, 30d or 365d for each?")
 }
 
-/// See [`has_unit`].
+/// A duration in days that is not a number and a small `d`. See [`has_unit`].
 pub(super) fn has_bare_units() -> Rule {
     Rule::new("self.matches('^[0-9]+d$') || !self.matches('(?i)^ *[0-9]+ *d(ays?)? *$')")
         .message("days are a number and a small d, without spaces: did you mean, say, 30d?")
 }
 
-/// See [`has_unit`].
+/// `never` in other letter cases. See [`has_unit`].
 pub(super) fn has_never_as_written() -> Rule {
     Rule::new("self == 'Never' || !self.matches('(?i)^ *never *$')").message("did you mean Never?")
 }
 
-/// The CRD without what the derived schema says too much: `nullable`, with which a `null` would be stored instead of
-/// dropped and every rule would have to expect it, and `uint32`, a format that OpenAPI does not know. With rules over the
-/// whole object, which kube's derive would have from the `kube` crate only.
+/// The CRD without two things that the derived schema adds. `nullable` would store a `null` instead of dropping it, and
+/// every rule would have to expect it. `uint32` is a format that OpenAPI does not have. Adds `rules` over the whole
+/// object, because kube's derive needs the `kube` crate for those.
 pub(super) fn finish(mut crd: CustomResourceDefinition, rules: &[ValidationRule]) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {

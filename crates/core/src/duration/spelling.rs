@@ -1,19 +1,19 @@
-//! The nearest good spelling of a refused duration: a guess to show to a person.
+//! The nearest valid spelling of a refused duration: a guess for a person.
 //!
-//! Kept apart from the parser because it is lenient on purpose, and only shown if the parser accepts it.
+//! It is lenient on purpose, and so stays apart from the parser. A guess is only shown if the parser accepts it.
 
 use jiff::SignedDuration;
 
 use super::{Display, LONGEST};
 
-/// Longer texts are no slips of one duration.
+/// Bytes of the longest text that is guessed at. Longer ones are not one mistyped duration.
 const MAX_LENGTH: usize = 64;
 
 const MINUTE: u32 = 60;
 const HOUR: u32 = 60 * MINUTE;
 const DAY: u32 = 24 * HOUR;
 
-/// What `text` was probably meant to be: other units, full words, capitals, spaces, fractions, ISO 8601.
+/// The duration that `text` probably means: other units, full words, capitals, spaces, fractions, ISO 8601.
 pub(super) fn nearest(text: &str) -> Option<String> {
     if text.len() > MAX_LENGTH {
         return None;

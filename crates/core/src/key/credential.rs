@@ -1,19 +1,18 @@
-//! Which key a request carries: `Authorization: Bearer <key>` or `X-API-Key: <key>`, exactly one of
-//! them, once. Everything doubtful is refused, because a proxy or the service behind it may read the
-//! other half.
+//! Which key a request carries: `Authorization: Bearer <key>` or `X-API-Key: <key>`, exactly one of them, once. Anything
+//! ambiguous is refused, because a proxy or the service behind it may read it differently.
 
 use super::Presented;
 
 /// The key that a request presents, and the header that carried it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credential<'a> {
-    /// The key, well-formed.
+    /// The well-formed key.
     pub key: Presented<'a>,
-    /// The header it came in.
+    /// The header that carried it.
     pub carrier: Carrier,
 }
 
-/// The header that carried a key: the one to take off before the request goes on.
+/// The header that carried a key, to be removed before the request goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {
     /// `Authorization: Bearer <key>`
@@ -25,24 +24,24 @@ pub enum Carrier {
 /// Why a request presents no key that could be looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
-    /// Neither a Bearer credential nor an `X-API-Key`; another scheme is somebody else's business.
+    /// There is no Bearer credential and no `X-API-Key`. Other schemes are ignored.
     #[error("the request carries no key")]
     Missing,
-    /// A Bearer credential and an `X-API-Key`, be they equal or junk.
+    /// There is a Bearer credential and an `X-API-Key`, even if they are equal or not keys.
     #[error("the request carries both a Bearer credential and an X-API-Key")]
     Ambiguous,
-    /// The header with the key stands there more than once.
+    /// The header with the key is there more than once.
     #[error("the header that carries the key is repeated")]
     Duplicate,
-    /// What is presented is not a key.
-    #[error("what the request carries is not a key")]
+    /// The value is not a key.
+    #[error("the value that the request carries is not a key")]
     Malformed,
 }
 
 /// Reads the key out of the values of all `Authorization` and all `X-API-Key` lines of a request.
 ///
-/// The caller matches the names (ASCII case-insensitively, never an alias such as `X_API_Key`) and hands
-/// over the values as received, untrimmed. Allocates nothing.
+/// The caller matches the names (ASCII case-insensitively, never an alias such as `X_API_Key`) and passes the values as
+/// received, not trimmed. Does not allocate.
 ///
 /// # Errors
 /// See [`CredentialError`]; a repeated header is reported before two headers that contradict each other.
@@ -52,17 +51,17 @@ pub fn credential<'a>(
 ) -> Result<Credential<'a>, CredentialError> {
     let after_scheme = sole_bearer(authorization)?;
     let x_api_key = at_most_one(x_api_key)?;
-    let (octets, carrier) = match (after_scheme, x_api_key) {
+    let (bytes, carrier) = match (after_scheme, x_api_key) {
         (None, None) => return Err(CredentialError::Missing),
         (Some(_), Some(_)) => return Err(CredentialError::Ambiguous),
         (None, Some(value)) => (value, Carrier::XApiKey),
         (Some(rest), None) => {
-            // Exactly one space: reading more kindly than the next hop is how two readings part.
+            // Exactly one space: the next hop must not read the header differently.
             let token = rest.strip_prefix(b" ").ok_or(CredentialError::Malformed)?;
             (token, Carrier::Authorization)
         }
     };
-    let key = Presented::parse(octets).map_err(|_| CredentialError::Malformed)?;
+    let key = Presented::parse(bytes).map_err(|_| CredentialError::Malformed)?;
     Ok(Credential { key, carrier })
 }
 
@@ -88,7 +87,7 @@ impl CredentialError {
     }
 }
 
-/// What follows the Bearer scheme, if that is the scheme.
+/// The text after the Bearer scheme, if that is the scheme.
 ///
 /// `Authorization` is a singleton field (RFC 9110, 5.3 and 11.6.2): a Bearer line beside any other line
 /// is refused, as the next hop may pick the other one.
@@ -105,16 +104,16 @@ fn sole_bearer<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [
     Ok(found)
 }
 
-/// Splits off the scheme: the longest run of token characters at the start (RFC 9110, 11.4).
+/// The text after the scheme, which is the longest run of token characters at the start (RFC 9110, 11.4).
 fn after_bearer(line: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = line.split_at_checked(b"bearer".len())?;
-    let is_whole = rest.first().is_none_or(|octet| !is_token_character(*octet));
+    let is_whole = rest.first().is_none_or(|byte| !is_token_character(*byte));
     (is_whole && scheme.eq_ignore_ascii_case(b"bearer")).then_some(rest)
 }
 
 /// `tchar` of RFC 9110, 5.6.2.
-fn is_token_character(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet)
+fn is_token_character(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 fn at_most_one<'a>(mut lines: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a [u8]>, CredentialError> {
@@ -130,9 +129,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::KEY;
 
     const CASES: &str = include_str!("../../../../tests/cases/credentials.tsv");
-    const KEY: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
 
     fn extract<'a>(headers: &'a [(String, String)]) -> Result<(Credential<'a>, &'a str), CredentialError> {
         let lines = |wanted: &'static str| {
@@ -140,7 +139,7 @@ mod tests {
             named.map(|(_, value)| value.as_bytes())
         };
         let found = credential(lines("authorization"), lines("x-api-key"))?;
-        Ok((found, str::from_utf8(found.key.octets).unwrap()))
+        Ok((found, str::from_utf8(found.key.bytes).unwrap()))
     }
 
     fn check(headers: &[(&str, &str)], expected: Result<Carrier, CredentialError>) {
@@ -222,11 +221,11 @@ mod tests {
             let found = credential(auth.iter().map(Vec::as_slice), keys.iter().map(Vec::as_slice));
             if let Ok(found) = found {
                 match found.carrier {
-                    Carrier::XApiKey => prop_assert_eq!(&keys, &[found.key.octets.to_vec()]),
+                    Carrier::XApiKey => prop_assert_eq!(&keys, &[found.key.bytes.to_vec()]),
                     Carrier::Authorization => {
                         prop_assert!(keys.is_empty() && auth.len() == 1);
                         prop_assert!(auth[0][..7].eq_ignore_ascii_case(b"bearer "));
-                        prop_assert_eq!(&auth[0][7..], &found.key.octets[..]);
+                        prop_assert_eq!(&auth[0][7..], &found.key.bytes[..]);
                     }
                 }
             }

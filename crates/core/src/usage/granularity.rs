@@ -1,19 +1,18 @@
-//! How far the API server may be behind: as little as asked for, and as much as the budget makes necessary.
+//! How late last uses in the API may be: as configured, or later if the budget requires it.
 
 use std::array;
 use std::time::{Duration, Instant};
 
-/// What all keys in use need, over what the budget could just carry: keys are written a little before they must be.
+/// The granularity is this much longer than the budget requires, because keys are written a little early.
 const SLACK: f64 = 1.25;
 
-/// Enough doublings of a second for all the time there is.
+/// Number of doublings: 40 doublings of a second are longer than any time.
 const STEPS: usize = 40;
 
-/// Keys by the time since their last use.
+/// How many keys there are, by the time since their last use.
 pub(super) struct Ages {
     least: f64,
-    /// Up to which age keys are younger than the least granularity, than twice, four times that, and so on; and how many
-    /// of them are, and not younger than the one before.
+    /// Upper bounds in seconds, doubling from `least` on, with the number of keys between the bound before and this one.
     counts: [(f64, u64); STEPS],
 }
 
@@ -30,8 +29,8 @@ impl Ages {
         }
     }
 
-    /// The least granularity at which `rate` writes a second suffice for every key that is in use within it, or hardly
-    /// more than that.
+    /// The shortest granularity, or a little more, at which `rate` writes per second suffice for every key that was used
+    /// within it.
     pub(super) fn needed(&self, rate: f64) -> Duration {
         let (mut younger, mut last) = (0, self.least);
         for (bound, count) in self.counts {
@@ -46,7 +45,7 @@ impl Ages {
     }
 }
 
-/// The granularity that is aimed at. It rises at once, and falls only when every use that was noted under it has been written.
+/// The planned granularity. It rises at once. It falls only when every use that was noted under it is written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Granularity {
     pub(super) in_force: Duration,

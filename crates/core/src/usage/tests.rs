@@ -48,9 +48,9 @@ struct Simulation {
 }
 
 struct Verifier {
-    marks: Marks,
+    last_uses: LastUses,
     schedule: Schedule,
-    told: Told,
+    seen_writes: SeenWrites,
     /// How much of the log has come in, and when the next of it does.
     seen: usize,
     next_event: Duration,
@@ -92,12 +92,12 @@ impl Simulation {
             budget: Budget { writes_per_second: setting.budget },
         };
         let verifiers = (0..setting.verifiers).map(|index| {
-            let marks = Marks::default();
-            marks.reach(KEYRING.slots());
+            let last_uses = LastUses::default();
+            last_uses.reach(KEYRING.slots());
             Verifier {
-                marks,
+                last_uses,
                 schedule: Schedule::new(policy, random.random(), start),
-                told: Told { writes: 0, lists: 1 },
+                seen_writes: SeenWrites { writes: 0, lists: 1 },
                 seen: 0,
                 next_event: Duration::ZERO,
                 next_survey: STEP * index as u32,
@@ -138,7 +138,7 @@ impl Simulation {
         for slot in at(from)..at(to).min(self.setting.keys) {
             let index = self.random.random_range(0..self.verifiers.len());
             let verifier = &mut self.verifiers[index];
-            verifier.marks.note(slot as u32, Self::second(now));
+            verifier.last_uses.note(slot as u32, Self::second(now));
             verifier.uses[slot].push(Self::second(now));
         }
     }
@@ -149,8 +149,8 @@ impl Simulation {
         // Events come in order; a late one holds up all that follow.
         while verifier.seen < self.log.len() && verifier.next_event <= now {
             let (_, slot, second) = self.log[verifier.seen];
-            verifier.told.writes += 1;
-            verifier.marks.note_written(slot, second);
+            verifier.seen_writes.writes += 1;
+            verifier.last_uses.note_written(slot, second);
             verifier.seen += 1;
             let late = if self.random.random_bool(0.05) { self.setting.latest_watch } else { 0 };
             verifier.next_event = now + Duration::from_millis(self.random.random_range(0..=late));
@@ -158,7 +158,7 @@ impl Simulation {
         for request in &mut verifier.requests {
             if request.outcome.is_none() && request.store_at <= now {
                 let slot = request.due.slot;
-                let used = verifier.marks.usage(slot).used;
+                let used = verifier.last_uses.usage(slot).used;
                 let stored = &mut self.stored[slot as usize];
                 request.outcome = Some(if *stored != request.read {
                     self.conflicts += 1;
@@ -176,12 +176,12 @@ impl Simulation {
             verifier.schedule.finish(request.due, request.outcome.unwrap(), instant);
         }
         if now >= verifier.next_survey {
-            verifier.schedule.survey(&verifier.marks, || Arc::clone(&self.keyring), Self::second(now), instant);
+            verifier.schedule.survey(&verifier.last_uses, || Arc::clone(&self.keyring), Self::second(now), instant);
             verifier.next_survey = now + verifier.schedule.survey_interval();
         }
-        let told = verifier.told;
-        while let Next::Write(due) = verifier.schedule.next(&verifier.marks, || told, Self::second(now), instant) {
-            let usage = verifier.marks.usage(due.slot);
+        let seen = verifier.seen_writes;
+        while let Next::Write(due) = verifier.schedule.next(&verifier.last_uses, || seen, Self::second(now), instant) {
+            let usage = verifier.last_uses.usage(due.slot);
             let read = self.stored[due.slot as usize];
             if read > usage.written {
                 self.conflicts += 1;
@@ -301,19 +301,19 @@ fn a_use_counts_from_when_the_write_before_it_began_until_the_watch_has_told_of_
     let start = Instant::now();
     let after = |seconds: u32| (EPOCH + seconds, start + Duration::from_secs(seconds.into()));
     let policy = Policy { granularity: Duration::from_secs(20), budget: Budget { writes_per_second: 200 } };
-    let (mut schedule, marks) = (Schedule::new(policy, 1, start), Marks::default());
-    marks.reach(2000);
-    marks.note(5, EPOCH);
+    let (mut schedule, last_uses) = (Schedule::new(policy, 1, start), LastUses::default());
+    last_uses.reach(2000);
+    last_uses.note(5, EPOCH);
     let survey = |schedule: &mut Schedule, (second, now)| {
-        schedule.survey(&marks, || Arc::clone(&KEYRING), second, now);
+        schedule.survey(&last_uses, || Arc::clone(&KEYRING), second, now);
         schedule.granularity().as_secs()
     };
     assert_eq!(survey(&mut schedule, after(0)), 20);
     let (second, now) = after(10);
-    let Next::Write(due) = schedule.next(&marks, Told::default, second, now) else { panic!("it is due") };
+    let Next::Write(due) = schedule.next(&last_uses, SeenWrites::default, second, now) else { panic!("it is due") };
     schedule.finish(due, Outcome::Written(EPOCH), now);
     assert_eq!(survey(&mut schedule, after(35)), 20, "nothing waits");
-    marks.note(5, EPOCH + 11);
+    last_uses.note(5, EPOCH + 11);
     assert_eq!(survey(&mut schedule, after(38)), 28);
 }
 
@@ -322,14 +322,14 @@ fn a_use_of_a_record_that_is_gone_is_forgotten() {
     let now = Instant::now();
     let policy = Policy { granularity: Duration::from_secs(60), budget: Budget { writes_per_second: 20 } };
     let mut schedule = Schedule::new(policy, 1, now);
-    let marks = Marks::default();
-    marks.reach(3000);
-    marks.note(1999, EPOCH);
-    marks.note(2000, EPOCH);
-    schedule.survey(&marks, || Arc::clone(&KEYRING), EPOCH, now);
+    let last_uses = LastUses::default();
+    last_uses.reach(3000);
+    last_uses.note(1999, EPOCH);
+    last_uses.note(2000, EPOCH);
+    schedule.survey(&last_uses, || Arc::clone(&KEYRING), EPOCH, now);
     assert_eq!(schedule.waiting(), 1);
-    assert!(marks.usage(1999).is_unwritten() && !marks.usage(2000).is_unwritten());
-    assert_eq!(unwritten(&marks, &KEYRING).len(), 1);
+    assert!(last_uses.usage(1999).is_unwritten() && !last_uses.usage(2000).is_unwritten());
+    assert_eq!(unwritten(&last_uses, &KEYRING).len(), 1);
 }
 
 proptest! {

@@ -213,7 +213,7 @@ fn what_is_of_no_use_is_named_and_what_is_served_stays() {
         (&expired.certificate, &expired.key, &authorities, "tls.crt: the certificate expired at "),
         (&early.certificate, &early.key, &authorities, "tls.crt: the certificate is not valid before "),
         (&good.certificate, &good.key, "", "ca.crt: not certificates in PEM"),
-        (&good.certificate, &good.key, &good.certificate, "ca.crt: certificate 0 is not that of an authority (CA)"),
+        (&good.certificate, &good.key, &good.certificate, "ca.crt: certificate 0 is not a CA certificate"),
     ] {
         mounted.write(certificate, key, authorities);
         let problem = certificates.refresh(now).unwrap_err().to_string();
@@ -246,8 +246,8 @@ fn each_change_of_what_is_wrong_is_told_once() {
     });
     let lines: Vec<_> = log.lines().collect();
     assert_eq!(lines.len(), 4, "{log}");
-    assert!(lines[0].contains("a new certificate is served"), "{log}");
-    assert!(lines[1].contains("are good") && lines[3].contains("are good"), "{log}");
+    assert!(lines[0].contains("serving a new certificate"), "{log}");
+    assert!(lines[1].contains("are valid") && lines[3].contains("are valid"), "{log}");
     assert!(lines[2].contains("WARN") && lines[2].contains("tls.key cannot be used"), "{log}");
 }
 
@@ -318,6 +318,6 @@ fn a_certificate_must_be_for_every_name_that_is_demanded() {
     let certificates = CertificateFiles::new(mounted.files.clone(), names, POLL, &mut Registry::default()).unwrap();
     mounted.write_pair(&ca.server());
     let problem = certificates.refresh(clock::now()).unwrap_err().to_string();
-    assert!(problem.contains("tls.crt: the certificate is not for elsewhere.svc: "), "{problem}");
+    assert!(problem.contains("tls.crt: the certificate is not valid for elsewhere.svc: "), "{problem}");
     assert!(certificates.readiness(clock::now()).unwrap_err().contains(&problem));
 }
