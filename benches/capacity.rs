@@ -25,7 +25,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use keywright_core::api::{ApiKey, ApiKeyRecord, ConditionStatus, ConditionType, FINALIZER};
 use keywright_core::key::Digest;
-use keywright_core::lifecycle::record_name;
+use keywright_core::record_name::record_name;
 use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};

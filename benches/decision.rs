@@ -67,7 +67,7 @@ fn main() -> Result<()> {
 fn keyring(records: usize) -> Result<Keyring> {
     let mut keyring = Keyring::default();
     for number in 0..records {
-        keyring.upsert(StoredRecord { name: &record_name(number), created: None, spec: &spec(number) })?;
+        keyring.upsert(&StoredRecord::read(&record_name(number), None, &spec(number))?)?;
     }
     Ok(keyring)
 }
@@ -102,7 +102,7 @@ fn change(keyring: &mut Keyring, count: usize, random: &mut Random) -> Result<Du
         let number = random.below(count);
         let (name, spec) = (record_name(number), spec(number));
         let started = Instant::now();
-        keyring.replace(StoredRecord { name: &name, created: None, spec: &spec })?;
+        keyring.replace(&StoredRecord::read(&name, None, &spec)?)?;
         published = keyring.clone();
         times.push(started.elapsed());
     }

@@ -22,7 +22,7 @@ use anyhow::{Context, Result, ensure};
 use futures::{Stream, TryStreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use keywright_core::api::{ApiKey, ApiKeyRecord, ConditionStatus, ConditionType, FINALIZER};
-use keywright_core::lifecycle::record_name;
+use keywright_core::record_name::record_name;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};

@@ -28,7 +28,7 @@ fn record_name(number: usize) -> String {
 }
 
 fn stored<'r>(name: &'r str, spec: &'r Value) -> StoredRecord<'r> {
-    StoredRecord { name, created: Some(now()), spec }
+    StoredRecord::read(name, Some(now()), spec).unwrap()
 }
 
 /// A record of a population as many teams may have it: 20 owners in a namespace have keys with one of three sets of
@@ -59,7 +59,7 @@ fn populated(records: usize, namespaces: usize) -> Keyring {
     for number in 0..records {
         let spread = (number as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         let digest = format!("sha256:{:032x}{spread:032x}", spread.rotate_left(61));
-        keyring.upsert(stored(&record_name(number), &spec(number, namespaces, digest))).unwrap();
+        keyring.upsert(&stored(&record_name(number), &spec(number, namespaces, digest))).unwrap();
     }
     keyring
 }
@@ -124,7 +124,7 @@ impl Caller {
                 5 => spec["owner"] = json!("two words"),
                 _ => {}
             }
-            keyring.upsert(stored(&record_name(number), &spec)).ok();
+            keyring.upsert(&stored(&record_name(number), &spec)).ok();
         }
         let bearers = keys.iter().map(|key| format!("Bearer {}", key.reveal())).collect();
         Self { keyring, keys, bearers }

@@ -27,17 +27,17 @@ pub fn record(data: &[u8]) {
 /// than them all.
 fn side_by_side(specs: &[Value]) {
     let mut keyring = Keyring::default();
-    let neighbour = keyring.upsert(stored(&name(0), 0, &spec(keys::LISTED)));
+    let neighbour = keyring.upsert(&stored(&name(0), 0, &spec(keys::LISTED)));
     assert_eq!(neighbour, Ok(None));
     let age = |index: usize| (index * 7 % 16) as i64;
     for (index, spec) in specs.iter().enumerate() {
-        if let Err(distrust) = keyring.upsert(stored(&name(index + 1), 1 + age(index), spec)) {
+        if let Err(distrust) = keyring.upsert(&stored(&name(index + 1), 1 + age(index), spec)) {
             assert_fit_to_print(&distrust.to_string());
         }
         let Some(claimed) = digest(spec) else { continue };
         let claims = specs[..=index].iter().enumerate().filter(|(_, spec)| digest(spec) == Some(claimed));
         let oldest = claims.min_by_key(|(index, _)| age(*index)).map(|(_, spec)| spec);
-        let alone = |spec| Keyring::default().upsert(stored(&name(1), 1, spec));
+        let alone = |spec| Keyring::default().upsert(&stored(&name(1), 1, spec));
         let is_neighbours = claimed == Digest::of(keys::LISTED.as_bytes());
         let is_readable = is_neighbours || oldest.is_some_and(|spec| alone(spec).is_ok());
         assert_eq!(keyring.get(&claimed).is_ok(), is_readable, "the oldest of the claims to {claimed} in {specs:?}");
@@ -58,15 +58,15 @@ fn side_by_side(specs: &[Value]) {
 fn one_after_the_other(specs: &[Value]) {
     let mut keyring = Keyring::default();
     for spec in specs {
-        let taken_in = keyring.replace(stored(&name(1), 1, spec));
+        let taken_in = keyring.replace(&stored(&name(1), 1, spec));
         let mut fresh = Keyring::default();
-        assert_eq!(taken_in, fresh.upsert(stored(&name(1), 1, spec)), "{spec}");
+        assert_eq!(taken_in, fresh.upsert(&stored(&name(1), 1, spec)), "{spec}");
         assert_eq!(keyring.len(), fresh.len(), "{spec}");
         for digest in specs.iter().filter_map(digest) {
             assert_eq!(keyring.get(&digest).err(), fresh.get(&digest).err(), "{digest} after {spec}");
         }
     }
-    keyring.remove(stored(&name(1), 1, specs.last().unwrap_or(&Value::Null)));
+    keyring.remove(&stored(&name(1), 1, specs.last().unwrap_or(&Value::Null)));
     assert!(keyring.is_empty(), "{specs:?}");
 }
 
@@ -91,7 +91,7 @@ fn digest(spec: &Value) -> Option<Digest> {
 }
 
 fn stored<'r>(name: &'r str, second: i64, spec: &'r Value) -> StoredRecord<'r> {
-    StoredRecord { name, created: Timestamp::from_second(second).ok(), spec }
+    StoredRecord::read(name, Timestamp::from_second(second).ok(), spec).expect("a record's name")
 }
 
 fn check<'k>(keyring: &'k Keyring, key: &str) -> Result<Permit<'k>, verify::Denial> {

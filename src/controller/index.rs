@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::heads::{RecordHead, Versioned};
 use keywright_core::key::Digest;
-use keywright_core::lifecycle::serial_in;
+use keywright_core::record_name::serial_in;
 
 /// The records of every ApiKey, by its uid.
 pub(super) struct RecordIndex {

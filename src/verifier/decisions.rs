@@ -299,7 +299,7 @@ mod tests {
             let api_key = serde_json::json!({ "namespace": "team-a", "name": format!("{field}-key"), "uid": "c" });
             let mut spec = serde_json::json!({ "digest": Digest::of(key.as_bytes()).to_string(), "apiKey": api_key });
             spec[field] = value;
-            keyring.upsert(stored(&record_name(number), &spec)).unwrap();
+            keyring.upsert(&stored(&record_name(number), &spec)).unwrap();
         }
         let now = || Timestamp::from_second(NOW.load(Ordering::SeqCst)).unwrap();
         let decisions = Decisions::new(Arc::new(Feed::holding(&keyring)), now, Arc::new(Tally::new("http")));

@@ -41,7 +41,7 @@ use tracing::{debug, info, warn};
 use crate::pages::Pages;
 use crate::telemetry::{WatchErrorKind, WatchErrors};
 use keywright_core::api::ApiKeyRecord;
-use keywright_core::keyring::{Contest, Distrust, Keyring, StoredRecord};
+use keywright_core::keyring::{Contest, Keyring, RecordError, StoredRecord};
 use keywright_core::resource_version::{compare, is_older};
 use keywright_core::usage::{self, LastUses, SeenWrites};
 
@@ -289,15 +289,15 @@ struct RecordMetadata {
 }
 
 impl Record {
-    fn stored(&self) -> StoredRecord<'_> {
+    /// The one place where a record is read.
+    fn read(&self) -> Result<StoredRecord<'_>, RecordError> {
         let created = self.metadata.creation_timestamp.as_str().and_then(|text| text.parse().ok());
-        StoredRecord { name: &self.metadata.name, created, spec: &self.spec }
+        StoredRecord::read(&self.metadata.name, created, &self.spec)
     }
 
-    /// The record's slot, and the second of its key's last use.
-    fn last_use_in(&self, keyring: &Keyring) -> Option<(u32, u32)> {
-        let last_used_at = self.status.get("lastUsedAt")?.as_str()?.parse().ok()?;
-        Some((keyring.slot_of(self.stored())?, usage::second(last_used_at)))
+    /// The second of its key's last use.
+    fn last_use(&self) -> Option<u32> {
+        Some(usage::second(self.status.get("lastUsedAt")?.as_str()?.parse().ok()?))
     }
 }
 
@@ -424,9 +424,20 @@ impl Follower<'_> {
     fn add_page(&self, keyring: &mut Keyring, records: &[Record]) {
         self.feed.seen_writes.send_modify(|seen| seen.lists += 1);
         for record in records {
-            let is_new = || self.keyring.slot_of(record.stored()).is_none();
-            log_distrust(record, keyring.carry_over(&self.keyring, record.stored()), is_new);
-            self.note_listed_use(keyring, record);
+            let stored = match record.read() {
+                Ok(stored) => stored,
+                Err(error) => {
+                    log_distrust(record, Err(error), || false);
+                    continue;
+                }
+            };
+            let added = keyring.carry_over(&self.keyring, &stored);
+            log_distrust(record, added, || self.keyring.slot_of(&stored).is_none());
+            if let Some((slot, second)) = keyring.slot_of(&stored).zip(record.last_use()) {
+                // It may stand for any number of writes.
+                self.feed.last_uses.reach(keyring.slots());
+                self.feed.last_uses.note_written(slot, second);
+            }
         }
     }
 
@@ -486,20 +497,31 @@ impl Follower<'_> {
         pursued_since.map_or(end, |since| end.min(since + self.timings.reach)).into()
     }
 
+    /// Has the keyring take in a record that has changed, and publishes it. Answers the record's version.
+    fn change(
+        &mut self,
+        record: Record,
+        is_new: bool,
+        change: impl FnOnce(&mut Keyring, &StoredRecord<'_>) -> Result<Option<Contest>, RecordError>,
+    ) -> String {
+        match record.read() {
+            Ok(stored) => {
+                log_distrust(&record, change(&mut self.keyring, &stored), || is_new);
+                self.feed.publish(&self.keyring);
+                self.note_last_use(&stored, &record);
+            }
+            Err(error) => log_distrust(&record, Err(error), || is_new),
+        }
+        record.metadata.resource_version
+    }
+
     /// Notes a last use from the watch. Counts it first, so that a visible last use is always counted.
-    fn note_last_use(&self, record: &Record) {
-        let Some((slot, second)) = record.last_use_in(&self.keyring) else { return };
+    fn note_last_use(&self, stored: &StoredRecord<'_>, record: &Record) {
+        let Some((slot, second)) = self.keyring.slot_of(stored).zip(record.last_use()) else { return };
         if self.feed.last_uses.usage(slot).written < second {
             self.feed.seen_writes.send_modify(|seen| seen.writes += 1);
             self.feed.last_uses.note_written(slot, second);
         }
-    }
-
-    /// Notes a last use from a list. It may stand for any number of writes.
-    fn note_listed_use(&self, keyring: &Keyring, record: &Record) {
-        let Some((slot, second)) = record.last_use_in(keyring) else { return };
-        self.feed.last_uses.reach(keyring.slots());
-        self.feed.last_uses.note_written(slot, second);
     }
 
     fn apply(&mut self, event: WatchEvent<Record>) -> Result<(), Interruption> {
@@ -519,23 +541,12 @@ impl Follower<'_> {
             };
         }
         let version = match event {
-            WatchEvent::Added(record) => {
-                log_distrust(&record, self.keyring.upsert(record.stored()), || true);
-                self.feed.publish(&self.keyring);
-                self.note_last_use(&record);
-                record.metadata.resource_version
-            }
-            WatchEvent::Modified(record) => {
-                log_distrust(&record, self.keyring.replace(record.stored()), || false);
-                self.feed.publish(&self.keyring);
-                self.note_last_use(&record);
-                record.metadata.resource_version
-            }
-            WatchEvent::Deleted(record) => {
-                self.keyring.remove(record.stored());
-                self.feed.publish(&self.keyring);
-                record.metadata.resource_version
-            }
+            WatchEvent::Added(record) => self.change(record, true, Keyring::upsert),
+            WatchEvent::Modified(record) => self.change(record, false, Keyring::replace),
+            WatchEvent::Deleted(record) => self.change(record, false, |keyring, stored| {
+                keyring.remove(stored);
+                Ok(None)
+            }),
             WatchEvent::Bookmark(bookmark) => bookmark.metadata.resource_version,
             WatchEvent::Error(status) => return Err(Interruption::Watch(status)),
         };
@@ -548,15 +559,15 @@ impl Follower<'_> {
 }
 
 /// Logs a record that cannot be read, or has the digest of another record. The latter only when the record is new.
-fn log_distrust(record: &Record, added: Result<Option<Contest>, Distrust>, is_new: impl FnOnce() -> bool) {
+fn log_distrust(record: &Record, added: Result<Option<Contest>, RecordError>, is_new: impl FnOnce() -> bool) {
     match added {
         Ok(Some(Contest { older, younger })) if is_new() => warn!(
             record = %younger, %older,
             "ignoring the record: an older record has the same digest. Delete the younger one"
         ),
         Ok(_) => {}
-        Err(distrust) => {
-            warn!(record = record.metadata.name, %distrust, "refusing a key: its record cannot be read. Correct the record")
+        Err(error) => {
+            warn!(record = record.metadata.name, %error, "refusing a key: its record cannot be read. Correct the record")
         }
     }
 }

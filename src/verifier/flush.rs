@@ -29,7 +29,7 @@ use crate::client::REQUEST_TIMEOUT;
 use crate::clock;
 use crate::verifier::feed::Feed;
 use keywright_core::api::ApiKeyRecord;
-use keywright_core::keyring::RecordName;
+use keywright_core::record_name::RecordName;
 use keywright_core::usage::{Due, Next, Outcome, Policy, Schedule, second, unwritten};
 
 /// Writes last uses, for one verifier.

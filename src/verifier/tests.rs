@@ -36,7 +36,7 @@ fn feed() -> Feed {
     expired["notAfter"] = json!("2026-01-01T00:00:00Z");
     let mut keyring = Keyring::default();
     for (number, spec) in (1..).zip([spec(KEY, "good"), suspended, revoked, expired]) {
-        keyring.upsert(stored(&record_name(number), &spec)).unwrap();
+        keyring.upsert(&stored(&record_name(number), &spec)).unwrap();
     }
     Feed::holding(&keyring)
 }

@@ -126,8 +126,8 @@ impl World {
         let mut published = Arc::new(keyring.clone());
         Box::new(move |number| {
             let (name, spec) = &self.records[number];
-            let record = StoredRecord { name, created: None, spec: black_box(spec) };
-            assert!(keyring.replace(record).is_ok());
+            let record = StoredRecord::read(name, None, black_box(spec));
+            assert!(record.is_ok_and(|record| keyring.replace(&record).is_ok()));
             black_box(mem::replace(&mut published, Arc::new(keyring.clone())));
         })
     }

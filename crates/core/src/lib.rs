@@ -15,6 +15,7 @@ pub mod address;
 pub mod date_time;
 pub mod duration;
 pub mod key;
+pub mod record_name;
 pub mod resource_version;
 
 pub mod admission;

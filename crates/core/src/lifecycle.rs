@@ -22,7 +22,7 @@ pub mod tombstones;
 pub use self::finding::Finding;
 pub use self::observed::{Claim, Held, Observed, Obstacle, Ownership};
 pub use self::plan::{Finalizers, Plan, Removal, Write, plan, secret_to_probe};
-pub use self::record::{Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason, record_name, serial_in};
+pub use self::record::{Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason};
 pub use self::secret::{SecretAnnotations, SecretDraft, SecretState};
 pub use self::status::{Announcement, annotations_due, announcements, render};
 

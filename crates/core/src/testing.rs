@@ -21,5 +21,5 @@ pub fn record_name(serial: u32) -> String {
 /// A record. All of these have the same age.
 pub fn stored<'r>(name: &'r str, spec: &'r Value) -> StoredRecord<'r> {
     let created = Timestamp::from_second(1_767_225_600).expect("2026-01-01 is a time");
-    StoredRecord { name, created: Some(created), spec }
+    StoredRecord::read(name, Some(created), spec).expect("a record's name")
 }

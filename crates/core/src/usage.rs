@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 
 use self::granularity::{Ages, Granularity};
 use self::pace::WriteBudget;
-use crate::keyring::{Keyring, RecordName};
+use crate::keyring::Keyring;
+use crate::record_name::RecordName;
 
 pub use self::last_uses::{LastUses, Usage, second};
 pub use self::pace::Budget;

@@ -213,7 +213,7 @@ fn spec(key: &str) -> Value {
 fn authorization(specs: &[Value], source: &str) -> Authorization {
     let mut keyring = Keyring::default();
     for (number, spec) in (1..).zip(specs) {
-        keyring.upsert(stored(&record_name(number), spec)).unwrap();
+        keyring.upsert(&stored(&record_name(number), spec)).unwrap();
     }
     // Not through the flag, which refuses the /0 of one case.
     let source = match source.strip_prefix("xff-proxies=") {

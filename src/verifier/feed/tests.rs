@@ -142,7 +142,7 @@ async fn last_uses_are_counted_as_the_watch_tells_them_and_outlive_a_list() {
     follow_until(&script, &feed, |feed| names(feed, &["key-2", "key-3"])).await;
     let usage = |number: u8| {
         let (name, spec) = (record_name(number.into()), spec(number));
-        let slot = feed.newest().slot_of(StoredRecord { name: &name, created: None, spec: &spec });
+        let slot = feed.newest().slot_of(&StoredRecord::read(&name, None, &spec).unwrap());
         slot.map(|slot| feed.marks().usage(slot).written)
     };
     assert_eq!([usage(1), usage(2), usage(3)], [None, Some(180), Some(240)]);

@@ -41,7 +41,7 @@ impl Fixture {
     fn new(specs: &[Value], source: ClientAddressSource) -> Self {
         let mut keyring = Keyring::default();
         for (number, spec) in (1..).zip(specs) {
-            keyring.upsert(stored(&record_name(number), spec)).unwrap();
+            keyring.upsert(&stored(&record_name(number), spec)).unwrap();
         }
         Self::following(Feed::holding(&keyring), source)
     }

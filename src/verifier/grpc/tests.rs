@@ -182,7 +182,7 @@ async fn each_call_gets_the_answer_to_its_own_question() {
     for (number, key) in (0..).zip(&keys).step_by(2) {
         let api_key = json!({ "namespace": "team-a", "name": format!("key-{number}."), "uid": "c" });
         let spec = json!({ "digest": key.digest().to_string(), "apiKey": api_key });
-        keyring.upsert(stored(&record_name(number + 1), &spec)).unwrap();
+        keyring.upsert(&stored(&record_name(number + 1), &spec)).unwrap();
     }
     let running = Running::knowing(&keyring, LIMITS, noon).await;
     let client = running.connect().await;

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::record_name::RecordName;
 use super::shard::Claim;
 use crate::address::AllowedAddresses;
+use crate::record_name::RecordName;
 
 /// What a decision needs to know of one key: a view into the keyring.
 ///

@@ -21,10 +21,10 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use jiff::Timestamp;
 
-use super::record_name::RecordName;
 use super::terms::Terms;
 use crate::address::AllowedAddresses;
 use crate::key::Digest;
+use crate::record_name::RecordName;
 
 #[derive(Clone, Default)]
 pub(super) struct Shard {

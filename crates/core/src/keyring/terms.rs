@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Distrust;
+use super::record::RecordError;
 use crate::address::AllowedAddresses;
 use crate::api::{ApiKeyReference, Revocation};
 use crate::key::{Digest, Prefix};
@@ -27,10 +27,10 @@ pub(super) struct Terms<'v> {
 }
 
 impl<'v> TryFrom<&'v Value> for Terms<'v> {
-    type Error = Distrust;
+    type Error = RecordError;
 
     /// Reads a record's spec. Fields that a decision does not need are not looked at.
-    fn try_from(spec: &'v Value) -> Result<Self, Distrust> {
+    fn try_from(spec: &'v Value) -> Result<Self, RecordError> {
         let api_key: ApiKeyReference = required(spec, "apiKey")?;
         check("apiKey", is_word(&api_key.namespace, 63, b"-") && is_word(&api_key.name, 253, b"-."))?;
         let owner: Option<&str> = optional(spec, "owner")?;
@@ -56,9 +56,9 @@ impl<'v> TryFrom<&'v Value> for Terms<'v> {
 }
 
 /// The digest that a record claims.
-pub(super) fn digest(spec: &Value) -> Result<Digest, Distrust> {
+pub(super) fn digest(spec: &Value) -> Result<Digest, RecordError> {
     let digest: &str = required(spec, "digest")?;
-    digest.parse().map_err(|_| Distrust::Unreadable("digest"))
+    digest.parse().map_err(|_| RecordError::Unreadable("digest"))
 }
 
 /// Whether `text` is 1 to `longest` ASCII letters, digits and octets of `marks`.
@@ -69,19 +69,19 @@ pub(crate) fn is_word(text: &str, longest: usize, marks: &[u8]) -> bool {
 
 /// The CRD's schema says the same of these texts; here it keeps a record from writing headers of its own, or from
 /// having two scopes where it says one.
-fn check(field: &'static str, is_fit: bool) -> Result<(), Distrust> {
-    if is_fit { Ok(()) } else { Err(Distrust::Unreadable(field)) }
+fn check(field: &'static str, is_fit: bool) -> Result<(), RecordError> {
+    if is_fit { Ok(()) } else { Err(RecordError::Unreadable(field)) }
 }
 
-fn allowed_addresses(entries: &[&str]) -> Result<AllowedAddresses, Distrust> {
-    AllowedAddresses::parse(entries).map_err(|_| Distrust::Unreadable("allowedIPs"))
+fn allowed_addresses(entries: &[&str]) -> Result<AllowedAddresses, RecordError> {
+    AllowedAddresses::parse(entries).map_err(|_| RecordError::Unreadable("allowedIPs"))
 }
 
-fn required<'v, T: Deserialize<'v>>(spec: &'v Value, field: &'static str) -> Result<T, Distrust> {
-    optional(spec, field)?.ok_or(Distrust::Missing(field))
+fn required<'v, T: Deserialize<'v>>(spec: &'v Value, field: &'static str) -> Result<T, RecordError> {
+    optional(spec, field)?.ok_or(RecordError::Missing(field))
 }
 
 /// An explicit `null` is not absence: the API server never stores one, so something else is wrong.
-fn optional<'v, T: Deserialize<'v>>(spec: &'v Value, field: &'static str) -> Result<Option<T>, Distrust> {
-    spec.get(field).map(T::deserialize).transpose().map_err(|_| Distrust::Unreadable(field))
+fn optional<'v, T: Deserialize<'v>>(spec: &'v Value, field: &'static str) -> Result<Option<T>, RecordError> {
+    spec.get(field).map(T::deserialize).transpose().map_err(|_| RecordError::Unreadable(field))
 }

@@ -3,11 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::record::{Cause, Record, RevocationReason, record_name};
+use super::record::{Cause, Record, RevocationReason};
 use super::secret::SecretState;
 use crate::api::{ApiKeyReference, ApiKeyStatus, FINALIZER, Retiring};
 use crate::declaration::{Declaration, Delivery, Problem};
 use crate::key::{Digest, Prefix};
+use crate::record_name::record_name;
 
 /// At most one unrequested new key per ApiKey in this time, so that whoever deletes or overwrites a Secret in a loop
 /// cannot make the operator mint in a loop.

@@ -11,6 +11,7 @@ use super::tombstones;
 use crate::api::{ApiKeyRecord, ApiKeyRecordSpec, ApiKeyReference, CAUSE_ANNOTATION, MANAGED_BY, Revocation};
 use crate::declaration::Declaration;
 use crate::key::{Digest, Prefix};
+use crate::record_name::record_name;
 
 /// One stored record.
 #[derive(Clone, Debug, PartialEq)]
@@ -262,17 +263,6 @@ pub(super) fn revoked(spec: &ApiKeyRecordSpec, reason: RevocationReason, now: Ti
     let revoked = Some(Revocation { at: Time(whole_seconds(now)), reason: reason.as_str().to_owned() });
     let revoked = ApiKeyRecordSpec { revoked, ..spec.clone() };
     tombstones::slim(&revoked).unwrap_or(revoked)
-}
-
-/// `<ApiKey uid>-<serial>`.
-pub fn record_name(uid: &str, serial: u32) -> String {
-    format!("{uid}-{serial}")
-}
-
-/// The serial in a record's name, where the name is one that [`record_name`] gives for this uid.
-pub fn serial_in(name: &str, uid: &str) -> Option<u32> {
-    let serial = name.strip_prefix(uid)?.strip_prefix('-')?.parse().ok()?;
-    (record_name(uid, serial) == name).then_some(serial)
 }
 
 /// Kubernetes stores whole seconds; anything finer would differ from what is read back.

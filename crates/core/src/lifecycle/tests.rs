@@ -21,6 +21,7 @@ use crate::api::{
 };
 use crate::declaration;
 use crate::key::{Digest, Prefix};
+use crate::record_name::{record_name, serial_in};
 
 const UID: &str = "6a0a1c9e-0000-4000-8000-000000000001";
 

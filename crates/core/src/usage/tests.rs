@@ -78,7 +78,7 @@ fn keyring(keys: usize) -> Keyring {
             "digest": Digest::of(&number.to_le_bytes()).to_string(),
             "apiKey": { "namespace": "a", "name": "b", "uid": "c" },
         });
-        keyring.upsert(stored(&format!("0b0e7a4c-93d1-4f5e-8a6b-{number:012x}-1"), &spec)).unwrap();
+        keyring.upsert(&stored(&format!("0b0e7a4c-93d1-4f5e-8a6b-{number:012x}-1"), &spec)).unwrap();
     }
     keyring
 }

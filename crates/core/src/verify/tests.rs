@@ -125,7 +125,7 @@ fn route(parameters: &[(&'static str, &'static str)]) -> Result<Route<'static>, 
 
 fn keyring(spec: &Value) -> Keyring {
     let mut keyring = Keyring::default();
-    keyring.upsert(stored(&record_name(1), spec)).unwrap();
+    keyring.upsert(&stored(&record_name(1), spec)).unwrap();
     keyring
 }
 

@@ -146,13 +146,13 @@ impl Cluster {
     /// Tells the verifier of a record that is new, or has changed in anything but its digest.
     fn tell(&mut self, record: &Record) {
         let spec = serde_json::to_value(&record.spec).unwrap();
-        let stored = StoredRecord { name: record.name(), created: Some(record.created()), spec: &spec };
-        assert!(self.keyring.upsert(stored).is_ok());
+        let stored = StoredRecord::read(record.name(), Some(record.created()), &spec).unwrap();
+        assert!(self.keyring.upsert(&stored).is_ok());
     }
 
     fn tell_removal(&mut self, record: &Record) {
         let spec = serde_json::to_value(&record.spec).unwrap();
-        self.keyring.remove(StoredRecord { name: record.name(), created: Some(record.created()), spec: &spec });
+        self.keyring.remove(&StoredRecord::read(record.name(), Some(record.created()), &spec).unwrap());
     }
 
     /// The oldest record of a digest.

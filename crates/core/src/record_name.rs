@@ -1,4 +1,4 @@
-//! The name of an ApiKeyRecord: `<ApiKey uid>-<serial>`, in 20 octets.
+//! The name of an ApiKeyRecord, `<ApiKey uid>-<serial>`: the one place that writes and reads it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,8 +12,8 @@ const HYPHEN_BEFORE: [usize; 4] = [4, 6, 8, 10];
 /// uids, and of the serials of one ApiKey.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordName {
-    pub(super) uid: [u8; 16],
-    pub(super) serial: u32,
+    pub(crate) uid: [u8; 16],
+    pub(crate) serial: u32,
 }
 
 /// The text is not `<uid>-<serial>`, as the controller writes it.
@@ -23,7 +23,18 @@ pub struct InvalidRecordName;
 
 impl RecordName {
     /// No name comes before it.
-    pub(super) const FIRST: Self = Self { uid: [0; 16], serial: 0 };
+    pub(crate) const FIRST: Self = Self { uid: [0; 16], serial: 0 };
+}
+
+/// The text of a record's name, whatever the API server gives for a uid.
+pub fn record_name(uid: &str, serial: u32) -> String {
+    format!("{uid}-{serial}")
+}
+
+/// The serial in a record's name, where the name is one that [`record_name`] gives for this uid.
+pub fn serial_in(name: &str, uid: &str) -> Option<u32> {
+    let serial = name.strip_prefix(uid)?.strip_prefix('-')?.parse().ok()?;
+    (record_name(uid, serial) == name).then_some(serial)
 }
 
 impl FromStr for RecordName {
