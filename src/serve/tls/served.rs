@@ -43,7 +43,7 @@ pub(super) struct HandshakeFailure {
 
 /// Name and help of the metric about the source of certificates.
 pub const SOURCE_GOOD: (&str, &str) =
-    ("certificate_source_good", "1 if the source of certificates is usable, 0 if not: the log says why");
+    ("certificate_source_good", "Whether the source of certificates is usable (1) or not (0), as the log explains");
 
 /// Failing clients may connect many times a second. Each reason is logged at most once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
