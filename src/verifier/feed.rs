@@ -124,7 +124,7 @@ impl Feed {
     /// A feed without records at `now`. It is stale when the records are as old as `lease_duration`.
     pub fn new(lease_duration: Duration, now: Instant) -> Self {
         Self {
-            keyring: ArcSwap::default(),
+            keyring: ArcSwap::from_pointee(Keyring::new(RandomState::new())),
             is_synced: AtomicBool::new(false),
             lease_duration,
             origin: now,
