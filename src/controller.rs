@@ -60,7 +60,7 @@ pub async fn run(config: &Config, options: Options, shutdown: impl Future<Output
     let admin = admin::serve(listener, move || checked.check(), Arc::new(registry), occupancy, future::pending());
     tokio::select! {
         done = elect(config, options, metrics, memory, readiness, shutdown) => done,
-        () = admin => anyhow::bail!("the listener for probes ended by itself"),
+        () = admin => anyhow::bail!("the listener for probes stopped unexpectedly"),
     }
 }
 
@@ -92,7 +92,7 @@ async fn elect(
         let work = pin!(work(requests, watches, &options, metrics, memory, readiness, shutdown));
         matches!(future::select(pin!(candidate.keep()), work).await, future::Either::Left(_))
     };
-    anyhow::ensure!(!lost, "lost the lead: another controller works on, and this one must start anew");
+    anyhow::ensure!(!lost, "lost the Lease: another controller leads, so this one exits and restarts");
     candidate.release().await;
     Ok(())
 }

@@ -7,6 +7,8 @@ pub mod decisions;
 mod denial;
 pub mod ext_authz;
 pub mod feed;
+#[allow(missing_docs, reason = "the names are those of the definitions")]
+mod field;
 pub mod flush;
 pub mod forward_auth;
 pub mod grpc;
@@ -28,6 +30,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -92,7 +95,7 @@ const REMEDY: &str = "If it is a proxy, let it trust the CA of --tls-certificate
 pub async fn run(client: Client, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     allow_open_files();
     let mut registry = Registry::with_prefix("keywright");
-    let tls = options.tls.map(|files| open(files, &mut registry)).transpose()?;
+    let tls = options.tls.clone().map(|files| open(files, &mut registry)).transpose()?;
     let acceptor = |protocol| {
         let acceptor = tls.as_ref().map(|certificates| Acceptor::new(certificates.served(), protocol, REMEDY));
         acceptor.map(|acceptor| acceptor.required(options.tls_required))
@@ -100,16 +103,7 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     if tls.is_some() && !options.tls_required {
         warn!("plain text is accepted without a certificate. Set --tls-required=true when all proxies speak TLS");
     }
-    let http_listener = bind(options.http_address, "--http-address").await?;
-    let grpc_listener = bind(options.grpc_address, "--grpc-address").await?;
-    let admin_listener = bind(options.admin_address, "--admin-address").await?;
-    info!(
-        http_address = %http_listener.local_addr()?,
-        grpc_address = %grpc_listener.local_addr()?,
-        admin_address = %admin_listener.local_addr()?,
-        "listening"
-    );
-
+    let listeners = Listeners::bind(&options).await?;
     let errors = WatchErrors::new(&mut registry);
     let feed = Arc::new(Feed::new(options.lease_duration, Instant::now()).with_errors(errors));
     let leaving = Leaving::default();
@@ -120,8 +114,10 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
         move || readiness(&feed, tls.as_deref(), &leaving)
     };
     let readiness = {
-        let (decides, listeners) = (decides.clone(), [http_occupancy.clone(), grpc_occupancy.clone()]);
-        move || listeners.iter().try_for_each(|listener| listener.readiness(Instant::now())).and_then(|()| decides())
+        let (decides, occupancies) = (decides.clone(), [http_occupancy.clone(), grpc_occupancy.clone()]);
+        move || {
+            occupancies.iter().try_for_each(|occupancy| occupancy.readiness(Instant::now())).and_then(|()| decides())
+        }
     };
     let [http_tally, grpc_tally] = ["http", "grpc"].map(|protocol| Arc::new(Tally::new(protocol)));
     registry.register_collector(Box::new(FeedMetrics(Arc::clone(&feed))));
@@ -141,18 +137,18 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
         let decisions = Decisions::new(Arc::clone(&feed), clock::now, http_tally);
         let verifier = ForwardAuth::new(decisions, options.http_client_address_source);
         let handler = move |request: &Request<()>, peer: IpAddr| verifier.answer(request, peer);
-        server(http_listener, HTTP_1, Limits::default(), http_occupancy).serve(handler, shutdown.clone())
+        server(listeners.http, HTTP_1, Limits::default(), http_occupancy).serve(handler, shutdown.clone())
     };
     let grpc = {
         let decisions = Decisions::new(Arc::clone(&feed), clock::now, grpc_tally);
         let authorization = Authorization::new(decisions, options.grpc_client_address_source);
         // A client that asks for health has a connection. A full listener is no reason to send it elsewhere.
         let services = Services { authorization, is_ready: Box::new(move || decides().is_ok()) };
-        grpc::serve(server(grpc_listener, HTTP_2, grpc::LIMITS, grpc_occupancy), services, shutdown)
+        grpc::serve(server(listeners.grpc, HTTP_2, grpc::LIMITS, grpc_occupancy), services, shutdown)
     };
 
     let mut background = JoinSet::new();
-    background.spawn(admin::serve(admin_listener, readiness, Arc::new(registry), admin_occupancy, pending()));
+    background.spawn(admin::serve(listeners.admin, readiness, Arc::new(registry), admin_occupancy, pending()));
     background.spawn(async move { match feed.follow(client, &namespace).await {} });
     let last_flush = flush.clone();
     let flushing = background.spawn(async move { match flush.run().await {} });
@@ -166,6 +162,24 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     flushing.abort();
     last_flush.finish().await;
     Ok(())
+}
+
+/// Where the verifier is asked.
+struct Listeners {
+    http: TcpListener,
+    grpc: TcpListener,
+    admin: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(options: &Options) -> anyhow::Result<Self> {
+        let http = bind(options.http_address, "--http-address").await?;
+        let grpc = bind(options.grpc_address, "--grpc-address").await?;
+        let admin = bind(options.admin_address, "--admin-address").await?;
+        let (http_address, grpc_address) = (http.local_addr()?, grpc.local_addr()?);
+        info!(%http_address, %grpc_address, admin_address = %admin.local_addr()?, "listening");
+        Ok(Self { http, grpc, admin })
+    }
 }
 
 /// Raises the limit of open files to the number that all connections need. A container runtime may start with 1,024. Clients

@@ -119,7 +119,7 @@ impl Source {
                 Ok(Some(Ok(WatchEvent::Error(status)))) => interrupted(kube::Error::Api(status), resource_version),
                 Ok(Some(Err(error))) => interrupted(error, resource_version),
                 Ok(None) if opened.elapsed() < SHORTEST_WATCH => interrupted(
-                    io_error(io::ErrorKind::UnexpectedEof, "the watch ended as soon as it had begun"),
+                    io_error(io::ErrorKind::UnexpectedEof, "the API server closed the watch at once"),
                     resource_version,
                 ),
                 Ok(None) => (None, State::Listed { resource_version }),
@@ -140,7 +140,12 @@ impl Source {
     {
         let newest = self.pages().newest_version().await?;
         if is_older(&newest, version) {
-            warn!(version, newest, url_path = self.url_path, "the API server has gone back in time: listing anew");
+            warn!(
+                version,
+                newest,
+                url_path = self.url_path,
+                "the API server's version went backwards (a restored backup?): listing again"
+            );
             return Ok(None);
         }
         self.watch(version).await.map(Some)

@@ -14,10 +14,6 @@ impl Readiness {
 
     pub(super) fn check(&self) -> Result<(), String> {
         let ready = self.0.load(Ordering::Relaxed);
-        if ready {
-            Ok(())
-        } else {
-            Err("the first lists of ApiKeys and records are not in: the log says why".to_owned())
-        }
+        if ready { Ok(()) } else { Err("not synced: still listing ApiKeys and records. The log says why".to_owned()) }
     }
 }

@@ -118,7 +118,7 @@ async fn drain<T>(
         () = shutdown => {
             stop.cancel();
             if tokio::time::timeout(DRAIN, working).await.is_err() {
-                warn!("some passes were still at work: whoever takes over goes on from what is stored");
+                warn!("stopped with reconciles in flight. The next leader continues them; nothing to do");
             }
         }
     }
@@ -147,7 +147,7 @@ fn tell_departures(
 ) -> impl Fn(&Event<Watched>) {
     move |event| {
         if matches!(event, Event::Init) {
-            // Versions of before may be higher: the API server can have gone back in time.
+            // Versions of before may be higher: an etcd backup may have been restored.
             memory.disturb_all();
         }
         let Event::Delete(api_key) = event else { return };

@@ -10,6 +10,10 @@ use std::net::IpAddr;
 use smallvec::SmallVec;
 
 use super::decisions::Decisions;
+use super::field::{
+    self, address, attribute_context, check_response, denied_http_response, header_value, header_value_option,
+    http_request, http_status, map_entry, ok_http_response,
+};
 use super::protobuf::{Fields, Malformed, fields, put, put_message, put_number};
 use crate::serve::problem::ProblemDocument;
 use keywright_core::address::client::{ClientAddressSource, Unresolved};
@@ -107,7 +111,7 @@ impl<'m> CheckRequest<'m> {
         let mut request = Self::default();
         for field in fields(message) {
             let field = field?;
-            if field.number == 1 {
+            if field.number == field::check_request::ATTRIBUTES {
                 request.read_attributes(fields(field.message()?))?;
             }
         }
@@ -118,9 +122,9 @@ impl<'m> CheckRequest<'m> {
         for field in attributes {
             let field = field?;
             match field.number {
-                1 => self.read_source(fields(field.message()?))?,
-                4 => self.read_request(fields(field.message()?))?,
-                10 => {
+                attribute_context::SOURCE => self.read_source(fields(field.message()?))?,
+                attribute_context::REQUEST => self.read_request(fields(field.message()?))?,
+                attribute_context::CONTEXT_EXTENSIONS => {
                     let (name, value) = read_entry(fields(field.message()?))?;
                     let text = |octets| str::from_utf8(octets).map_err(|_| Malformed);
                     self.context_extensions.push((text(name)?, text(value)?));
@@ -134,7 +138,7 @@ impl<'m> CheckRequest<'m> {
     fn read_source(&mut self, source: Fields<'m>) -> Result<(), Malformed> {
         for field in source {
             let field = field?;
-            if field.number == 1 {
+            if field.number == field::peer::ADDRESS {
                 self.read_address(fields(field.message()?))?;
             }
         }
@@ -146,8 +150,8 @@ impl<'m> CheckRequest<'m> {
         for field in address {
             let field = field?;
             match field.number {
-                1 => self.read_socket_address(fields(field.message()?))?,
-                2 | 3 => {
+                address::SOCKET_ADDRESS => self.read_socket_address(fields(field.message()?))?,
+                address::PIPE | address::ENVOY_INTERNAL_ADDRESS => {
                     fields(field.message()?).try_for_each(|field| field.map(drop))?;
                     self.source_address = None;
                 }
@@ -160,7 +164,7 @@ impl<'m> CheckRequest<'m> {
     fn read_socket_address(&mut self, address: Fields<'m>) -> Result<(), Malformed> {
         for field in address {
             let field = field?;
-            if field.number == 2 {
+            if field.number == field::socket_address::ADDRESS {
                 self.source_address = Some(field.text()?);
             }
         }
@@ -170,7 +174,7 @@ impl<'m> CheckRequest<'m> {
     fn read_request(&mut self, request: Fields<'m>) -> Result<(), Malformed> {
         for field in request {
             let field = field?;
-            if field.number == 2 {
+            if field.number == field::request::HTTP {
                 self.read_http_request(fields(field.message()?))?;
             }
         }
@@ -181,12 +185,12 @@ impl<'m> CheckRequest<'m> {
         for field in request {
             let field = field?;
             match field.number {
-                3 => {
+                http_request::HEADERS => {
                     let (name, value) = read_entry(fields(field.message()?))?;
                     self.has_headers = true;
                     self.take_in(name, value);
                 }
-                13 => self.read_header_map(fields(field.message()?))?,
+                http_request::HEADER_MAP => self.read_header_map(fields(field.message()?))?,
                 _ => {}
             }
         }
@@ -196,7 +200,7 @@ impl<'m> CheckRequest<'m> {
     fn read_header_map(&mut self, header_map: Fields<'m>) -> Result<(), Malformed> {
         for field in header_map {
             let field = field?;
-            if field.number == 1 {
+            if field.number == field::header_map::HEADERS {
                 let (name, value) = read_header_value(fields(field.message()?))?;
                 self.has_header_map = true;
                 self.take_in(name, value);
@@ -250,8 +254,8 @@ fn read_entry<'m>(entry: Fields<'m>) -> Result<(&'m [u8], &'m [u8]), Malformed> 
     for field in entry {
         let field = field?;
         match field.number {
-            1 => key = field.text_octets()?,
-            2 => value = field.text_octets()?,
+            map_entry::KEY => key = field.text_octets()?,
+            map_entry::VALUE => value = field.text_octets()?,
             _ => {}
         }
     }
@@ -264,9 +268,9 @@ fn read_header_value<'m>(header: Fields<'m>) -> Result<(&'m [u8], &'m [u8]), Mal
     for field in header {
         let field = field?;
         match field.number {
-            1 => key = field.text_octets()?,
-            2 => value = field.text_octets()?,
-            3 => raw_value = field.message()?,
+            header_value::KEY => key = field.text_octets()?,
+            header_value::VALUE => value = field.text_octets()?,
+            header_value::RAW_VALUE => raw_value = field.message()?,
             _ => {}
         }
     }
@@ -298,48 +302,50 @@ fn allow(permit: &Permit<'_>, carrier: Option<Carrier>, response: &mut Vec<u8>) 
         ("x-keywright-scopes", entry.scopes()),
     ];
     put_status(response, Code::Ok);
-    put_message(response, 3, |ok| {
+    put_message(response, check_response::OK_RESPONSE, |ok| {
         for (name, value) in identity {
-            put_header(ok, name, value);
+            put_header(ok, ok_http_response::HEADERS, name, value);
         }
         if let Some(carrier) = carrier {
-            put(ok, 5, carrier.header_name().as_bytes());
+            put(ok, ok_http_response::HEADERS_TO_REMOVE, carrier.header_name().as_bytes());
         }
     });
 }
 
 fn deny(answer: &ProblemDocument, response: &mut Vec<u8>) {
     put_status(response, if answer.challenge.is_some() { Code::Unauthenticated } else { Code::PermissionDenied });
-    put_message(response, 2, |denied| {
-        put_message(denied, 1, |status| put_number(status, 1, answer.status.as_u16().into()));
-        put_header(denied, "content-type", "application/problem+json");
-        put_header(denied, "cache-control", "no-store");
+    put_message(response, check_response::DENIED_RESPONSE, |denied| {
+        put_message(denied, denied_http_response::STATUS, |status| {
+            put_number(status, http_status::CODE, answer.status.as_u16().into())
+        });
+        put_header(denied, denied_http_response::HEADERS, "content-type", "application/problem+json");
+        put_header(denied, denied_http_response::HEADERS, "cache-control", "no-store");
         if let Some(challenge) = answer.challenge {
-            put_header(denied, "www-authenticate", challenge);
+            put_header(denied, denied_http_response::HEADERS, "www-authenticate", challenge);
         }
-        put(denied, 3, answer.body.as_bytes());
+        put(denied, denied_http_response::BODY, answer.body.as_bytes());
     });
 }
 
 fn put_status(response: &mut Vec<u8>, code: Code) {
-    put_message(response, 1, |status| {
+    put_message(response, check_response::STATUS, |status| {
         if !matches!(code, Code::Ok) {
-            put_number(status, 1, code as u64);
+            put_number(status, field::status::CODE, code as u64);
         }
     });
 }
 
 /// A `HeaderValueOption` that overwrites.
-fn put_header(message: &mut Vec<u8>, name: &str, value: &str) {
-    put_message(message, 2, |option| {
-        put_message(option, 1, |header| {
-            put(header, 1, name.as_bytes());
+fn put_header(message: &mut Vec<u8>, field: u32, name: &str, value: &str) {
+    put_message(message, field, |option| {
+        put_message(option, header_value_option::HEADER, |header| {
+            put(header, header_value::KEY, name.as_bytes());
             if !value.is_empty() {
-                put(header, 2, value.as_bytes());
+                put(header, header_value::VALUE, value.as_bytes());
             }
         });
-        put_number(option, 3, OVERWRITE);
-        put_number(option, 4, 1); // keep_empty_value
+        put_number(option, header_value_option::APPEND_ACTION, OVERWRITE);
+        put_number(option, header_value_option::KEEP_EMPTY_VALUE, 1);
     });
 }
 

@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::ext_authz::{Authorization, NoResponse};
+use super::field::{health_check_request, health_check_response};
 use super::protobuf::{fields, put_number};
 use crate::serve::connections::{Accepted, Leaving, Limits, Server, Stream, unless_it_panics};
 use crate::serve::timed::{Timed, Timeouts};
@@ -131,7 +132,9 @@ impl Services {
     fn call(&self, procedure: Procedure, message: &[u8], response: &mut Vec<u8>) -> Result<(), Failure> {
         match procedure {
             Procedure::Check => self.authorization.check(message, response)?,
-            Procedure::Health => put_number(response, 1, if self.health(message)? { 1 } else { 2 }),
+            Procedure::Health => {
+                put_number(response, health_check_response::STATUS, if self.health(message)? { 1 } else { 2 })
+            }
         }
         Ok(())
     }
@@ -141,7 +144,7 @@ impl Services {
         let mut service = "";
         for field in fields(message) {
             let field = field.map_err(|_| Failure::INVALID_ARGUMENT)?;
-            if field.number == 1 {
+            if field.number == health_check_request::SERVICE {
                 service = field.text().map_err(|_| Failure::INVALID_ARGUMENT)?;
             }
         }

@@ -28,7 +28,7 @@ impl<'k> Entry<'k> {
         self.0.name()
     }
 
-    /// The person of responsibility; empty if there is none.
+    /// `spec.owner`; empty if there is none.
     pub fn owner(&self) -> &'k str {
         self.0.owner()
     }
