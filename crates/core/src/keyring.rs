@@ -34,7 +34,8 @@ use crate::key::Digest;
 use crate::record_name::RecordName;
 
 pub use self::entry::Entry;
-pub use self::record::{RecordError, StoredRecord};
+pub use self::record::StoredRecord;
+pub use self::terms::RecordError;
 pub(crate) use self::terms::is_word;
 
 /// The records trusted now.

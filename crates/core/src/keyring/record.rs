@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::shard::{Rank, second};
-use super::terms::{self, Terms};
+use super::terms::{self, RecordError, Terms};
 use crate::key::Digest;
 use crate::record_name::RecordName;
 
@@ -31,19 +31,4 @@ impl<'v> StoredRecord<'v> {
     pub(super) fn digest(&self) -> Option<&Digest> {
         self.claim.as_ref().ok().map(|(digest, _)| digest)
     }
-}
-
-/// Why a record's key is refused, whatever else the record says. Repeats no value, as it may be a key in the wrong
-/// place.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
-    /// The record is not named as the controller names it, so that another hand has made it.
-    #[error("the record's name is not <ApiKey uid>-<serial>: it counts for nothing and should be deleted")]
-    Name,
-    /// A field that has to be there is not.
-    #[error("spec.{0} is missing: the key is refused until the record is complete")]
-    Missing(&'static str),
-    /// A field holds what it cannot hold.
-    #[error("spec.{0} cannot be read: the key is refused until the record is corrected")]
-    Unreadable(&'static str),
 }

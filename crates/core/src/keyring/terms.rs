@@ -5,10 +5,24 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::record::RecordError;
 use crate::address::AllowedAddresses;
 use crate::api::{ApiKeyReference, Revocation};
 use crate::key::{Digest, Prefix};
+
+/// Why a record's key is refused, whatever else the record says. Repeats no value, as it may be a key in the wrong
+/// place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The record is not named as the controller names it, so that another hand has made it.
+    #[error("the record's name is not <ApiKey uid>-<serial>: it counts for nothing and should be deleted")]
+    Name,
+    /// A field that has to be there is not.
+    #[error("spec.{0} is missing: the key is refused until the record is complete")]
+    Missing(&'static str),
+    /// A field holds what it cannot hold.
+    #[error("spec.{0} cannot be read: the key is refused until the record is corrected")]
+    Unreadable(&'static str),
+}
 
 /// What a record says of its key.
 pub(super) struct Terms<'v> {

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::observed::Observed;
-use super::status::soon;
+use super::record::whole_seconds;
 use crate::api::{Reason, Retiring};
 use crate::declaration::{Declaration, Delivery, Problem};
 
@@ -12,6 +12,9 @@ pub(super) const SECRET_RETRY: SignedDuration = SignedDuration::from_secs(30);
 
 /// How long after an ApiKey's creation a Secret of its namesake may still be there: the garbage collector needs a moment.
 const LEFTOVER_GRACE: SignedDuration = SignedDuration::from_secs(30);
+
+/// `ExpiringSoon` from this long before the end.
+const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What stands in a message between a Secret's name and why it cannot be written.
 const CANNOT_BE_WRITTEN: &str = " cannot be written: ";
@@ -139,6 +142,13 @@ impl Finding {
     pub fn owns_nothing(&self) -> bool {
         matches!(self.reason, Reason::DigestTaken | Reason::DigestRevoked)
     }
+}
+
+/// From when on the end is near: 7 days before it, or the last tenth of a shorter life.
+pub(super) fn soon(created: Timestamp, expires_at: Timestamp) -> Timestamp {
+    let life = expires_at.duration_since(created);
+    let notice = if life < SOON { life / 10 } else { SOON };
+    whole_seconds(expires_at.saturating_sub(notice).unwrap_or(expires_at))
 }
 
 /// Why a Secret cannot be written, where `message` says so.

@@ -1,17 +1,14 @@
 //! The status that shows a finding, and the Events that follow from its changes.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use super::finding::{Finding, obstacle_in};
+use super::finding::{Finding, obstacle_in, soon};
 use super::observed::Observed;
 use super::record::{Cause, whole_seconds};
 use super::secret::{SecretAnnotations, SecretState};
 use crate::api::{ApiKeyStatus, Condition, ConditionStatus, ConditionType, Reason};
 use crate::declaration::Delivery;
-
-/// `ExpiringSoon` from this long before the end.
-const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// The answers of `Active`, `Ready` and `Stalled` that belong to a reason.
 fn answers(reason: &Reason) -> (bool, bool, bool) {
@@ -104,13 +101,6 @@ fn condition(
     let before = observed.status.conditions.iter().find(|before| before.type_ == type_ && before.status == status);
     let last_transition_time = before.map_or(Time(now), |before| before.last_transition_time.clone());
     Condition { type_, status, reason, message, last_transition_time, observed_generation: Some(observed.generation) }
-}
-
-/// From when on the end is near: 7 days before it, or the last tenth of a shorter life.
-pub(super) fn soon(created: Timestamp, expires_at: Timestamp) -> Timestamp {
-    let life = expires_at.duration_since(created);
-    let notice = if life < SOON { life / 10 } else { SOON };
-    whole_seconds(expires_at.saturating_sub(notice).unwrap_or(expires_at))
 }
 
 /// Never goes backwards: a record that was removed takes its time with it.
