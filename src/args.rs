@@ -15,8 +15,9 @@ use crate::serve::listen::Address;
 use crate::serve::places::Share;
 use crate::serve::tls::files::PemFiles;
 use crate::telemetry::LogFormat;
-use crate::{authority, certificates, controller, telemetry, verifier, webhook};
+use crate::{certificates, controller, telemetry, verifier, webhook};
 use keywright_core::address::client::ClientAddressSource;
+use keywright_core::authority::{CERTIFICATE_LIFETIME, LIFETIME};
 use keywright_core::{duration, usage};
 
 /// Issues, delivers, verifies, expires and revokes API keys on Kubernetes.
@@ -207,7 +208,7 @@ pub struct WebhookArguments {
     pub tls_key: Option<PathBuf>,
 
     /// How long a certificate that the webhook issues is valid. It is renewed after two thirds of that.
-    #[arg(long, env = "KEYWRIGHT_CERTIFICATE_LIFETIME", default_value_t = Shown(authority::CERTIFICATE_LIFETIME), value_name = "DURATION", value_parser = shown_duration)]
+    #[arg(long, env = "KEYWRIGHT_CERTIFICATE_LIFETIME", default_value_t = Shown(CERTIFICATE_LIFETIME), value_name = "DURATION", value_parser = shown_duration)]
     pub certificate_lifetime: Shown,
 
     /// How often to read the CA's Secret, or the certificate files.
@@ -238,7 +239,7 @@ pub struct CertificatesArguments {
     pub rotate: bool,
 
     /// How long a new CA is valid. A run in the last third of that replaces it.
-    #[arg(long, env = "KEYWRIGHT_AUTHORITY_LIFETIME", default_value_t = Shown(authority::LIFETIME), value_name = "DURATION", value_parser = shown_duration)]
+    #[arg(long, env = "KEYWRIGHT_AUTHORITY_LIFETIME", default_value_t = Shown(LIFETIME), value_name = "DURATION", value_parser = shown_duration)]
     pub authority_lifetime: Shown,
 }
 

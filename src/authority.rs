@@ -24,6 +24,8 @@ use thiserror::Error;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use keywright_core::authority::{Mandate, Upkeep, renewal_at};
+
 use crate::x509::{self, is_authority, may_sign, parse, validity_of};
 
 /// The Secret that holds the CA, of type `kubernetes.io/tls`.
@@ -35,15 +37,6 @@ pub const CERTIFICATE: &str = "tls.crt";
 pub const KEY: &str = "tls.key";
 /// Data key: all trusted CA certificates, the newest first, PEM. The content of `caBundle`.
 pub const BUNDLE: &str = "ca.crt";
-
-/// How long a CA is valid: ten years. Only `keywright certificates` renews it, and an installation that works may not run
-/// it for years. With one year, every edit of an ApiKey would fail after that. The risk is small: only the API server
-/// trusts it, for one webhook, and `--rotate` replaces it at any time.
-pub const LIFETIME: SignedDuration = SignedDuration::from_hours(3650 * 24);
-
-/// How long a replica's certificate is valid. It is renewed after two thirds, so a broken Secret may last for more than two
-/// days. The private key never leaves the replica's memory, so a shorter life would not protect more.
-pub const CERTIFICATE_LIFETIME: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Certificates are valid from this long ago on, because clocks differ.
 const BACKDATING: SignedDuration = SignedDuration::from_hours(1);
@@ -105,27 +98,6 @@ pub enum SigningError {
     /// A time is beyond the year 9999.
     #[error("the certificate's time is out of range")]
     Time,
-}
-
-/// What to do about the Secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Upkeep {
-    /// Change nothing.
-    Keep,
-    /// Remove expired certificates from the bundle.
-    Prune,
-    /// Replace the CA: this was requested, or it is in the last third of its life.
-    Roll,
-}
-
-/// What one run of `keywright certificates` may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mandate {
-    /// Whether it writes the webhook configurations. If not, a valid CA stays, because the next one must be trusted before it
-    /// signs.
-    pub publishes: bool,
-    /// Whether a new CA was requested.
-    pub rotates: bool,
 }
 
 /// A server's certificate and its key.
@@ -217,18 +189,13 @@ impl Authority {
 
     /// When `keywright certificates` may replace the CA: after two thirds of its life.
     pub fn renewal_at(&self) -> Timestamp {
-        two_thirds(self.not_before, self.not_after)
+        renewal_at(self.not_before, self.not_after)
     }
 
     /// What to do about the CA at `now`.
     pub fn judge(&self, mandate: Mandate, now: Timestamp) -> Upkeep {
-        if mandate.publishes && (mandate.rotates || now >= self.renewal_at()) {
-            Upkeep::Roll
-        } else if unexpired(&self.bundle, now).len() < self.bundle.len() {
-            Upkeep::Prune
-        } else {
-            Upkeep::Keep
-        }
+        let has_expired = unexpired(&self.bundle, now).len() < self.bundle.len();
+        Upkeep::of(self.renewal_at(), has_expired, mandate, now)
     }
 
     /// This CA, with expired certificates removed from its bundle.
@@ -276,7 +243,7 @@ impl Authority {
         parameters.use_authority_key_identifier_extension = true;
         let issuer = Issuer::from_ca_cert_der(&self.certificate, &self.key)?;
         let certificate = parameters.signed_by(&key, &issuer)?.der().clone();
-        Ok(Leaf { certificate, key: key.into(), not_after, renewal_at: two_thirds(now, not_after) })
+        Ok(Leaf { certificate, key: key.into(), not_after, renewal_at: renewal_at(now, not_after) })
     }
 }
 
@@ -390,10 +357,6 @@ fn seconds_up(now: Timestamp, lifetime: SignedDuration) -> Result<Timestamp, Sig
     } else {
         Ok(whole)
     }
-}
-
-fn two_thirds(from: Timestamp, to: Timestamp) -> Timestamp {
-    from + (to.duration_since(from) / 3) * 2
 }
 
 #[cfg(test)]

@@ -24,9 +24,10 @@ use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::authority::{self, Authority, BUNDLE, Flaw, Mandate, SECRET, Upkeep};
+use crate::authority::{self, Authority, BUNDLE, Flaw, SECRET};
 use crate::clock;
 use keywright_core::api::MANAGED_BY;
+use keywright_core::authority::{Mandate, Upkeep};
 
 /// The options of one run.
 #[derive(Clone, Debug)]

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use keywright_core::authority::LIFETIME;
+
 use super::*;
 
 type Data = BTreeMap<String, ByteString>;

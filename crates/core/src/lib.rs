@@ -5,6 +5,7 @@
 //! - [`api`]: the two kinds as Kubernetes sees them.
 //! - [`declaration`]: what an ApiKey's spec means. [`admission`] completes or refuses an ApiKey by it.
 //! - [`lifecycle`]: what the controller does next for an observed ApiKey.
+//! - [`authority`]: what to do about the webhook's CA.
 //! - [`election`]: which controller leads.
 //! - [`keyring`]: the records that are trusted now. [`verify`] decides a request from it, [`usage`] notes uses.
 //! - [`key`], [`address`], [`duration`], [`date_time`], [`resource_version`]: the values that all of them use.
@@ -21,6 +22,7 @@ pub mod resource_version;
 pub mod admission;
 pub mod declaration;
 
+pub mod authority;
 pub mod election;
 pub mod lifecycle;
 

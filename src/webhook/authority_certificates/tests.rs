@@ -9,7 +9,7 @@ fn now() -> Timestamp {
 }
 
 fn authority(from: Timestamp) -> Authority {
-    Authority::establish(KeyPair::generate().unwrap(), authority::LIFETIME, from).unwrap()
+    Authority::establish(KeyPair::generate().unwrap(), keywright_core::authority::LIFETIME, from).unwrap()
 }
 
 /// What it would read is handed to it here.
