@@ -176,8 +176,10 @@ async fn more_records_than_fit_into_one_page_are_all_known_when_it_is_ready() {
     let bench = Bench::new("pages").await;
     let keys: Vec<String> = iter(1..=1001).map(|serial| bench.issue(serial)).buffer_unordered(16).collect().await;
     let verifier = bench.verifier(&[]).await;
-    let lists = bench.faults.requests().iter().filter(|request| !request.watch).count();
-    assert_eq!(lists, 5, "pages of 50, 200, 500 and the rest, and a question for the newest version");
+    let requests = bench.faults.requests();
+    // With a limit of one, it is a question for the newest version, which is asked again where a watch is slow.
+    let pages: Vec<_> = requests.iter().filter(|request| !request.watch && request.limit != Some(1)).collect();
+    assert_eq!(pages.len(), 4, "pages of 50, 200, 500 and the rest: {pages:?}");
     for key in &keys {
         assert_eq!(ask(&verifier, key).await, 200);
     }

@@ -75,6 +75,8 @@ pub struct ApiRequest {
     /// Absent for a list, a watch and a creation.
     pub name: Option<String>,
     pub watch: bool,
+    /// Of a list: how many objects it asks for at most.
+    pub limit: Option<u32>,
 }
 
 /// The proxy. Its connections end when it is dropped.
@@ -219,8 +221,10 @@ impl ApiRequest {
         if let Some(subresource) = path.next() {
             resource = format!("{resource}/{subresource}");
         }
-        let watch = uri.query().is_some_and(|query| query.split('&').any(|part| part == "watch=true"));
-        Self { method: method.clone(), resource, namespace, name, watch }
+        let parameters = || uri.query().unwrap_or_default().split('&');
+        let watch = parameters().any(|part| part == "watch=true");
+        let limit = parameters().find_map(|part| part.strip_prefix("limit=")?.parse().ok());
+        Self { method: method.clone(), resource, namespace, name, watch, limit }
     }
 }
 
