@@ -27,8 +27,12 @@ demo: ## Watch a key being issued, used, refused, expired and revoked (NODE=1: i
 	@KEEP=$(KEEP) NODE=$(NODE) CLUSTER="$(CLUSTER)" IMAGE="$(IMAGE)" tests/demo.sh
 
 .PHONY: test
-test: format lint chart-lint policy unit instructions corpus fuzz integration e2e documentation ## Run everything that CI runs
+test: announce format lint chart-lint policy unit instructions corpus fuzz integration e2e documentation ## Run everything that CI runs
 	@echo "all of it passed"
+
+.PHONY: announce
+announce:
+	@tests/announce.sh cargo-deny-$(CARGO_DENY)="check dependencies' licences" cargo-fuzz-$(CARGO_FUZZ)="run the fuzzer"
 
 .PHONY: format
 format: ## Check the format (cargo fmt mends it)
