@@ -11,6 +11,8 @@ FUZZ := --locked --manifest-path fuzz/Cargo.toml
 SECONDS ?= 5
 BENCH_VERIFIER := --manifest-path benches/verifier/Cargo.toml --target-dir target/bench-verifier
 TARGET := $(shell uname -m)-unknown-linux-gnu
+# For the demo, and only if it is an argument: a KUBECONFIG in the environment is there for other things.
+CLUSTER = $(if $(filter command,$(firstword $(origin KUBECONFIG))),$(KUBECONFIG))
 NGINX = $(firstword $(wildcard /usr/sbin/nginx $(CACHE)/nginx/usr/sbin/nginx))
 PROGRAM := target/$(TARGET)/dist/keywright
 BUILD_DIST := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile dist --target $(TARGET) --target-dir target
@@ -21,12 +23,16 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: testbed image ## Watch a key being issued, used, refused, expired and revoked on a real cluster (KEEP=1 leaves it running)
-	@KEEP=$(KEEP) tests/demo.sh "$$(tests/testbed/build.sh)" $(PROGRAM) target/image/*.tar
+demo: ## Watch a key being issued, used, refused, expired and revoked (NODE=1: in Pods; KEEP=1 leaves it running)
+	@KEEP=$(KEEP) NODE=$(NODE) CLUSTER="$(CLUSTER)" IMAGE="$(IMAGE)" tests/demo.sh
 
 .PHONY: test
-test: format lint chart-lint policy unit instructions corpus fuzz integration e2e documentation ## Run everything that CI runs
+test: announce format lint chart-lint policy unit instructions corpus fuzz integration e2e documentation ## Run everything that CI runs
 	@echo "all of it passed"
+
+.PHONY: announce
+announce:
+	@tests/announce.sh cargo-deny-$(CARGO_DENY)="check dependencies' licences" cargo-fuzz-$(CARGO_FUZZ)="run the fuzzer"
 
 .PHONY: format
 format: ## Check the format (cargo fmt mends it)
@@ -64,7 +70,7 @@ unit: ## Run the tests that need nothing but this machine
 
 .PHONY: instructions
 instructions: ## Count the instructions of the verifier's work beside reviewed ones (WRITE=1 writes them anew, for review)
-	@tests/testbed/tools.sh
+	@tests/testbed/tools.sh base instructions
 	$(BUILD_DIST) --package keywright-instructions
 	target/$(TARGET)/dist/keywright-instructions
 
@@ -74,11 +80,12 @@ corpus: ## Try every input that fuzzing has saved
 
 .PHONY: fuzz
 fuzz: $(CACHE)/cargo-fuzz-$(CARGO_FUZZ)/bin/cargo-fuzz ## Look for inputs that break something, SECONDS=5 a target (TARGETS="key record" for some)
-	@tests/testbed/tools.sh
+	@tests/testbed/tools.sh base fuzz
 	@fuzz/run.sh $(SECONDS) $(TARGETS)
 
 .PHONY: integration
 integration: testbed ## Run the tests on a real control plane
+	@tests/testbed/tools.sh base proxies
 	cargo test --locked --test it
 
 .PHONY: documentation
@@ -115,7 +122,7 @@ bench-capacity: testbed ## Measure the controller's memory with many ApiKeys and
 
 .PHONY: image
 image: ## Build the server image, and the one that the end-to-end tests work with, into target/image
-	@tests/testbed/tools.sh
+	@tests/testbed/tools.sh base node
 	$(BUILD_DIST) --bin keywright
 	@mkdir -p target/image
 	@tests/testbed/image.py target/image/keywright.tar localhost/keywright:dev --like Dockerfile \
@@ -146,9 +153,9 @@ rights: testbed ## Write tests/rights.tsv anew, for review: who may do what, as 
 	KEYWRIGHT_WRITE_RIGHTS=1 cargo test --locked --quiet --test it rights::rights_are_those_that_were_reviewed
 
 .PHONY: testbed
-testbed: ## Build etcd, Kubernetes and helm for the tests (ten minutes, once)
-	@tests/testbed/tools.sh
-	@tests/testbed/build.sh >/dev/null
+testbed: ## Build etcd, Kubernetes, helm, containerd and CoreDNS for the tests, once
+	@tests/testbed/tools.sh base
+	@tests/prepare.sh control-plane helm node
 
 $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny:
 	@echo "installing cargo-deny $(CARGO_DENY), once"

