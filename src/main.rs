@@ -58,6 +58,7 @@ fn main() -> ExitCode {
 
 fn print_crds(arguments: &CrdsArguments) -> anyhow::Result<()> {
     for definition in api::custom_resource_definitions() {
+        // Deprecated upstream, and therefore used in this one place of the program: its output is what `crds/` holds.
         let yaml = serde_yaml::to_string(&definition)?;
         match &arguments.output_directory {
             Some(folder) => {

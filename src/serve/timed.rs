@@ -1,4 +1,5 @@
 //! How long a client may take: to send the head of a request, to read an answer, and between two requests.
+//! Hand-written, because the timer of hyper covers heads alone: neither answers that nobody reads, nor pauses between requests.
 
 use std::io;
 use std::pin::Pin;

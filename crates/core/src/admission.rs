@@ -1,4 +1,4 @@
-//! PURE. Decides an admission review of an ApiKey: a review in, a verdict out.
+//! Decides an admission review of an ApiKey: a review in, a verdict out.
 //!
 //! The API server asks twice. `/mutate` comes before the schema and CEL checks. It fills in what is left out, and it
 //! already refuses what is wrong, because its messages say more than a schema can. `/validate` comes last, after every

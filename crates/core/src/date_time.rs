@@ -1,4 +1,4 @@
-//! PURE. Times of ApiKeys: RFC 3339, as far as the API server stores it (`format: date-time`).
+//! Times of ApiKeys: RFC 3339, as far as the API server stores it (`format: date-time`).
 
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};

@@ -1,4 +1,4 @@
-//! PURE. Reads and checks an ApiKey's spec.
+//! Reads and checks an ApiKey's spec.
 //!
 //! Webhook and controller use this one reader. The webhook refuses a spec with its problems. The controller reads again,
 //! because a spec can be older than a rule, or stored while the webhook was down. The CRD's rules refuse almost all bad

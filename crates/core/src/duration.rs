@@ -1,4 +1,4 @@
-//! PURE. Durations of ApiKeys and flags: `90d`, `1d12h`, `10m`, `30s`.
+//! Durations of ApiKeys and flags: `90d`, `1d12h`, `10m`, `30s`.
 
 mod spelling;
 

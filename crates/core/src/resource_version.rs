@@ -1,4 +1,4 @@
-//! PURE. Resource versions of one kind of object: growing decimal numbers of any length (KEP-5504).
+//! Resource versions of one kind of object: growing decimal numbers of any length (KEP-5504).
 
 use std::cmp::Ordering;
 

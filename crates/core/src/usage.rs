@@ -1,4 +1,4 @@
-//! PURE. When keys were last used: exact in memory, and written to the API server as often as the budget allows.
+//! When keys were last used: exact in memory, and written to the API server as often as the budget allows.
 //!
 //! ```text
 //! decisions ──> last uses <── watch            each use, to the second; and the last use that the API server has

@@ -1,4 +1,4 @@
-//! PURE. The decision on a request: may it pass?
+//! The decision on a request: may it pass?
 //!
 //! [`check`] is synchronous, does not allocate, and knows no transport. To allow a request it returns a [`Permit`], which
 //! nothing else can create.

@@ -1,4 +1,4 @@
-//! PURE. What `/mutate` fills in: the owner, who created the object, and the finalizer that holds it until its keys are
+//! What `/mutate` fills in: the owner, who created the object, and the finalizer that holds it until its keys are
 //! revoked.
 //!
 //! | field | at creation | in an update |

@@ -1,4 +1,4 @@
-//! PURE. The wire format of a review: `AdmissionReview` of `admission.k8s.io/v1`.
+//! The wire format of a review: `AdmissionReview` of `admission.k8s.io/v1`.
 //! <https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/>
 //!
 //! Only the fields that are checked are kept. Others are skipped, so that 3 MB of annotations cost no memory besides the

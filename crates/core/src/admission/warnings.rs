@@ -1,4 +1,4 @@
-//! PURE. Warnings about a spec that is allowed. kubectl prints them.
+//! Warnings about a spec that is allowed. kubectl prints them.
 //!
 //! The API server recommends at most 120 characters for a warning, and cuts at 256.
 
