@@ -2,7 +2,7 @@
 //!
 //! Webhook, controller, verifier and command line use this one parser. It refuses everything that other parsers read in
 //! different ways: leading zeros, IPv4 inside IPv6, host bits, masks. KEP-4858 refuses the same for Kubernetes itself.
-//! Hand-written for that reason: `ipnet` and the standard library accept host bits and IPv4-mapped addresses.
+//! Hand-written for that reason: `ipnet` accepts host bits, and the standard library IPv4-mapped addresses.
 //!
 //! ```text
 //! entry     = address [ "/" length ]     at most 43 ASCII bytes of 0-9 A-F a-f : . /
