@@ -6,7 +6,7 @@ use keywright_testing::{ApiRequest, Fault, FaultProxy, Injection, Installation, 
 async fn complains(controller: &Program, kind: &str, remedy: &str) {
     controller.says(remedy).await;
     let (is_ready, said) = controller.readiness().await;
-    assert!(!is_ready && said.contains("the log says why"), "{kind}: {said}");
+    assert!(!is_ready && said.contains("The log says why"), "{kind}: {said}");
     let metrics = controller.metrics().await;
     let counted = metrics.lines().find_map(|line| {
         line.strip_prefix(&format!("keywright_watch_errors_total{{kind=\"{kind}\"}} "))?.parse::<u32>().ok()
