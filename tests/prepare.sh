@@ -8,7 +8,7 @@ project=$(cd "$(dirname "$0")/.." && pwd)
 cd "$project"
 target=$(uname -m)-unknown-linux-gnu
 program=target/$target/demo/keywright
-folder=target/prepare
+folder=$project/target/prepare # absolute, as build.sh changes its own
 mkdir -p "$folder" target/demo-image
 rm -f "$folder"/*
 
@@ -92,7 +92,7 @@ while [ ${#running[@]} -gt 0 ]; do
     if [ $code != 0 ]; then
       [ -z "$said$terminal" ] || echo
       tail -n 20 "$folder/$name.log" >&2
-      echo "$name was not built. The whole output is in $project/$folder/$name.log" >&2
+      echo "$name was not built. The whole output is in $folder/$name.log" >&2
       exit 1
     fi
   done
