@@ -39,8 +39,8 @@ RECIPES
 }
 links="kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl"
 flags="-trimpath -s -w"
-declare -A seconds=([etcd]=40 [kubernetes]=360 [helm]=75 [containerd]=35 [containerd-shim-runc-v2]=1 [ctr]=3 [cni/ptp]=3
-  [cni/host-local]=1 [coredns]=35 [pause]=1)
+declare -A seconds=([etcd]=40 [kubernetes]=360 [helm]=75 [containerd]=50 [containerd-shim-runc-v2]=1 [ctr]=3 [cni/ptp]=3
+  [cni/host-local]=1 [coredns]=50 [pause]=1)
 
 digest=$({ recipes && echo "$flags" && cd "$here" && find modules -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum | cut -c1-16)
 programs=$cache/testbed/$digest
