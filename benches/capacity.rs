@@ -32,7 +32,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use keywright_testing::{Installation, Program};
+use keywright_testing::{Installation, Memory, Program};
 
 /// Octets of an annotation of those ApiKeys that are large: as many as the API server takes, nearly.
 const LARGE_OCTETS: usize = 250_000;
@@ -68,25 +68,6 @@ fn number(name: &str, default: usize) -> Result<usize> {
     match std::env::var(format!("KEYWRIGHT_BENCH_{name}")) {
         Ok(text) => text.parse().with_context(|| format!("KEYWRIGHT_BENCH_{name} is no number")),
         Err(_) => Ok(default),
-    }
-}
-
-/// A process's memory, in KiB.
-#[derive(Clone, Copy)]
-struct Memory {
-    peak: u64,
-    resident: u64,
-}
-
-impl Memory {
-    fn of(process: u32) -> Result<Self> {
-        let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-        let kib = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.trim_start_matches(':').trim().strip_suffix(" kB")?.parse().ok()
-        };
-        let (peak, resident) = kib("VmHWM").zip(kib("VmRSS")).context("a process without memory")?;
-        Ok(Self { peak, resident })
     }
 }
 
@@ -157,7 +138,7 @@ async fn restart(installation: &Installation, api_keys: usize) -> Result<Phases>
     let controller = installation.program("controller").argument("--leader-elect=false").start().await;
     tell("waiting for a new start");
     ready(&controller).await?;
-    let at_ready = Memory::of(controller.id())?;
+    let at_ready = controller.memory();
     tell("waiting for a sweep");
     let records = installation.system::<ApiKeyRecord>();
     let swept = timeout(DEADLINE, async {
@@ -167,10 +148,10 @@ async fn restart(installation: &Installation, api_keys: usize) -> Result<Phases>
         anyhow::Ok(())
     });
     swept.await.context("waiting for a sweep")??;
-    let after_sweep = Memory::of(controller.id())?;
+    let after_sweep = controller.memory();
     tell("waiting for every pass");
     at_rest_after(&controller, api_keys).await?;
-    let at_rest = Memory::of(controller.id())?;
+    let at_rest = controller.memory();
     controller.terminate().await;
     Ok(Phases { at_ready, after_sweep, at_rest })
 }
@@ -311,7 +292,7 @@ async fn speed(count: usize) -> Result<String> {
     let installation = Installation::new("speed").await;
     let controller = installation.program("controller").argument("--leader-elect=false").start().await;
     ready(&controller).await?;
-    let before = Memory::of(controller.id())?;
+    let before = controller.memory();
     let api = installation.tenant::<ApiKey>();
     tell(&format!("declaring {count} ApiKeys"));
     let started = Instant::now();
@@ -319,8 +300,9 @@ async fn speed(count: usize) -> Result<String> {
     let declaring = stream::iter(0..count).map(declare).buffer_unordered(CONCURRENCY).try_collect::<()>();
     all_ready(&installation, count, declaring).await?;
     let took = started.elapsed();
+    let busy = controller.processor_time().as_secs_f64();
     at_rest_after(&controller, count).await?;
-    let after = Memory::of(controller.id())?;
+    let after = controller.memory();
     controller.terminate().await;
     let requests = requests(&installation).await;
 
@@ -338,11 +320,13 @@ async fn speed(count: usize) -> Result<String> {
          | Speed from the first creation to all Ready, in times of a plain client's | >= 0.8 | {:.2} ({:.1} s beside {:.1} s) |\n\
          | Reads per key issued | <= 6 | {reads:.2} |\n\
          | Writes per key issued, Events apart | <= 4 | {writes:.2} |\n\
+         | CPU time of the controller, per key | | {:.2} ms |\n\
          | Resident memory more than before, per key | | {:.2} KiB |\n\n\
          Requests per key:\n\n{table}\n",
         plain.as_secs_f64() / took.as_secs_f64(),
         took.as_secs_f64(),
         plain.as_secs_f64(),
+        busy * 1e3 / count as f64,
         (after.resident as f64 - before.resident as f64) / count as f64,
     ))
 }
@@ -400,7 +384,9 @@ async fn plain(issued: &Installation, count: usize) -> Result<Duration> {
     };
     tell("making the same writes");
     let started = Instant::now();
-    stream::iter(0..count).map(write).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
+    let writing = stream::iter(0..count).map(write).buffer_unordered(CONCURRENCY).try_collect::<()>();
+    // Watched until all are Ready like the controller's, so that both pay for whoever measures.
+    all_ready(&installation, count, writing).await?;
     Ok(started.elapsed())
 }
 

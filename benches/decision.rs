@@ -17,17 +17,10 @@ use jiff::Timestamp;
 use keywright_core::key::credential;
 use keywright_core::keyring::{Keyring, StoredRecord};
 use keywright_core::verify::{Request, Route, check};
+use keywright_measure::population::{KeyText, Random, key_text, record_name, spec};
+use keywright_measure::statistics::{Quartiles, percentile};
 use mimalloc::MiMalloc;
 use sha2::{Digest, Sha256};
-
-use population::{KeyText, Random, key_text, record_name, spec};
-use statistics::{Quartiles, percentile};
-
-#[allow(dead_code, reason = "the verifier's measurement uses the rest of it")]
-#[path = "verifier/src/population.rs"]
-mod population;
-#[path = "verifier/src/statistics.rs"]
-mod statistics;
 
 /// The same as the verifier's: where it puts the records decides how long it takes to reach them.
 #[global_allocator]

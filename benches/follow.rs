@@ -24,17 +24,13 @@ use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use keywright_core::api::ApiKeyRecord;
 use keywright_core::key::{Digest, Key};
+use keywright_measure::population;
+use keywright_testing::{Installation, Memory, Program};
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use rand::rngs::SysRng;
 use serde_json::json;
 use tokio::time::sleep;
-
-use keywright_testing::Installation;
-
-#[allow(dead_code, reason = "the measurement of the verifier uses the rest of it")]
-#[path = "verifier/src/population.rs"]
-mod population;
 
 const RECORDS: usize = 50_000;
 const ROUNDS: usize = 7;
@@ -63,13 +59,15 @@ async fn main() -> Result<()> {
     fill(&api, &digests, records).await?;
 
     let credentials = installation.credentials("verifier").await;
-    let (mut starts, mut lists, mut ratios, mut processor_times) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut starts, mut lists, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut processor_times, mut memories) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let started = Instant::now();
         let verifier = installation.program("verifier").in_pod(&credentials).start().await;
         verifier.ready().await;
         let start = started.elapsed();
-        processor_times.push(processor_time_until_idle(verifier.id()).await?);
+        processor_times.push(processor_time_until_idle(&verifier).await);
+        memories.push(verifier.memory());
         verifier.terminate().await;
         let list = list(&api, records).await?;
         ratios.push(start.as_secs_f64() / list.as_secs_f64());
@@ -90,13 +88,17 @@ async fn main() -> Result<()> {
     let per_second = String::from_utf8(load.stdout)?.trim().to_owned();
     verifier.terminate().await;
 
+    let mebibytes = |of: fn(&Memory) -> u64| median(memories.iter().map(|memory| of(memory) as f64 / 1024.0).collect());
+    let (peak, resident) = (mebibytes(|memory| memory.peak), mebibytes(|memory| memory.resident));
     let [ratio, start, list, processor_time] = [ratios, starts, lists, processor_times].map(median);
     publish(&format!(
         "| Figure | Goal | Seen |\n|---|---|---|\n\
          | Start to Ready with {records} records, in times of a paged list of them | <= 1.5 / 1.1 | {ratio:.2} ({start:.2} s to {list:.2} s) |\n\
          | CPU seconds until idle after that | <= 3 / 1 | {processor_time:.2} |\n\
+         | Memory's peak by then, in times of what is resident at rest | <= 2 | {:.2} ({peak:.1} MiB to {resident:.1} MiB) |\n\
          | Revocation answered by the API server to refused, at rest | p99 <= 5 / 2 ms | {} |\n\
          | The same under {CONNECTIONS}x{STREAMS} gRPC load ({per_second} a second) | p99 <= 50 / 10 ms | {} |\n",
+        peak / resident,
         quantiles(at_rest),
         quantiles(loaded),
     ))
@@ -187,27 +189,17 @@ async fn list(api: &Api<ApiKeyRecord>, records: usize) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
-/// All that the process has used by the time that it does nothing more.
-async fn processor_time_until_idle(process: u32) -> Result<f64> {
-    let mut before = processor_time(process)?;
+/// All that the program has used by the time that it does nothing more, in CPU seconds.
+async fn processor_time_until_idle(program: &Program) -> f64 {
+    let mut before = program.processor_time();
     loop {
         sleep(Duration::from_millis(500)).await;
-        let now = processor_time(process)?;
-        if now - before < 0.01 {
-            return Ok(now);
+        let now = program.processor_time();
+        if now - before < Duration::from_millis(10) {
+            return now.as_secs_f64();
         }
         before = now;
     }
-}
-
-/// CPU seconds of all its threads.
-fn processor_time(process: u32) -> Result<f64> {
-    let mut nanoseconds = 0;
-    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
-        let statistics = std::fs::read_to_string(thread?.path().join("schedstat"))?;
-        nanoseconds += statistics.split(' ').next().context("an empty schedstat")?.parse::<u64>()?;
-    }
-    Ok(nanoseconds as f64 / 1e9)
 }
 
 /// How long each revocation took, one after the other; the first key's record has the number `first`.

@@ -21,15 +21,10 @@ use keywright_core::address::client::ClientAddressSource;
 use keywright_core::key::{Digest, credential};
 use keywright_core::keyring::{Keyring, StoredRecord};
 use keywright_core::verify::{self, Denial, Permit, Route};
+use keywright_measure::population::{KeyText, UNKNOWN, key_text, record_name, spec};
 use kube::client::{Body, Client};
 use serde_json::{Value, json};
 use tower::service_fn;
-
-use population::{KeyText, UNKNOWN, key_text, record_name, spec};
-
-#[allow(dead_code, reason = "the verifier's measurement uses the rest of it")]
-#[path = "../../verifier/src/population.rs"]
-mod population;
 
 /// Records, and pieces of work in one pass: one with each. The keyring's hash is seeded anew for each run, so that keys
 /// share their buckets with others; over so many of them that evens out.

@@ -8,7 +8,7 @@ use prost::Message;
 use crate::base::messages::{
     Address, AttributeContext, CheckRequest, HttpRequest, Peer, Request, SocketAddress, Timestamp,
 };
-use crate::population::{KEY_LENGTH, KeyText};
+use keywright_measure::population::{KEY_LENGTH, KeyText};
 
 /// A request, and where in it the key stands.
 #[derive(Clone)]

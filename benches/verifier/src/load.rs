@@ -10,7 +10,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::bytes::{FRAME_HEAD, Template, Verdict, check_response, frame, frame_length, http_answer};
-use crate::population::{KeyText, Random};
+use keywright_measure::population::{KeyText, Random};
 
 /// What to ask, and how.
 pub struct Load<'k> {

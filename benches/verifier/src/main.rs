@@ -6,15 +6,14 @@
 mod base;
 mod bytes;
 mod load;
-mod population;
 mod processes;
 mod records;
 mod report;
-mod statistics;
 
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use keywright_measure::population;
 use mimalloc::MiMalloc;
 
 use crate::load::{Client, Load, Protocol};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::population::{record_name, spec};
+use keywright_measure::population::{record_name, spec};
 
 const FIRST_VERSION: usize = 1000;
 

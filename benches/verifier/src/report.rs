@@ -17,10 +17,10 @@ use serde_json::json;
 
 use crate::bytes::{Template, Verdict, http_answer};
 use crate::load::{Client, Load, Outcome, Protocol};
-use crate::population::{KeyText, Random, UNKNOWN, junk_text, key_text, spec};
 use crate::processes::{CLIENT_CORE, Process, SERVER_CORE, free_address, get};
 use crate::records::Records;
-use crate::statistics::{Quartiles, percentile};
+use keywright_measure::population::{KeyText, Random, UNKNOWN, junk_text, key_text, spec};
+use keywright_measure::statistics::{Quartiles, percentile};
 
 const HTTP: Protocol = Protocol::Http { path: "/verify" };
 const ONE_STREAM: Protocol = Protocol::Grpc { streams: 1 };

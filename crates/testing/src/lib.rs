@@ -29,4 +29,4 @@ pub use command::{output, project};
 pub use control_plane::ControlPlane;
 pub use faults::{ApiRequest, Fault, FaultProxy, Injection, Occurrence, Outcome};
 pub use installation::Installation;
-pub use program::Program;
+pub use program::{Memory, Program};

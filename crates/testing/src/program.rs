@@ -44,6 +44,15 @@ pub struct Program {
     _thread: mpsc::Sender<()>,
 }
 
+/// A program's memory, in KiB.
+#[derive(Clone, Copy)]
+pub struct Memory {
+    /// The most that was ever resident.
+    pub peak: u64,
+    /// What is resident now.
+    pub resident: u64,
+}
+
 /// What a program printed: both of its streams, in order.
 pub struct Output {
     /// Which program, and where it runs.
@@ -201,6 +210,29 @@ impl Program {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id().expect("a child that was not awaited has an id")
+    }
+
+    /// What it takes of memory, and has taken at most.
+    pub fn memory(&self) -> Memory {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("its status");
+        let kibibytes = |name: &str| -> Option<u64> {
+            let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+            value.trim().strip_suffix(" kB")?.parse().ok()
+        };
+        let memory = kibibytes("VmHWM:").zip(kibibytes("VmRSS:")).map(|(peak, resident)| Memory { peak, resident });
+        memory.unwrap_or_else(|| panic!("no memory in {status}"))
+    }
+
+    /// The CPU time of all threads that it has now.
+    pub fn processor_time(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("its threads");
+        let nanoseconds = threads.map(|thread| {
+            let schedstat = thread.expect("a thread").path().join("schedstat");
+            // One that has just ended has no schedstat any more.
+            let statistics = std::fs::read_to_string(schedstat).unwrap_or_default();
+            statistics.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0)
+        });
+        Duration::from_nanos(nanoseconds.sum())
     }
 
     /// Everything that it has printed so far.
