@@ -1,9 +1,15 @@
 //! Who gets a place among the passes that are under way. A pass that waits for somebody's slow admission webhook keeps its
-//! place meanwhile, so one namespace never gets all of them: revocations elsewhere do not queue behind it.
+//! place meanwhile, so one namespace never gets all of them: revocations elsewhere do not queue behind it. Who gets none
+//! waits in line, and is woken when a place of its namespace is free.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use futures::channel::mpsc::UnboundedSender;
+use kube::runtime::reflector::ObjectRef;
+
+use super::heads::Watched;
 
 /// A pass is slow from then on.
 const SLOW: Duration = Duration::from_secs(2);
@@ -11,11 +17,28 @@ const SLOW: Duration = Duration::from_secs(2);
 /// Slow passes of one namespace, beyond which no other of it begins.
 const SLOW_PASSES: usize = 4;
 
-/// The passes that are under way, by namespace.
+/// The passes that are under way and those that wait, by namespace.
 pub(super) struct Fairness {
-    running: Mutex<HashMap<String, Vec<Instant>>>,
+    namespaces: Mutex<HashMap<String, Passes>>,
     /// How many a namespace may have.
     most: usize,
+    /// Where those are woken that waited.
+    waking: UnboundedSender<ObjectRef<Watched>>,
+}
+
+/// One namespace's passes.
+#[derive(Default)]
+struct Passes {
+    /// When each of them began.
+    running: Vec<Instant>,
+    waiting: Line,
+}
+
+/// Names of ApiKeys, first come, first served; each once, so that edits do not make it longer.
+#[derive(Default)]
+struct Line {
+    order: VecDeque<Arc<str>>,
+    names: HashSet<Arc<str>>,
 }
 
 /// A place among the passes; given back when it is dropped.
@@ -27,57 +50,95 @@ pub(super) struct Place {
 
 impl Fairness {
     /// `concurrency` is how many passes there are at a time.
-    pub(super) fn new(concurrency: u16) -> Self {
-        Self { running: Mutex::default(), most: usize::from(concurrency / 2).max(1) }
+    pub(super) fn new(concurrency: u16, waking: UnboundedSender<ObjectRef<Watched>>) -> Self {
+        Self { namespaces: Mutex::default(), most: usize::from(concurrency / 2).max(1), waking }
     }
 
-    /// A place for a pass over an ApiKey of this namespace that begins at `now`, unless it has too many. One that is
-    /// `urgent` always gets a place: it ends keys, and waits for no Secret.
-    pub(super) fn enter(self: &Arc<Self>, namespace: &str, is_urgent: bool, now: Instant) -> Option<Place> {
-        let mut running = self.lock();
-        let own = running.entry(namespace.to_owned()).or_default();
-        if !is_urgent && !may_begin(own, self.most, now) {
+    /// A place for a pass over this ApiKey that begins at `now`, unless its namespace has too many: then it waits in line.
+    /// One that is `urgent` always gets a place: it ends keys, and waits for no Secret.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        (namespace, name): (&str, &str),
+        is_urgent: bool,
+        now: Instant,
+    ) -> Option<Place> {
+        let mut namespaces = self.lock();
+        let passes = namespaces.entry(namespace.to_owned()).or_default();
+        if !is_urgent && !may_begin(&passes.running, self.most, now) {
+            passes.waiting.join(name);
             return None;
         }
-        own.push(now);
+        passes.running.push(now);
         Some(Place { fairness: Arc::clone(self), namespace: namespace.to_owned(), began: now })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Instant>>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Passes>> {
+        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// PURE. `own` is when the namespace's passes began that are under way.
-fn may_begin(own: &[Instant], most: usize, now: Instant) -> bool {
-    let slow = own.iter().filter(|began| now.saturating_duration_since(**began) >= SLOW).count();
-    own.len() < most && slow < SLOW_PASSES
+/// PURE. `running` is when the namespace's passes began that are under way.
+fn may_begin(running: &[Instant], most: usize, now: Instant) -> bool {
+    let slow = running.iter().filter(|began| now.saturating_duration_since(**began) >= SLOW).count();
+    running.len() < most && slow < SLOW_PASSES
+}
+
+impl Line {
+    fn join(&mut self, name: &str) {
+        let name = Arc::from(name);
+        if self.names.insert(Arc::clone(&name)) {
+            self.order.push_back(name);
+        }
+    }
+
+    fn next(&mut self) -> Option<Arc<str>> {
+        let name = self.order.pop_front()?;
+        self.names.remove(&name);
+        Some(name)
+    }
 }
 
 impl Drop for Place {
+    /// Wakes as many as there are places free, not one: whoever was woken may be gone, and would be waited for in vain.
     fn drop(&mut self) {
-        let mut running = self.fairness.lock();
-        let Some(own) = running.get_mut(&self.namespace) else { return };
-        if let Some(at) = own.iter().position(|began| *began == self.began) {
-            own.swap_remove(at);
+        let mut namespaces = self.fairness.lock();
+        let Some(passes) = namespaces.get_mut(&self.namespace) else { return };
+        if let Some(at) = passes.running.iter().position(|began| *began == self.began) {
+            passes.running.swap_remove(at);
         }
-        if own.is_empty() {
-            running.remove(&self.namespace);
+        for _ in passes.running.len()..self.fairness.most {
+            let Some(name) = passes.waiting.next() else { break };
+            // The receiver is gone only while the controller stops.
+            let _ = self.fairness.waking.unbounded_send(ObjectRef::new(&name).within(&self.namespace));
+        }
+        if passes.running.is_empty() && passes.waiting.order.is_empty() {
+            namespaces.remove(&self.namespace);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::channel::mpsc::{UnboundedReceiver, unbounded};
+
     use super::*;
+
+    fn fairness(concurrency: u16) -> (Arc<Fairness>, UnboundedReceiver<ObjectRef<Watched>>) {
+        let (waking, woken) = unbounded();
+        (Arc::new(Fairness::new(concurrency, waking)), woken)
+    }
+
+    fn names(woken: &mut UnboundedReceiver<ObjectRef<Watched>>) -> Vec<String> {
+        std::iter::from_fn(|| woken.try_recv().ok()).map(|woken| woken.to_string()).collect()
+    }
 
     #[test]
     fn a_namespace_has_half_of_the_places_and_few_where_it_is_slow() {
-        let (fairness, now) = (Arc::new(Fairness::new(32)), Instant::now());
-        let enter = |namespace: &str, at| fairness.enter(namespace, false, at);
+        let ((fairness, _woken), now) = (fairness(32), Instant::now());
+        let enter = |namespace: &str, at| fairness.enter((namespace, "key"), false, at);
         let mut places: Vec<_> = (0..16).map(|_| enter("a", now).unwrap()).collect();
         assert!(enter("a", now).is_none() && enter("b", now).is_some());
-        assert!(fairness.enter("a", true, now).is_some(), "a deletion does not wait");
+        assert!(fairness.enter(("a", "key"), true, now).is_some(), "a deletion does not wait");
         places.truncate(3);
         assert!(enter("a", now + SLOW).is_some(), "three are slow");
         places.push(enter("a", now).unwrap());
@@ -89,10 +150,44 @@ mod tests {
 
     #[test]
     fn there_is_a_place_at_the_lowest_concurrency() {
-        let (fairness, now) = (Arc::new(Fairness::new(1)), Instant::now());
-        let place = fairness.enter("a", false, now).unwrap();
-        assert!(fairness.enter("a", false, now).is_none());
+        let ((fairness, _woken), now) = (fairness(1), Instant::now());
+        let place = fairness.enter(("a", "key"), false, now).unwrap();
+        assert!(fairness.enter(("a", "key"), false, now).is_none());
         drop(place);
-        assert!(fairness.enter("a", false, now).is_some());
+        assert!(fairness.enter(("a", "key"), false, now).is_some());
+    }
+
+    #[test]
+    fn who_waits_is_woken_in_turn_and_once_however_often_it_came() {
+        let ((fairness, mut woken), now) = (fairness(4), Instant::now());
+        let enter = |namespace: &str, name: &str| fairness.enter((namespace, name), false, now);
+        let (first, second) = (enter("a", "first").unwrap(), enter("a", "second").unwrap());
+        for name in ["x", "y", "x", "z"] {
+            assert!(enter("a", name).is_none());
+        }
+        drop(enter("b", "other"));
+        assert!(names(&mut woken).is_empty(), "another namespace's place is none of theirs");
+        drop(first);
+        assert_eq!(names(&mut woken).len(), 1);
+        let x = enter("a", "x").unwrap();
+        drop(second);
+        drop(x);
+        let woken = names(&mut woken);
+        assert_eq!(woken.len(), 2, "{woken:?}");
+        assert!(woken.iter().zip(["y", "z"]).all(|(woken, name)| woken.contains(name)), "{woken:?}");
+        assert!(fairness.lock().is_empty(), "nothing is left behind");
+    }
+
+    #[test]
+    fn a_woken_one_that_is_gone_keeps_nobody_waiting() {
+        let ((fairness, mut woken), now) = (fairness(2), Instant::now());
+        let place = fairness.enter(("a", "first"), false, now).unwrap();
+        assert!(fairness.enter(("a", "gone"), false, now).is_none());
+        drop(place);
+        assert_eq!(names(&mut woken).len(), 1);
+        let place = fairness.enter(("a", "other"), false, now).unwrap();
+        assert!(fairness.enter(("a", "waits"), false, now).is_none());
+        drop(place);
+        assert_eq!(names(&mut woken).len(), 1);
     }
 }

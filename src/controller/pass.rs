@@ -38,8 +38,8 @@ const SECOND_LOOKS: u32 = 3;
 /// to ask who owns it makes the API server go through all records.
 const OWNERSHIP_PAUSE: Duration = Duration::from_secs(30);
 
-/// How soon an ApiKey is looked at again whose namespace has all the passes that it may have.
-const TURN: Duration = Duration::from_secs(1);
+/// When an ApiKey is looked at again, at the latest, whose namespace has all the passes that it may have.
+const TURN: Duration = Duration::from_secs(20);
 
 /// The first pause after a failed pass; it doubles up to [`LONGEST_PAUSE`].
 pub(super) const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
@@ -87,7 +87,7 @@ pub(super) async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result
     if let Some(left) = context.memory.rest(&uid, told, Instant::now()).filter(|_| !is_deleting) {
         return Ok(Action::requeue(left));
     }
-    let Some(_place) = context.fairness.enter(&namespace, is_deleting, Instant::now()) else {
+    let Some(_place) = context.fairness.enter((&namespace, &name), is_deleting, Instant::now()) else {
         return Ok(Action::requeue(TURN.mul_f64(rand::rng().random_range(0.5..1.0))));
     };
     context.memory.begin(&uid);

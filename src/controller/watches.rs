@@ -82,7 +82,7 @@ pub(super) async fn work(
         index: index.clone(),
         store: store.clone(),
         memory,
-        fairness: Arc::new(Fairness::new(options.concurrency)),
+        fairness: Arc::new(Fairness::new(options.concurrency, waking.clone())),
         waking,
         metrics,
         identity: options.identity.clone(),
