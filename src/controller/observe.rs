@@ -35,12 +35,23 @@ const PARALLEL_READS: usize = 8;
 /// Others with a claim to one digest that are woken at a time.
 const LOSERS_AT_A_TIME: usize = 100;
 
+/// How well a pass looks for records.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// An ApiKey that is new to the index, to its status and to its namespace's Secrets has none yet. Should there be one
+    /// all the same, then the POST of a first record is refused, as both have one name.
+    First,
+    /// After a write that failed: everything is read.
+    Again,
+}
+
 /// Observes the ApiKey of that name; `None`: there is no such ApiKey.
 pub(super) async fn observe(
     cluster: &Cluster,
     index: &RecordIndex,
     (namespace, name): (&str, &str),
     held: Option<Held>,
+    look: Look,
 ) -> Result<Option<Observation>, Error> {
     let Some(object) = cluster.api_keys(namespace).get_opt(name).await? else { return Ok(None) };
     let reference = reference(&object, namespace, name);
@@ -50,8 +61,17 @@ pub(super) async fn observe(
     let mut serials = index.serials(&reference.uid);
     serials.extend(held.as_ref().map(|held| held.serial).into_iter().chain(status.serial));
     let delivery = declared.as_ref().ok().map(|declaration| &declaration.delivery).filter(|_| !is_deleting);
-    let (secret, records) =
-        futures::try_join!(secret(cluster, &reference, delivery), records(cluster, &reference.uid, serials))?;
+    let is_new = serials.is_empty() && declared.is_ok() && !is_deleting && status == ApiKeyStatus::default();
+    let (secret, records) = if look == Look::First && is_new {
+        let secret = secret(cluster, &reference, delivery).await?;
+        let records = match secret {
+            SecretState::Absent => Vec::new(),
+            _ => records(cluster, &reference.uid, serials).await?,
+        };
+        (secret, records)
+    } else {
+        futures::try_join!(secret(cluster, &reference, delivery), records(cluster, &reference.uid, serials))?
+    };
     let observed = Observed {
         generation: object.metadata.generation.unwrap_or_default(),
         created: created(&object.metadata),

@@ -23,7 +23,7 @@ use super::fairness::Fairness;
 use super::heads::Watched;
 use super::index::RecordIndex;
 use super::memory::{Memory, Rest, Versions};
-use super::observe::{Observation, observe};
+use super::observe::{Look, Observation, observe};
 use super::obstacle::ask_obstacle;
 use crate::clock;
 use crate::telemetry::ControllerMetrics;
@@ -133,7 +133,8 @@ async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<End
             Some(seen) => seen,
             None => {
                 let facts = held.as_ref().map(HeldKey::facts);
-                match observe(&context.cluster, &context.index, (namespace, name), facts).await? {
+                let look = if second_looks == 0 { Look::First } else { Look::Again };
+                match observe(&context.cluster, &context.index, (namespace, name), facts, look).await? {
                     Some(seen) => seen,
                     None => return Ok(End::Gone),
                 }

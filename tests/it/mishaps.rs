@@ -124,6 +124,34 @@ async fn a_crash_between_record_and_secret_costs_a_serial_and_strands_no_key() {
 }
 
 #[tokio::test]
+async fn a_record_that_no_watch_has_told_of_is_found_before_a_key_is_handed_out() {
+    let (mut scene, faults) = Scene::with_faults("untold").await;
+    let blind = FaultProxy::start(scene.installation.control_plane).await;
+    let _untold = blind.inject(Fault::DropEvent, Occurrence::Every, |request| request.resource == "apikeyrecords");
+    let is_read = |request: &ApiRequest| request.is("GET", "apikeys") && request.name.is_some();
+    let waits = blind.inject(Fault::Hold, Occurrence::Every, is_read);
+    let successor = scene.installation.program("controller").argument("--leader-elect=false").through(&blind);
+    let successor = successor.start().await;
+    successor.ready().await;
+
+    let is_secret = |request: &ApiRequest| request.is("POST", "secrets");
+    let stuck = faults.inject(Fault::Before(Outcome::Hang), Occurrence::Nth(1), is_secret);
+    let uid = scene.declare("ci", json!({})).await.uid().unwrap();
+    stuck.hit().await;
+    waits.hit().await;
+    scene.kill_controller().await;
+    waits.lift();
+
+    let api_key = scene.check_in_force("ci").await;
+    assert_eq!(api_key.status.unwrap().serial, Some(2));
+    assert_eq!(blind.count("POST", "apikeyrecords"), 2, "the first one was refused");
+    let lost = scene.records().get(&format!("{uid}-1")).await.unwrap();
+    assert_eq!(lost.spec.revoked.unwrap().reason, "NotDelivered");
+    assert_eq!(scene.live_records(&uid).await.len(), 1);
+    assert_eq!(successor.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_lost_answer_while_deleting_still_ends_in_a_revoked_key() {
     let (scene, faults) = Scene::with_faults("deleting").await;
     for (index, (method, resource)) in [("PUT", "apikeyrecords"), ("PATCH", "apikeys")].into_iter().enumerate() {
