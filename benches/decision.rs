@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
-use keywright_core::key::credential;
+use keywright_core::credential::credential;
 use keywright_core::keyring::{Keyring, StoredRecord};
 use keywright_core::verify::{Request, Route, check};
 use keywright_measure::population::{KeyText, Random, key_text, record_name, spec};

@@ -16,8 +16,8 @@ use crate::serve::places::Share;
 use crate::serve::tls::files::PemFiles;
 use crate::telemetry::LogFormat;
 use crate::{certificates, controller, telemetry, verifier, webhook};
-use keywright_core::address::client::ClientAddressSource;
 use keywright_core::authority::{CERTIFICATE_LIFETIME, LIFETIME};
+use keywright_core::client_address::ClientAddressSource;
 use keywright_core::{duration, usage};
 
 /// Issues, delivers, verifies, expires and revokes API keys on Kubernetes.

@@ -17,8 +17,8 @@ mod memory;
 mod observe;
 mod obstacle;
 mod options;
-mod pass;
 mod readiness;
+mod reconcile;
 mod sweep;
 mod watches;
 

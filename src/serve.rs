@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod connections;
+pub mod limits;
 pub mod listen;
 pub mod places;
 pub mod problem;

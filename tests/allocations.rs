@@ -6,8 +6,9 @@ use std::net::IpAddr;
 
 use allocation_counter::measure;
 use jiff::Timestamp;
-use keywright_core::address::client::{ClientAddressSource, Unresolved};
-use keywright_core::key::{Credential, CredentialError, Key, credential};
+use keywright_core::client_address::{ClientAddressSource, Unresolved};
+use keywright_core::credential::{Credential, CredentialError, credential};
+use keywright_core::key::Key;
 use keywright_core::keyring::{Keyring, StoredRecord};
 use keywright_core::usage::LastUses;
 use keywright_core::verify::{InvalidRoute, Request, Route, check};

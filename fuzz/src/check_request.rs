@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use keywright::verifier::ext_authz::{Authorization, NoResponse};
-use keywright_core::address::client::ClientAddressSource;
+use keywright_core::client_address::ClientAddressSource;
 use prost::Message;
 use tokio::runtime::Runtime;
 

@@ -1,7 +1,7 @@
 use std::net::{IpAddr, SocketAddr};
 
-use keywright_core::address::client::{ClientAddressSource, Unresolved};
 use keywright_core::address::{Network, canonical};
+use keywright_core::client_address::{ClientAddressSource, Unresolved};
 
 use crate::address::is_client;
 use crate::assert_fit_to_print;

@@ -1,4 +1,5 @@
-use keywright_core::key::{self, Carrier, CredentialError};
+use keywright_core::credential::{self, Carrier, CredentialError};
+use keywright_core::key::Digest;
 
 /// Each line of the input that begins with `A` goes on with a value of `Authorization`, and each that begins with `X`
 /// with one of `X-API-Key`.
@@ -6,12 +7,12 @@ pub fn credential(data: &[u8]) {
     let lines = || data.split(|octet| *octet == b'\n');
     let authorization: Vec<&[u8]> = lines().filter_map(|line| line.strip_prefix(b"A")).collect();
     let x_api_key: Vec<&[u8]> = lines().filter_map(|line| line.strip_prefix(b"X")).collect();
-    let found = key::credential(authorization.iter().copied(), x_api_key.iter().copied());
+    let found = credential::credential(authorization.iter().copied(), x_api_key.iter().copied());
     let expected = read(&authorization, &x_api_key);
     match (found, expected) {
         (Ok(credential), Ok((octets, carrier))) => {
             assert_eq!(credential.carrier, carrier);
-            assert_eq!(*credential.key.digest(), key::Digest::of(octets));
+            assert_eq!(*credential.key.digest(), Digest::of(octets));
             let shown = format!("{credential:?}");
             assert!(!octets.get(..15).is_some_and(|more| shown.as_bytes().windows(15).any(|part| part == more)));
         }

@@ -1,7 +1,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use jiff::Timestamp;
-use keywright_core::key::{self, Digest};
+use keywright_core::credential;
+use keywright_core::key::Digest;
 use keywright_core::keyring::{Keyring, StoredRecord};
 use keywright_core::verify::{self, Permit, Request, Route};
 use serde_json::{Value, json};
@@ -95,7 +96,7 @@ fn stored<'r>(name: &'r str, second: i64, spec: &'r Value) -> StoredRecord<'r> {
 }
 
 fn check<'k>(keyring: &'k Keyring, key: &str) -> Result<Permit<'k>, verify::Denial> {
-    let credential = key::credential([].into_iter(), [key.as_bytes()].into_iter());
+    let credential = credential::credential([].into_iter(), [key.as_bytes()].into_iter());
     let request = Request { credential, route: Ok(Route::default()), client_address: &|| Ok(CLIENT) };
     verify::check(keyring, &request, now())
 }

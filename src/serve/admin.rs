@@ -12,7 +12,8 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
-use super::connections::{Leaving, Limits, Listener, Server};
+use super::connections::{Leaving, Listener, Server};
+use super::limits::Limits;
 use super::room::Occupancy;
 use super::workers::Workers;
 

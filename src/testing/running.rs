@@ -12,7 +12,8 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::serve::connections::{BodyLimits, Leaving, Limits, Listener, Server};
+use crate::serve::connections::{Leaving, Listener, Server};
+use crate::serve::limits::{BodyLimits, Limits};
 use crate::serve::listen::{Address, bind};
 use crate::serve::room::{ConnectionMetrics, Occupancy};
 use crate::serve::workers::Workers;

@@ -279,7 +279,8 @@ mod tests {
 
     use super::*;
     use crate::telemetry::tests::Lines;
-    use keywright_core::key::{Digest, credential};
+    use keywright_core::credential::credential;
+    use keywright_core::key::Digest;
     use keywright_core::keyring::Keyring;
     use keywright_core::testing::{record_name, stored};
     use keywright_core::verify::Route;

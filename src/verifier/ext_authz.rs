@@ -16,8 +16,8 @@ use super::field::{
 };
 use super::protobuf::{Fields, Malformed, fields, put, put_message, put_number};
 use crate::serve::problem::ProblemDocument;
-use keywright_core::address::client::{ClientAddressSource, Unresolved};
-use keywright_core::key::{Carrier, Credential, CredentialError, credential};
+use keywright_core::client_address::{ClientAddressSource, Unresolved};
+use keywright_core::credential::{Carrier, Credential, CredentialError, credential};
 use keywright_core::verify::{self, InvalidRoute, Permit, Route};
 
 /// Answers what Envoy asks.

@@ -17,8 +17,8 @@ use tracing::error;
 
 use super::decisions::Decisions;
 use crate::serve::problem::{INTERNAL_SERVER_ERROR, ProblemDocument};
-use keywright_core::address::client::ClientAddressSource;
-use keywright_core::key::credential;
+use keywright_core::client_address::ClientAddressSource;
+use keywright_core::credential::credential;
 use keywright_core::verify::{self, InvalidRoute, Permit, Route};
 
 /// Answers the requests of proxies.

@@ -26,7 +26,8 @@ use tokio::time::{sleep, timeout};
 use super::ext_authz::{Authorization, NoResponse};
 use super::field::{health_check_request, health_check_response};
 use super::protobuf::{fields, put_number};
-use crate::serve::connections::{Accepted, Leaving, Limits, Server, Stream, unless_it_panics};
+use crate::serve::connections::{Accepted, Leaving, Server, Stream, unless_it_panics};
+use crate::serve::limits::Limits;
 use crate::serve::timed::{Timed, Timeouts};
 
 /// What can be called.

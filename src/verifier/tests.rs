@@ -244,7 +244,7 @@ async fn all_refusals_of_a_key_are_the_same_to_the_octet() {
 
 #[test]
 fn every_answer_is_a_problem_document_that_is_not_to_be_stored() {
-    use keywright_core::address::client::Unresolved;
+    use keywright_core::client_address::Unresolved;
     use keywright_core::keyring::Untrusted;
     use keywright_core::verify::{AddressDenial, InvalidRoute, Parameter};
 

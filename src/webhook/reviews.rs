@@ -16,7 +16,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tracing::{debug, error, info, warn};
 
-use crate::serve::connections::{BodyLimits, Limits, plain_text};
+use crate::serve::connections::plain_text;
+use crate::serve::limits::{BodyLimits, Limits};
 use keywright_core::admission::review::Request as ReviewRequest;
 use keywright_core::admission::{Phase, Verdict, judge};
 

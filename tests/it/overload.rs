@@ -18,7 +18,7 @@ use futures::stream::iter;
 use h2::client::SendRequest;
 use hyper::Request;
 use hyper::body::Bytes;
-use keywright::serve::connections::{BODIES_AT_ONCE, Limits};
+use keywright::serve::limits::{BODIES_AT_ONCE, Limits};
 use keywright::verifier::grpc;
 use keywright::verifier::protobuf::{fields, put, put_message};
 use keywright::webhook::reviews::LIMITS;

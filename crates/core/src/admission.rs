@@ -13,16 +13,20 @@
 
 mod completion;
 pub mod review;
+mod reviewed;
 mod warnings;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
+use self::completion::Completion;
+pub use self::review::Verdict;
+use self::review::{Object, Operation, Request};
+use self::reviewed::ApiKey;
 use crate::address::{as_written, printable};
 use crate::api::{CREATED_BY_ANNOTATION, GROUP, VERSION};
-use crate::declaration::{self, DEFAULT_SECRET_KEY, OWNER_RULE, Problem};
-use completion::Completion;
-use review::{Object, Operation, PatchOperation, Request};
+use crate::declaration::{self, Problem};
+use crate::words::Owner;
 
 /// The two questions of the API server, one path each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,29 +35,6 @@ pub enum Phase {
     Mutating,
     /// `/validate`: decide whether the object may be stored.
     Validating,
-}
-
-/// The answer to a review.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
-    /// The request may go on.
-    Allowed {
-        /// What to change in the object. Empty for [`Phase::Validating`].
-        patch: Vec<PatchOperation>,
-        /// For the person who asks, each with the object's name. At most 256 bytes: the API server cuts longer ones.
-        warnings: Vec<String>,
-    },
-    /// The object is wrong: all its problems.
-    Invalid(Vec<Problem>),
-    /// This webhook does not handle such a review: the webhook configuration is wrong.
-    Misdirected(String),
-}
-
-/// The parts of an ApiKey that are checked: of the new object, or of the old one.
-struct ApiKey<'a> {
-    name: &'a str,
-    created_by: Option<&'a str>,
-    spec: Value,
 }
 
 /// Decides on a request that was made at `now`.
@@ -143,30 +124,6 @@ fn judge_object(
     }
 }
 
-impl<'a> ApiKey<'a> {
-    /// The object's metadata, with a null spec.
-    fn of(object: &'a Object<'_>) -> Self {
-        let Object { metadata, .. } = object;
-        Self { name: &metadata.name, created_by: metadata.created_by(), spec: Value::Null }
-    }
-
-    fn text(&self, field: &str) -> Option<&str> {
-        self.spec.pointer(field).and_then(Value::as_str)
-    }
-
-    fn secret_name(&self) -> &str {
-        self.text("/secret/name").unwrap_or(self.name)
-    }
-
-    fn secret_key(&self) -> &str {
-        self.text("/secret/key").unwrap_or(DEFAULT_SECRET_KEY)
-    }
-
-    fn has_owner(&self) -> bool {
-        self.spec.get("owner").is_some_and(|owner| !owner.is_null())
-    }
-}
-
 /// Problems that need the request or the old object: creator, owner, and fields that must not change.
 fn identity_problems(new: &ApiKey<'_>, old: Option<&ApiKey<'_>>, user: &str) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -182,11 +139,12 @@ fn identity_problems(new: &ApiKey<'_>, old: Option<&ApiKey<'_>>, user: &str) -> 
         }
         // A missing spec has its own message.
         if !new.has_owner() && new.spec.is_object() {
-            let hint = match declaration::is_owner(user) {
-                true => "name the responsible person".to_owned(),
-                false => format!(
-                    "name the person; your user name \"{}\" is not a valid owner: it {OWNER_RULE}",
-                    as_written(user)
+            let hint = match Owner::parse(user) {
+                Some(_) => "name the responsible person".to_owned(),
+                None => format!(
+                    "name the person; your user name \"{}\" is not a valid owner: it {}",
+                    as_written(user),
+                    Owner::RULE
                 ),
             };
             refuse("spec.owner", format!("is missing: {hint}"));

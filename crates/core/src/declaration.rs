@@ -13,6 +13,7 @@ use crate::address::{AllowedAddresses, MAX_ENTRIES, Network, as_written};
 use crate::date_time;
 use crate::duration::{self, InvalidDuration, hint};
 use crate::key::{Digest, begins_like_a_key, may_hold_a_key};
+use crate::words::{Owner, Scope, is_word};
 
 /// A spec that can be acted on.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,9 +66,6 @@ impl fmt::Display for Problem {
 /// The default data key.
 pub const DEFAULT_SECRET_KEY: &str = "api-key";
 
-/// The rule for owners, in words. [`is_owner`] checks it.
-pub const OWNER_RULE: &str = "must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces";
-
 const LIFE_RULE: &str = "must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d";
 
 const DEFAULT_OVERLAP: SignedDuration = SignedDuration::from_hours(24);
@@ -95,7 +93,7 @@ pub fn read(spec: &Value, name: &str, created: Timestamp) -> Result<Declaration,
         text.chars().count() <= 1024 && !text.chars().any(|c| c.is_control() && c != '\n')
     });
     let declaration = Declaration {
-        owner: reader.text(spec, "spec", "owner", OWNER_RULE, is_owner),
+        owner: reader.text(spec, "spec", "owner", Owner::RULE, |text| Owner::parse(text).is_some()),
         scopes: reader.scopes(spec),
         allowed_ips: reader.allowed_ips(spec),
         suspended: reader.suspended(spec),
@@ -198,13 +196,14 @@ impl Reader {
     }
 
     fn scopes(&mut self, spec: &Value) -> Vec<String> {
+        let is_scope = |text: &str| Scope::parse(text).is_some();
         let scopes = self.list(spec, "scopes", MAX_SCOPES, is_scope).unwrap_or_default();
         if scopes.len() > MAX_SCOPES {
             self.refuse("spec.scopes", format!("has {} items; write at most {MAX_SCOPES}", scopes.len()));
         }
         for (index, scope) in scopes.iter().take(MAX_SCOPES).enumerate() {
             let path = format!("spec.scopes[{index}]");
-            if !self.check(scope, &path, "must be 1 to 64 letters, digits and ._:/-", is_scope) {
+            if !self.check(scope, &path, Scope::RULE, is_scope) {
                 continue;
             }
             if let Some(first) = scopes.iter().take(index).position(|earlier| earlier == scope) {
@@ -374,7 +373,7 @@ impl Reader {
         }
         let name_rule = "must be a Secret's name: lower-case letters and digits, with - and . between them";
         let key_rule = "must be a Secret's data key: 1 to 253 letters, digits and -._, and not . or beginning with ..";
-        let is_key = |text: &str| is_word(text, 253, "-._") && text != "." && !text.starts_with("..");
+        let is_key = |text: &str| is_word(text, 253, b"-._") && text != "." && !text.starts_with("..");
         Delivery::Secret {
             name: self
                 .text(secret, "spec.secret", "name", name_rule, is_dns_subdomain)
@@ -424,15 +423,6 @@ fn slip_in(text: &str) -> &'static str {
     }
 }
 
-fn is_scope(text: &str) -> bool {
-    is_word(text, 64, "._:/-")
-}
-
-/// Whether a text is a valid owner. See [`OWNER_RULE`].
-pub fn is_owner(text: &str) -> bool {
-    is_word(text, 128, "._@:/+=-")
-}
-
 /// Whether a text is a DNS-1123 subdomain, as objects' names must be.
 fn is_dns_subdomain(text: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -440,11 +430,6 @@ fn is_dns_subdomain(text: &str) -> bool {
         !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(is_inner)
     };
     text.len() <= 253 && text.split('.').all(is_label)
-}
-
-/// 1 to `longest` ASCII letters, digits and `others`.
-fn is_word(text: &str, longest: usize, others: &str) -> bool {
-    (1..=longest).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
 
 #[cfg(test)]

@@ -32,7 +32,10 @@ pub enum InvalidDuration {
 
 /// Reads `([0-9]+(d|h|m|s))+`, in any order of units, as the sum of its parts.
 pub fn parse(text: &str) -> Result<SignedDuration, InvalidDuration> {
-    let malformed = || InvalidDuration::Malformed { nearest: spelling::nearest(text) };
+    let malformed = || {
+        let nearest = spelling::nearest(text).filter(|nearest| *nearest <= LONGEST);
+        InvalidDuration::Malformed { nearest: nearest.map(|nearest| Display(nearest).to_string()) }
+    };
     if text.is_empty() {
         return Err(malformed());
     }

@@ -1,4 +1,4 @@
-//! What a key is: how it is minted, recognised, hashed and shown. Only this module and `credential` below handle key
+//! What a key is: how it is minted, recognised, hashed and shown. Only this module and [`crate::credential`] handle key
 //! bytes.
 //!
 //! ```text
@@ -12,16 +12,12 @@
 //! checksum proves nothing: it catches typing errors before the hash, and secret scanners use it to tell a key from an
 //! example.
 
-mod credential;
-
 use std::fmt;
 use std::str::{self, FromStr};
 
 use rand_core::TryCryptoRng;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
-
-pub use self::credential::{Carrier, Credential, CredentialError, credential};
 
 /// Length of a key, in bytes.
 const KEY_LENGTH: usize = 55;
@@ -179,6 +175,12 @@ impl<'a> Presented<'a> {
     /// The part that may be shown.
     pub fn prefix(&self) -> Prefix {
         Prefix::first_of(self.bytes)
+    }
+
+    /// The whole key.
+    #[cfg(test)]
+    pub(crate) fn reveal(&self) -> &'a [u8] {
+        self.bytes
     }
 }
 

@@ -16,8 +16,8 @@
 
 mod entry;
 mod interner;
-mod record;
 mod shard;
+mod stored_record;
 mod terms;
 
 use std::array;
@@ -34,9 +34,8 @@ use crate::key::Digest;
 use crate::record_name::RecordName;
 
 pub use self::entry::Entry;
-pub use self::record::StoredRecord;
+pub use self::stored_record::StoredRecord;
 pub use self::terms::RecordError;
-pub(crate) use self::terms::is_word;
 
 /// The records trusted now.
 #[derive(Clone)]

@@ -8,16 +8,19 @@
 //! - [`authority`]: what to do about the webhook's CA.
 //! - [`election`]: which controller leads.
 //! - [`keyring`]: the records that are trusted now. [`verify`] decides a request from it, [`usage`] notes uses.
-//! - [`key`], [`address`], [`duration`], [`date_time`], [`resource_version`]: the values that all of them use.
+//! - [`key`], [`address`], [`duration`], [`date_time`], [`words`]: the values that all of them use.
 
 pub mod api;
 
 pub mod address;
+pub mod client_address;
+pub mod credential;
 pub mod date_time;
 pub mod duration;
 pub mod key;
 pub mod record_name;
 pub mod resource_version;
+pub mod words;
 
 pub mod admission;
 pub mod declaration;

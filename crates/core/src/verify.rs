@@ -8,9 +8,11 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use crate::address::client::Unresolved;
-use crate::key::{Credential, CredentialError, Prefix};
-use crate::keyring::{Entry, Keyring, Untrusted, is_word};
+use crate::client_address::Unresolved;
+use crate::credential::{Credential, CredentialError};
+use crate::key::Prefix;
+use crate::keyring::{Entry, Keyring, Untrusted};
+use crate::words::Scope;
 
 /// What a codec has read from a request.
 pub struct Request<'r> {
@@ -165,8 +167,8 @@ impl<'r> Route<'r> {
                 "scope" => (Parameter::Scope, &mut route.scopes),
                 _ => return Err(InvalidRoute::UnknownParameter),
             };
-            // What a codec could not decode is refused here too: it has a %, a space or U+FFFD.
-            if !is_word(&value, 64, b"._:/-") {
+            // Every namespace could be a scope. What a codec could not decode is refused too: it has a %, a space or U+FFFD.
+            if Scope::parse(&value).is_none() {
                 let comma = value.contains(',');
                 return Err(if comma { InvalidRoute::Comma(parameter) } else { InvalidRoute::InvalidValue(parameter) });
             }

@@ -21,7 +21,7 @@ use crate::serve::room::Occupancy;
 use crate::serve::workers::Workers;
 use crate::testing::running::PATIENCE;
 use crate::verifier::feed::Feed;
-use keywright_core::address::client::ClientAddressSource;
+use keywright_core::client_address::ClientAddressSource;
 use keywright_core::key::Key;
 use keywright_core::keyring::Keyring;
 use keywright_core::testing::{record_name, stored};

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Network, width};
+use super::network::{Network, width};
 
 /// Bytes of the longest entry that is guessed at. Longer ones are not one mistyped address.
 const MAX_LENGTH: usize = 128;

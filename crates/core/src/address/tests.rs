@@ -1,5 +1,8 @@
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use proptest::prelude::*;
 
+use super::network::width;
 use super::*;
 
 const CASES: &str = include_str!("../../../../tests/cases/allowed-ips.tsv");

@@ -11,11 +11,11 @@
 
 use serde_json::{Value, json};
 
-use super::ApiKey;
 use super::review::{Object, PatchOperation};
+use super::reviewed::ApiKey;
 use crate::address::printable;
 use crate::api::{CREATED_BY_ANNOTATION, FINALIZER};
-use crate::declaration;
+use crate::words::Owner;
 
 /// What was filled in.
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl Completion {
         user: &'a str,
     ) {
         let owner = match old {
-            None => declaration::is_owner(user).then_some(user),
+            None => Owner::parse(user).map(Owner::as_str),
             // Not the editor: changing a line does not make a user the owner.
             Some(old) => old.text("/owner"),
         };

@@ -15,7 +15,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::Verdict;
 use crate::address::printable;
 use crate::api::{FINALIZER, GROUP};
 use crate::declaration::Problem;
@@ -29,6 +28,22 @@ const MAX_SPEC: usize = 256 * 1024;
 
 /// Problems in the summary of a refusal. All of them are in the causes.
 const MAX_SUMMARISED: usize = 8;
+
+/// The answer to a review.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// The request may go on.
+    Allowed {
+        /// What to change in the object. Empty for [`crate::admission::Phase::Validating`].
+        patch: Vec<PatchOperation>,
+        /// For the person who asks, each with the object's name. At most 256 bytes: the API server cuts longer ones.
+        warnings: Vec<String>,
+    },
+    /// The object is wrong: all its problems.
+    Invalid(Vec<Problem>),
+    /// This webhook does not handle such a review: the webhook configuration is wrong.
+    Misdirected(String),
+}
 
 /// The request of a review.
 #[derive(Debug, Deserialize)]

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::review::PatchOperation;
 use super::*;
 use crate::api::FINALIZER;
 

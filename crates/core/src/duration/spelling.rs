@@ -1,10 +1,8 @@
 //! The nearest valid spelling of a refused duration: a guess for a person.
 //!
-//! It is lenient on purpose, and so stays apart from the parser. A guess is only shown if the parser accepts it.
+//! It is lenient on purpose, and so stays apart from the parser. A guess decides nothing.
 
 use jiff::SignedDuration;
-
-use super::{Display, LONGEST};
 
 /// Bytes of the longest text that is guessed at. Longer ones are not one mistyped duration.
 const MAX_LENGTH: usize = 64;
@@ -14,7 +12,7 @@ const HOUR: u32 = 60 * MINUTE;
 const DAY: u32 = 24 * HOUR;
 
 /// The duration that `text` probably means: other units, full words, capitals, spaces, fractions, ISO 8601.
-pub(super) fn nearest(text: &str) -> Option<String> {
+pub(super) fn nearest(text: &str) -> Option<SignedDuration> {
     if text.len() > MAX_LENGTH {
         return None;
     }
@@ -28,8 +26,7 @@ pub(super) fn nearest(text: &str) -> Option<String> {
         }
         None => sum(text, unit)?,
     };
-    let duration = SignedDuration::from_secs(seconds.round() as i64);
-    (seconds > 0.0 && duration <= LONGEST).then(|| Display(duration).to_string())
+    (seconds > 0.0).then(|| SignedDuration::from_secs(seconds.round() as i64))
 }
 
 /// The seconds of all numbers with their units.

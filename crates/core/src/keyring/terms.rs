@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::address::AllowedAddresses;
 use crate::api::{ApiKeyReference, Revocation};
 use crate::key::{Digest, Prefix};
+use crate::words::{Namespace, Owner, Scope, is_word};
 
 /// Why a record's key is refused, whatever else the record says. Repeats no value, as it may be a key in the wrong
 /// place.
@@ -46,11 +47,11 @@ impl<'v> TryFrom<&'v Value> for Terms<'v> {
     /// Reads a record's spec. Fields that a decision does not need are not looked at.
     fn try_from(spec: &'v Value) -> Result<Self, RecordError> {
         let api_key: ApiKeyReference = required(spec, "apiKey")?;
-        check("apiKey", is_word(&api_key.namespace, 63, b"-") && is_word(&api_key.name, 253, b"-."))?;
+        check("apiKey", Namespace::parse(&api_key.namespace).is_some() && is_word(&api_key.name, 253, b"-."))?;
         let owner: Option<&str> = optional(spec, "owner")?;
-        check("owner", owner.is_none_or(|owner| is_word(owner, 128, b"._@:/+=-")))?;
+        check("owner", owner.is_none_or(|owner| Owner::parse(owner).is_some()))?;
         let scopes: Vec<&str> = optional(spec, "scopes")?.unwrap_or_default();
-        check("scopes", scopes.iter().all(|scope| is_word(scope, 64, b"._:/-")))?;
+        check("scopes", scopes.iter().all(|scope| Scope::parse(scope).is_some()))?;
         let prefix: Option<&str> = optional(spec, "keyPrefix")?;
         check("keyPrefix", prefix.is_none_or(|prefix| prefix.parse::<Prefix>().is_ok()))?;
         let allowed_ips: Option<Vec<&str>> = optional(spec, "allowedIPs")?;
@@ -73,12 +74,6 @@ impl<'v> TryFrom<&'v Value> for Terms<'v> {
 pub(super) fn digest(spec: &Value) -> Result<Digest, RecordError> {
     let digest: &str = required(spec, "digest")?;
     digest.parse().map_err(|_| RecordError::Unreadable("digest"))
-}
-
-/// Whether `text` is 1 to `longest` ASCII letters, digits and octets of `marks`.
-pub(crate) fn is_word(text: &str, longest: usize, marks: &[u8]) -> bool {
-    (1..=longest).contains(&text.len())
-        && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || marks.contains(&octet))
 }
 
 /// The CRD's schema says the same of these texts; here it keeps a record from writing headers of its own, or from

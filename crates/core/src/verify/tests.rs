@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::key::{Digest, credential};
+use crate::credential::credential;
+use crate::key::Digest;
 use crate::testing::{KEY, OTHER_KEY, record_name, stored};
 
 const NOW: &str = "2026-11-23T12:00:00Z";

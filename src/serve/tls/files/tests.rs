@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::super::tests::{NAME, Running, ask, connect};
 use super::*;
-use crate::serve::connections::Limits;
+use crate::serve::limits::Limits;
 
 const POLL: Duration = Duration::from_secs(10);
 const DAY: SignedDuration = SignedDuration::from_hours(24);

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const CASES: &str = include_str!("../../../../../tests/cases/client-ip.tsv");
+const CASES: &str = include_str!("../../../../tests/cases/client-ip.tsv");
 
 /// The case file's modes are the flag's without `xff-`; it also has a /0, which the flag refuses.
 fn source(mode: &str) -> ClientAddressSource {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU8;
 use std::str::{self, FromStr};
 
-use super::{Network, Refusal, canonical, is_unspecified_or_broadcast, printable};
+use crate::address::{Network, Refusal, canonical, is_unspecified_or_broadcast, printable};
 
 /// Bytes of all lines of `X-Forwarded-For` together.
 const MAX_FORWARDED_LENGTH: usize = 8192;

@@ -1,7 +1,7 @@
 //! Which key a request carries: `Authorization: Bearer <key>` or `X-API-Key: <key>`, exactly one of them, once. Anything
 //! ambiguous is refused, because a proxy or the service behind it may read it differently.
 
-use super::Presented;
+use crate::key::Presented;
 
 /// The key that a request presents, and the header that carried it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
     use crate::testing::KEY;
 
-    const CASES: &str = include_str!("../../../../tests/cases/credentials.tsv");
+    const CASES: &str = include_str!("../../../tests/cases/credentials.tsv");
 
     fn extract<'a>(headers: &'a [(String, String)]) -> Result<(Credential<'a>, &'a str), CredentialError> {
         let lines = |wanted: &'static str| {
@@ -139,7 +139,7 @@ mod tests {
             named.map(|(_, value)| value.as_bytes())
         };
         let found = credential(lines("authorization"), lines("x-api-key"))?;
-        Ok((found, str::from_utf8(found.key.bytes).unwrap()))
+        Ok((found, str::from_utf8(found.key.reveal()).unwrap()))
     }
 
     fn check(headers: &[(&str, &str)], expected: Result<Carrier, CredentialError>) {
@@ -221,11 +221,11 @@ mod tests {
             let found = credential(auth.iter().map(Vec::as_slice), keys.iter().map(Vec::as_slice));
             if let Ok(found) = found {
                 match found.carrier {
-                    Carrier::XApiKey => prop_assert_eq!(&keys, &[found.key.bytes.to_vec()]),
+                    Carrier::XApiKey => prop_assert_eq!(&keys, &[found.key.reveal().to_vec()]),
                     Carrier::Authorization => {
                         prop_assert!(keys.is_empty() && auth.len() == 1);
                         prop_assert!(auth[0][..7].eq_ignore_ascii_case(b"bearer "));
-                        prop_assert_eq!(&auth[0][7..], &found.key.bytes[..]);
+                        prop_assert_eq!(&auth[0][7..], found.key.reveal());
                     }
                 }
             }
