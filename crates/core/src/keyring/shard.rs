@@ -1,15 +1,14 @@
 //! The claims whose digests share some bits of their hash: some 244 of them where a keyring holds a million.
 //!
 //! ```text
-//! index  hash table by digest   where a row is
-//! rows   64 octets each         what a decision needs of most keys
+//! rows   hash table by digest   what a decision needs of most keys
 //! texts  one after the other    uid of the ApiKey, its namespace and name, owner, scopes
 //! lists  by slot                allowed addresses, of the keys that have a list
 //! ```
 //!
 //! Among many keys a lookup finds none of this in the processor's cache, so it should look at few places. A row is one line
-//! of the cache. A decision looks at a text only if the route demands something, and at a list only if the key has one. The
-//! index holds numbers, as a hash table is half empty.
+//! of the cache, and stands in the table itself, although a table is up to half empty. A decision looks at a text only if
+//! the route demands something, and at a list only if the key has one.
 //!
 //! A shard is copied when it changes. Rows and texts are plain octets, so that a copy counts no references.
 
@@ -28,8 +27,7 @@ use crate::record_name::RecordName;
 
 #[derive(Clone, Default)]
 pub(super) struct Shard {
-    index: HashTable<u32>,
-    rows: Vec<Row>,
+    rows: HashTable<Row>,
     texts: Vec<u8>,
     lists: BTreeMap<u32, Arc<AllowedAddresses>>,
 }
@@ -92,8 +90,7 @@ pub(super) type Rank = (u32, RecordName);
 impl Shard {
     /// The claim to `digest`, whose hash this is.
     pub(super) fn claim_to(&self, hash: u64, digest: &Digest) -> Option<Claim<'_>> {
-        let number = self.index.find(hash, |number| is_to(&self.rows, *number, digest))?;
-        self.rows.get(*number as usize).map(|row| self.claim(row))
+        self.rows.find(hash, |row| row.digest == *digest).map(|row| self.claim(row))
     }
 
     pub(super) fn claims(&self) -> impl Iterator<Item = Claim<'_>> {
@@ -108,25 +105,15 @@ impl Shard {
         self.texts.reserve_exact(text.len());
         self.texts.extend_from_slice(&text);
         self.lists.extend(list.map(|list| (row.slot, list)));
-        self.rows.reserve_exact(1);
-        self.rows.push(Row { text_start, text_end, ..row });
-        let number = offset(self.rows.len() - 1);
-        self.index.insert_unique(hash(&row.digest), number, |number| hash_of(&self.rows, *number, &hash));
+        self.rows.insert_unique(hash(&row.digest), Row { text_start, text_end, ..row }, |row| hash(&row.digest));
     }
 
     /// Takes out the claim to `digest`, if there is one.
     pub(super) fn remove(&mut self, digest: &Digest, hash: impl Fn(&Digest) -> u64) -> Option<Detached> {
-        let found = self.index.find_entry(hash(digest), |number| is_to(&self.rows, *number, digest));
-        let (number, _) = found.ok()?.remove();
-        let row = self.rows.swap_remove(number as usize);
-        if let Some(moved) = self.rows.get(number as usize) {
-            let number_before = offset(self.rows.len());
-            if let Some(place) = self.index.find_mut(hash(&moved.digest), |number| *number == number_before) {
-                *place = number;
-            }
-        }
-        if self.index.len() < self.index.capacity() / 4 {
-            self.index.shrink_to(self.index.len() * 2, |number| hash_of(&self.rows, *number, &hash));
+        let found = self.rows.find_entry(hash(digest), |row| row.digest == *digest);
+        let (row, _) = found.ok()?.remove();
+        if self.rows.len() < self.rows.capacity() / 4 {
+            self.rows.shrink_to(self.rows.len() * 2, |row| hash(&row.digest));
         }
         let text: Box<[u8]> = self.texts.get(row.text())?.into();
         self.texts.drain(row.text());
@@ -277,15 +264,6 @@ impl Detached {
     }
 }
 
-/// Whether the row with this number is of a claim to `digest`.
-fn is_to(rows: &[Row], number: u32, digest: &Digest) -> bool {
-    rows.get(number as usize).is_some_and(|row| row.digest == *digest)
-}
-
-fn hash_of(rows: &[Row], number: u32, hash: impl Fn(&Digest) -> u64) -> u64 {
-    rows.get(number as usize).map_or(0, |row| hash(&row.digest))
-}
-
 /// Where there is no room for it, where no text is: the key is closed.
 fn offset(octets: usize) -> u32 {
     u32::try_from(octets).unwrap_or(u32::MAX)
@@ -377,10 +355,10 @@ mod tests {
         (0..1000).for_each(|number| shard.insert(claim(number), hash));
         (10..1000).for_each(|number| drop(shard.remove(&digest(number), hash)));
         assert_eq!(shard.texts.len(), shard.claims().map(|claim| claim.text.len()).sum::<usize>());
-        assert!(shard.index.capacity() < 60 && shard.lists.len() == 3, "{}", shard.index.capacity());
+        assert!(shard.rows.capacity() < 60 && shard.lists.len() == 3, "{}", shard.rows.capacity());
         let copy = shard.clone();
-        assert_eq!((copy.rows.capacity(), copy.texts.capacity()), (10, copy.texts.len()));
+        assert_eq!((copy.rows.capacity(), copy.texts.capacity()), (shard.rows.capacity(), copy.texts.len()));
         (0..10).for_each(|number| drop(shard.remove(&digest(number), hash)));
-        assert_eq!((shard.index.capacity(), shard.texts.len(), shard.lists.len()), (0, 0, 0));
+        assert_eq!((shard.rows.capacity(), shard.texts.len(), shard.lists.len()), (0, 0, 0));
     }
 }
