@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream as Socket};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, Response};
@@ -42,35 +43,29 @@ impl Running {
     where
         H: Fn(&Request<()>, IpAddr) -> Response<Full<Bytes>> + Send + Sync + 'static,
     {
-        let listener = bind(Address::Given("127.0.0.1:0".parse().unwrap()), "--http-address").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let shutdown = async { stopped.await.unwrap_or_default() };
-        let mut registry = Registry::default();
-        let server = server(listener, limits, &mut registry);
-        let (leaving, occupancy) = (server.leaving.clone(), server.occupancy.clone());
-        Self { address, stop, leaving, occupancy, registry, task: tokio::spawn(server.serve(handler, shutdown)) }
+        Self::start(limits, |server, shutdown| server.serve(handler, shutdown)).await
     }
 
     pub async fn serving_bodies<H>(limits: Limits, bodies: BodyLimits, handler: H) -> Self
     where
         H: Fn(&Request<Bytes>) -> Response<Full<Bytes>> + Send + Sync + 'static,
     {
-        let listener = bind(Address::Given("127.0.0.1:0".parse().unwrap()), "--https-address").await.unwrap();
+        Self::start(limits, |server, shutdown| server.serve_with_bodies(bodies, handler, shutdown)).await
+    }
+
+    async fn start<F>(limits: Limits, serve: impl FnOnce(Server, BoxFuture<'static, ()>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = bind(Address::Given("127.0.0.1:0".parse().unwrap()), "--http-address").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let shutdown = async { stopped.await.unwrap_or_default() };
         let mut registry = Registry::default();
         let server = server(listener, limits, &mut registry);
         let (leaving, occupancy) = (server.leaving.clone(), server.occupancy.clone());
-        Self {
-            address,
-            stop,
-            leaving,
-            occupancy,
-            registry,
-            task: tokio::spawn(server.serve_with_bodies(bodies, handler, shutdown)),
-        }
+        let shutdown = async { stopped.await.unwrap_or_default() };
+        let task = tokio::spawn(serve(server, Box::pin(shutdown)));
+        Self { address, stop, leaving, occupancy, registry, task }
     }
 
     pub fn connect(&self) -> Socket {
