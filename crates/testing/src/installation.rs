@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::command::{output, project};
 use super::control_plane::ControlPlane;
-use super::program::{Launch, Output};
+use super::printed::Output;
 use super::wait::without_secrets;
 
 /// Keywright as a user installs it, except that the test starts the programs itself (there is no node) and that no
@@ -202,11 +202,6 @@ impl Installation {
     pub fn void_credentials(&self) -> Credentials {
         let (pod_name, token) = ("keywright-nobody".to_owned(), "void".to_owned());
         Credentials { pod_name, token, control_plane: self.control_plane }
-    }
-
-    /// The program in the role `controller`, `verifier` or `webhook`, to be started.
-    pub fn program(&self, role: &'static str) -> Launch<'_> {
-        Launch::new(self, role)
     }
 
     /// Removes what it has beside its namespaces.

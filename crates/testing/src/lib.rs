@@ -19,6 +19,7 @@ mod control_plane;
 mod faults;
 mod installation;
 mod policies;
+mod printed;
 mod program;
 pub mod proxy;
 pub mod wait;

@@ -1,6 +1,5 @@
 //! The real `keywright` program as a child process: started, awaited, killed; never outliving its test.
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, mpsc};
@@ -15,12 +14,13 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::command::keywright;
 use super::faults::FaultProxy;
 use super::installation::{Credentials, Installation};
+use super::printed::Output;
 use super::wait::DEADLINE;
 
 /// A program about to be started. See [`Installation::program`].
@@ -53,24 +53,7 @@ pub struct Memory {
     pub resident: u64,
 }
 
-/// What a program printed: both of its streams, in order.
-pub struct Output {
-    /// Which program, and where it runs.
-    pub title: String,
-    printed: watch::Sender<Printed>,
-}
-
-#[derive(Default)]
-struct Printed {
-    text: String,
-    complete: bool,
-}
-
 impl<'a> Launch<'a> {
-    pub(crate) fn new(installation: &'a Installation, role: &'static str) -> Self {
-        Self { installation, role, server: None, credentials: None, arguments: Vec::new(), environment: Vec::new() }
-    }
-
     /// Reaches the API server through the fault proxy.
     pub fn through(mut self, faults: &FaultProxy) -> Self {
         self.server = Some(faults.url());
@@ -146,6 +129,20 @@ impl<'a> Launch<'a> {
         }
         command.extend(self.arguments);
         command
+    }
+}
+
+impl Installation {
+    /// The program in the role `controller`, `verifier` or `webhook`, to be started.
+    pub fn program(&self, role: &'static str) -> Launch<'_> {
+        Launch {
+            installation: self,
+            role,
+            server: None,
+            credentials: None,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
     }
 }
 
@@ -261,46 +258,6 @@ impl Program {
     pub async fn exited(mut self) -> ExitStatus {
         let exited = timeout(DEADLINE, self.child.wait()).await;
         exited.unwrap_or_else(|_| panic!("{} did not exit within {DEADLINE:?}", self.output.title)).expect("its status")
-    }
-}
-
-impl Output {
-    fn new(title: String) -> Arc<Self> {
-        Arc::new(Self { title, printed: watch::Sender::default() })
-    }
-
-    /// Everything so far.
-    pub fn text(&self) -> String {
-        self.printed.borrow().text.clone()
-    }
-
-    fn read(&self, from_child: std::io::PipeReader) {
-        let mut lines = BufReader::new(from_child);
-        let mut line = Vec::new();
-        while lines.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-            self.printed.send_modify(|printed| printed.text += &String::from_utf8_lossy(&line));
-            line.clear();
-        }
-        self.printed.send_modify(|printed| printed.complete = true);
-    }
-
-    /// Waits until the program can print no more.
-    async fn complete(&self) {
-        let mut printed = self.printed.subscribe();
-        let waited = timeout(DEADLINE, printed.wait_for(|printed| printed.complete)).await;
-        assert!(waited.is_ok_and(|waited| waited.is_ok()), "{}: its output does not end", self.title);
-    }
-
-    /// Waits for a JSON line that holds the text, and gives its fields.
-    async fn line(&self, containing: &str) -> Value {
-        let find = |printed: &Printed| {
-            let line = printed.text.lines().find(|line| line.contains(containing) && line.ends_with('}'))?;
-            serde_json::from_str(line).ok()
-        };
-        let mut printed = self.printed.subscribe();
-        let waited = timeout(DEADLINE, printed.wait_for(|printed| printed.complete || find(printed).is_some())).await;
-        let found = waited.ok().and_then(Result::ok).and_then(|printed| find(&printed));
-        found.unwrap_or_else(|| panic!("{} ended or took too long; no {containing} in:\n{}", self.title, self.text()))
     }
 }
 
