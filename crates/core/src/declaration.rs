@@ -27,10 +27,26 @@ pub struct Declaration {
     pub suspended: bool,
     /// When the keys expire, in whole seconds. `None`: never.
     pub expires_at: Option<Timestamp>,
-    /// `spec.rotation.overlap`: how long a replaced key stays valid.
-    pub overlap: SignedDuration,
+    /// When a key is replaced, and how long it then stays valid.
+    pub rotation: Rotation,
     /// Where the key comes from, and where it is delivered.
     pub delivery: Delivery,
+}
+
+impl Declaration {
+    /// Whether the keys are neither suspended nor expired.
+    pub fn lets_in_at(&self, now: Timestamp) -> bool {
+        !self.suspended && self.expires_at.is_none_or(|expires_at| now < expires_at)
+    }
+}
+
+/// When a key is replaced, and how long it then stays valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// `spec.rotation.every`: at what age a key is replaced. `None`: at none.
+    pub every: Option<SignedDuration>,
+    /// `spec.rotation.overlap`: how long a replaced key stays valid.
+    pub overlap: SignedDuration,
 }
 
 /// Where a key comes from, and where it is delivered.
@@ -100,7 +116,7 @@ pub fn read(spec: &Value, name: &str, created: Timestamp) -> Result<Declaration,
         allowed_ips: reader.allowed_ips(spec),
         suspended: reader.suspended(spec),
         expires_at: reader.expiry(spec, created),
-        overlap: reader.overlap(spec),
+        rotation: reader.rotation(spec),
         delivery: reader.delivery(spec, name),
     };
     if reader.problems.is_empty() { Ok(declaration) } else { Err(reader.problems) }
@@ -335,9 +351,9 @@ impl Reader {
         Timestamp::from_second(instant.as_second()).ok()
     }
 
-    fn overlap(&mut self, spec: &Value) -> SignedDuration {
+    fn rotation(&mut self, spec: &Value) -> Rotation {
         let Some(rotation) = self.object(spec, "rotation", |value| format!("every: {}", period_in(value))) else {
-            return DEFAULT_OVERLAP;
+            return Rotation { every: None, overlap: DEFAULT_OVERLAP };
         };
         let every = self.duration(rotation, ("spec.rotation", "every"), duration::SHORTEST_LIFE, 'd');
         let overlap = self.duration(rotation, ("spec.rotation", "overlap"), SignedDuration::ZERO, 'h');
@@ -345,7 +361,7 @@ impl Reader {
         if overlap.is_some_and(|overlap| overlap > longest) {
             self.refuse("spec.rotation.overlap", "must not be longer than spec.rotation.every");
         }
-        overlap.unwrap_or(DEFAULT_OVERLAP.min(longest))
+        Rotation { every, overlap: overlap.unwrap_or(DEFAULT_OVERLAP.min(longest)) }
     }
 
     fn delivery(&mut self, spec: &Value, name: &str) -> Delivery {

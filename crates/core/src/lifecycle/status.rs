@@ -5,9 +5,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::finding::{Finding, obstacle_in, soon};
 use super::observed::Observed;
-use super::record::{Cause, whole_seconds};
+use super::record::{Cause, Record, whole_seconds};
+use super::rotation::MAX_OLDER_KEYS;
 use super::secret::{SecretAnnotations, SecretState};
-use crate::api::{ApiKeyStatus, Condition, ConditionStatus, ConditionType, Reason};
+use crate::api::{ApiKeyStatus, Condition, ConditionStatus, ConditionType, Reason, Retiring};
 use crate::declaration::Delivery;
 
 /// The answers of `Active`, `Ready` and `Stalled` that belong to a reason.
@@ -30,7 +31,10 @@ pub fn render(observed: &Observed, finding: &Finding, now: Timestamp) -> ApiKeyS
         ..observed.status.clone()
     };
     match observed.in_force() {
-        _ if finding.reason == Reason::Revoking => status.retiring.clear(),
+        _ if finding.reason == Reason::Revoking => {
+            status.retiring.clear();
+            status.next_rotation_at = None;
+        }
         _ if finding.owns_nothing() => (status.key_prefix, status.serial, status.issued_at) = (None, None, None),
         Some(current) if finding.is_in_force() => {
             status.key_prefix.clone_from(&current.spec.key_prefix);
@@ -38,6 +42,8 @@ pub fn render(observed: &Observed, finding: &Finding, now: Timestamp) -> ApiKeyS
             status.issued_at = Some(Time(current.created()));
             status.secret_name = secret_name(observed);
             status.retiring = observed.retiring_before(current, now);
+            status.rotate_request = rotate_request(observed, current);
+            status.next_rotation_at = next_rotation_at(observed, current, now).map(Time);
         }
         _ => {}
     }
@@ -110,6 +116,23 @@ fn last_used(observed: &Observed) -> Option<Time> {
     recorded.chain(shown).max().map(Time)
 }
 
+/// The request that was last carried out. A record knows its request by the digest alone.
+fn rotate_request(observed: &Observed, current: &Record) -> Option<String> {
+    let before = observed.status.rotate_request.clone();
+    match &observed.rotate_request {
+        Some(request) if observed.asks_to_replace(current) => before.filter(|before| *before != request.shown),
+        Some(request) => Some(request.shown.clone()),
+        None => before,
+    }
+}
+
+/// None after the key's end.
+fn next_rotation_at(observed: &Observed, current: &Record, now: Timestamp) -> Option<Timestamp> {
+    let declaration = observed.declared.as_ref().ok()?;
+    let due = observed.rotation_due_at(declaration, current, now)?;
+    declaration.expires_at.is_none_or(|expires_at| due < expires_at).then_some(due)
+}
+
 fn secret_name(observed: &Observed) -> Option<String> {
     match &observed.declared.as_ref().ok()?.delivery {
         Delivery::Secret { name, .. } => Some(name.clone()),
@@ -128,13 +151,18 @@ pub struct Announcement {
     pub note: String,
 }
 
+/// How people recognise an older key.
+fn shown(old: &Retiring) -> &str {
+    old.key_prefix.as_deref().unwrap_or("the older key")
+}
+
 /// What is worth an Event in the change of a status. `cause` is why the current key was issued.
 pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<Cause>) -> Vec<Announcement> {
     let mut announcements = Vec::new();
     let mut announce = |reason, warning, note| announcements.push(Announcement { reason, warning, note });
     let prefix = after.key_prefix.as_deref().unwrap_or("a submitted key");
     if after.serial > before.serial {
-        match cause.filter(|cause| cause.is_unrequested()) {
+        match cause {
             Some(Cause::RecordLost) => {
                 announce(
                     "SecretRecreated",
@@ -142,12 +170,29 @@ pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<
                     format!("the record of the last key was revoked or removed: issued {prefix}"),
                 );
             }
-            Some(_) => announce(
+            Some(Cause::SecretMissing | Cause::SecretChanged) => announce(
                 "SecretRecreated",
                 true,
                 format!("the Secret was missing or changed: issued {prefix}; the last key stays valid for the overlap"),
             ),
-            None => announce("Issued", false, format!("issued {prefix}")),
+            Some(Cause::RotationRequested | Cause::RotationScheduled) => {
+                let last = after.retiring.last().map_or_else(
+                    || "the last key has ended".to_owned(),
+                    |last| format!("{} stays valid until {}", shown(last), last.retires_at.0),
+                );
+                announce("Rotated", false, format!("issued {prefix}; {last}"));
+            }
+            Some(Cause::First) | None => announce("Issued", false, format!("issued {prefix}")),
+        }
+        let has_ended = |old: &&Retiring| after.retiring.iter().all(|left| left.serial != old.serial);
+        let was_to_live = |old: &&Retiring| after.issued_at.as_ref().is_some_and(|issued| old.retires_at.0 > issued.0);
+        for old in before.retiring.iter().filter(has_ended).filter(was_to_live) {
+            let note = format!(
+                "{} ended before its overlap was over, because at most {MAX_OLDER_KEYS} older keys stay valid; wait for \
+                 the end of an overlap before you ask for another rotation",
+                shown(old)
+            );
+            announce("RetiredEarly", true, note);
         }
     }
     for (type_, word, warning) in [
