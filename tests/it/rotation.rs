@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use keywright_core::api::{ApiKey, ApiKeyStatus, Reason};
+use keywright_core::api::{ApiKey, ApiKeyStatus, ConditionStatus, ConditionType, Reason};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use super::keys::wait_for_event;
 use super::scene::{INSIDE, Scene};
-use keywright_testing::{ApiRequest, Fault, Occurrence, Outcome, output, wait};
+use keywright_testing::{ApiRequest, Fault, Installation, Occurrence, Outcome, output, wait};
 
 /// The writes of a rotation, in their order.
 const WRITES: [(&str, &str); 4] =
@@ -168,6 +168,44 @@ async fn a_rotation_of_a_suspended_apikey_waits_and_is_done_once() {
     let status = carried_out(&scene, "ci", "3").await;
     assert_eq!(status.serial, Some(2), "once, and not as many times as were missed");
     scene.check_in_force("ci").await;
+}
+
+/// Everybody has read the new key but one.
+#[tokio::test]
+async fn an_older_key_that_is_still_used_is_told_of_and_held() {
+    let installation = Installation::new("rotation-in-use").await;
+    let verifier = installation.program("verifier").argument("--last-used-granularity=1s").start().await;
+    verifier.ready().await;
+    let mut scene = Scene { verifier, controller: None, installation };
+    scene.start_controller(&[]).await;
+    scene.declare("ci", json!({"rotation": {"overlap": "24s", "holdWhileInUse": true}})).await;
+    let first = scene.key("ci", 1).await;
+    rotate(&scene, "ci", "1").await;
+    let retires_at = carried_out(&scene, "ci", "1").await.retiring[0].retires_at.0;
+
+    let shown = async || scene.api_keys().get("ci").await.unwrap().status.unwrap();
+    wait::until("the use of the older key is told", async || {
+        scene.ask(&first, INSIDE, "/verify").await;
+        let status = shown().await;
+        let mut conditions = status.conditions.iter();
+        let told = conditions.find(|condition| condition.type_ == ConditionType::OldKeyStillInUse);
+        told.is_some_and(|told| told.status == ConditionStatus::True && told.message.starts_with(&first[..14]))
+    })
+    .await;
+    wait_for_event(&scene, "ci", "OldKeyStillInUse").await;
+    wait::until("its end is moved", async || {
+        scene.ask(&first, INSIDE, "/verify").await;
+        shown().await.retiring[0].retires_at.0 == retires_at + jiff::SignedDuration::from_secs(6)
+    })
+    .await;
+    wait_for_event(&scene, "ci", "OverlapExtended").await;
+
+    let has_ended = |api_key: &ApiKey| api_key.status.as_ref().unwrap().retiring.is_empty();
+    let api_key = wait::for_object(&scene.api_keys(), "ci", has_ended).await;
+    assert!(Timestamp::now() >= retires_at);
+    let conditions = api_key.status.unwrap().conditions;
+    assert!(conditions.iter().all(|condition| condition.type_ != ConditionType::OldKeyStillInUse));
+    scene.answers(&first, INSIDE, 401).await;
 }
 
 #[tokio::test]

@@ -44,6 +44,9 @@ pub const ISSUED_AT_ANNOTATION: &str = "keywright.dev/issued-at";
 /// Annotation of a record: when a newer key was in the Secret (RFC 3339). The overlap counts from then.
 pub const REPLACED_AT_ANNOTATION: &str = "keywright.dev/replaced-at";
 
+/// Annotation of a record: until when `spec.rotation.holdWhileInUse` keeps its replaced key valid (RFC 3339).
+pub const HELD_UNTIL_ANNOTATION: &str = "keywright.dev/held-until";
+
 /// The label and the value that every object created by Keywright has.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "keywright");
 

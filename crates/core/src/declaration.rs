@@ -47,6 +47,8 @@ pub struct Rotation {
     pub every: Option<SignedDuration>,
     /// `spec.rotation.overlap`: how long a replaced key stays valid.
     pub overlap: SignedDuration,
+    /// `spec.rotation.holdWhileInUse`: whether a replaced key stays valid for longer while it is used.
+    pub hold_while_in_use: bool,
 }
 
 /// Where a key comes from, and where it is delivered.
@@ -114,7 +116,7 @@ pub fn read(spec: &Value, name: &str, created: Timestamp) -> Result<Declaration,
         owner: reader.text(spec, "spec", "owner", OWNER_RULE, is_owner),
         scopes: reader.scopes(spec),
         allowed_ips: reader.allowed_ips(spec),
-        suspended: reader.suspended(spec),
+        suspended: reader.boolean(spec, "spec", "suspended"),
         expires_at: reader.expiry(spec, created),
         rotation: reader.rotation(spec),
         delivery: reader.delivery(spec, name),
@@ -203,12 +205,14 @@ impl Reader {
         fit.then(|| values.iter().map(|value| value.as_str().unwrap_or_default().to_owned()).collect())
     }
 
-    fn suspended(&mut self, spec: &Value) -> bool {
-        match given(spec, "suspended") {
+    /// The truth value in a field. False if it is absent or null.
+    fn boolean(&mut self, within: &Value, path: &str, name: &str) -> bool {
+        let path = format!("{path}.{name}");
+        match given(within, name) {
             None => return false,
-            Some(Value::Bool(suspended)) => return *suspended,
-            Some(Value::String(_)) => self.refuse("spec.suspended", "must be true or false, without quotes"),
-            Some(_) => self.refuse("spec.suspended", "must be true or false"),
+            Some(Value::Bool(value)) => return *value,
+            Some(Value::String(_)) => self.refuse(path, "must be true or false, without quotes"),
+            Some(_) => self.refuse(path, "must be true or false"),
         }
         false
     }
@@ -353,7 +357,7 @@ impl Reader {
 
     fn rotation(&mut self, spec: &Value) -> Rotation {
         let Some(rotation) = self.object(spec, "rotation", |value| format!("every: {}", period_in(value))) else {
-            return Rotation { every: None, overlap: DEFAULT_OVERLAP };
+            return Rotation { every: None, overlap: DEFAULT_OVERLAP, hold_while_in_use: false };
         };
         let every = self.duration(rotation, ("spec.rotation", "every"), duration::SHORTEST_LIFE, 'd');
         let overlap = self.duration(rotation, ("spec.rotation", "overlap"), SignedDuration::ZERO, 'h');
@@ -361,7 +365,9 @@ impl Reader {
         if overlap.is_some_and(|overlap| overlap > longest) {
             self.refuse("spec.rotation.overlap", "must not be longer than spec.rotation.every");
         }
-        Rotation { every, overlap: overlap.unwrap_or(DEFAULT_OVERLAP.min(longest)) }
+        let overlap = overlap.unwrap_or(DEFAULT_OVERLAP.min(longest));
+        let hold_while_in_use = self.boolean(rotation, "spec.rotation", "holdWhileInUse");
+        Rotation { every, overlap, hold_while_in_use }
     }
 
     fn delivery(&mut self, spec: &Value, name: &str) -> Delivery {

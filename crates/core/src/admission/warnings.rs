@@ -34,7 +34,7 @@ pub(super) fn about(declaration: &Declaration, spec: &Value, now: Timestamp) -> 
         Some(at) if at <= now => warnings.push(format!("{end}: the key expired at {at} and is refused")),
         Some(_) => {}
     }
-    let Rotation { every, overlap } = declaration.rotation;
+    let Rotation { every, overlap, .. } = declaration.rotation;
     if let (Some(every), Some(at)) = (every, declaration.expires_at)
         && at > now
         && every > at.duration_since(now)

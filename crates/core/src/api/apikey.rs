@@ -144,6 +144,11 @@ pub struct Rotation {
     #[schemars(length(max = 40))]
     #[x_kube(validation = Rule::new(format!("{} && {} <= 3650 * 86400", schema::is_duration("self"), schema::seconds("self"))).message("overlap must be a duration such as 24h or 0s, at most 3650d"), validation = schema::has_unit(), validation = schema::has_known_units(), validation = schema::has_bare_units())]
     pub overlap: Option<String>,
+
+    /// Keep an older key valid while it is used: a use in the last quarter of its time moves its end by a quarter of the
+    /// overlap, until it has had four overlaps. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold_while_in_use: bool,
 }
 
 /// The Secret that receives the key.
@@ -207,7 +212,7 @@ pub struct ApiKeyStatus {
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
 
-    /// `Active`, `Ready`, `Stalled` and `ExpiringSoon`.
+    /// `Active`, `Ready`, `Stalled` and `ExpiringSoon`; and `OldKeyStillInUse`, while an older key is valid.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -311,6 +316,8 @@ pub enum ConditionType {
     Stalled,
     /// Whether the key expires within 7 days, or within the last tenth of a shorter life.
     ExpiringSoon,
+    /// Whether an older key is still used although the new one has been in the Secret for a while.
+    OldKeyStillInUse,
     /// A type of another version: read, and never written.
     #[serde(untagged)]
     Other(String),
@@ -358,6 +365,10 @@ pub enum Reason {
     ExpiringSoon,
     /// `Stalled` is false: nothing needs a person.
     NotStalled,
+    /// `OldKeyStillInUse` is true.
+    OldKeyStillInUse,
+    /// `OldKeyStillInUse` is false.
+    OldKeyNotInUse,
     /// A reason of another version: read, and never written.
     #[serde(untagged)]
     Other(String),
@@ -381,6 +392,8 @@ impl Reason {
             Self::NotExpiringSoon => "NotExpiringSoon",
             Self::ExpiringSoon => "ExpiringSoon",
             Self::NotStalled => "NotStalled",
+            Self::OldKeyStillInUse => "OldKeyStillInUse",
+            Self::OldKeyNotInUse => "OldKeyNotInUse",
             Self::Other(word) => word,
         }
     }

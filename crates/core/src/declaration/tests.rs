@@ -17,7 +17,7 @@ fn an_empty_spec_is_a_key_for_anybody_that_never_expires() {
             allowed_ips: None,
             suspended: false,
             expires_at: None,
-            rotation: Rotation { every: None, overlap: SignedDuration::from_hours(24) },
+            rotation: Rotation { every: None, overlap: SignedDuration::from_hours(24), hold_while_in_use: false },
             delivery: Delivery::Secret { name: "ci".into(), key: "api-key".into() },
         })
     );
@@ -41,7 +41,7 @@ fn overlap_is_a_day_or_the_shorter_period() {
         (json!({"every": "2h", "overlap": "1h"}), Some(hours(2)), hours(1)),
     ] {
         let declared = read(&json!({ "rotation": rotation }), "ci", created()).unwrap();
-        assert_eq!(declared.rotation, Rotation { every, overlap });
+        assert_eq!(declared.rotation, Rotation { every, overlap, hold_while_in_use: false });
     }
 }
 
@@ -77,6 +77,7 @@ fn every_problem_is_said_with_its_path() {
         (json!({"expiresAt": "soon"}), "spec.expiresAt"),
         (json!({"expiresIn": "1d", "expiresAt": "2027-01-01T00:00:00Z"}), "spec"),
         (json!({"rotation": {"every": "1s"}}), "spec.rotation.every"),
+        (json!({"rotation": {"holdWhileInUse": "true"}}), "spec.rotation.holdWhileInUse"),
         (json!({"rotation": {"every": "1h", "overlap": "2h"}}), "spec.rotation.overlap"),
         (json!({"secret": {"name": "a/b"}}), "spec.secret.name"),
         (json!({"secret": {"name": "Ci"}}), "spec.secret.name"),

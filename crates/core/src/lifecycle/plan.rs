@@ -8,7 +8,7 @@ use super::observed::{Held, Observed, Ownership};
 use super::record::{
     Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason, declared, revoked, whole_seconds,
 };
-use super::rotation::MAX_OLDER_KEYS;
+use super::rotation::{MAX_OLDER_KEYS, hold, latest_end};
 use super::secret::{SecretAnnotations, SecretDraft, SecretState};
 use super::status;
 use crate::api::{ApiKeyRecordSpec, ApiKeyStatus, FINALIZER, Reason};
@@ -163,7 +163,7 @@ fn align(observed: &Observed, declaration: &Declaration, record: &Record, now: T
     // longer overlap would bring back a key that was already refused.
     let replaced_at = record.replaced_at.or(current.map(|_| now));
     // Not after now: the clock may have been set back since.
-    let overlap_ends = replaced_at.and_then(|at| at.min(now).checked_add(declaration.rotation.overlap).ok());
+    let overlap_ends = replaced_at.and_then(|at| latest_end(declaration.rotation, at.min(now), record.held_until));
     let end = [declaration.expires_at, record.not_after(), overlap_ends].into_iter().flatten().min();
     aligned.not_after = end.map(Time);
     match replaced_at {
@@ -258,7 +258,13 @@ fn plan_current(observed: &Observed, declaration: &Declaration, current: &Record
     if let Some(record) = observed.live_records().find(is_over) {
         return revoke(record, RevocationReason::Replaced, now);
     }
+    let mut older = observed.live_records().filter(|record| record.spec.serial < current.spec.serial);
+    if let Some(held) = older.find_map(|record| Some(record.held(hold(declaration, record, now)?))) {
+        return update_record(held);
+    }
     let finding = Finding::in_force(declaration, &observed.retiring_before(current, now), now);
+    let in_use = observed.older_in_use(declaration, current, now);
+    let finding = in_use.into_iter().fold(finding, |finding, (_, until)| finding.or_at(until));
     match observed.cause_of_rotation(declaration, current, now) {
         Some(cause) if declaration.lets_in_at(now) => {
             plan_rotation(observed, declaration, current, cause, finding, now)

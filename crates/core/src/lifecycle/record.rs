@@ -10,8 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use super::rotation::RotateRequest;
 use super::tombstones;
 use crate::api::{
-    ApiKeyRecord, ApiKeyRecordSpec, ApiKeyReference, CAUSE_ANNOTATION, ISSUED_AT_ANNOTATION, MANAGED_BY,
-    REPLACED_AT_ANNOTATION, Revocation,
+    ApiKeyRecord, ApiKeyRecordSpec, ApiKeyReference, CAUSE_ANNOTATION, HELD_UNTIL_ANNOTATION, ISSUED_AT_ANNOTATION,
+    MANAGED_BY, REPLACED_AT_ANNOTATION, Revocation,
 };
 use crate::declaration::Declaration;
 use crate::key::{Digest, Prefix};
@@ -28,6 +28,8 @@ pub struct Record {
     pub issued_at: Option<Timestamp>,
     /// When a newer key was in the Secret: its overlap began.
     pub replaced_at: Option<Timestamp>,
+    /// Until when it is held, as it was used near its end.
+    pub held_until: Option<Timestamp>,
     /// When a verifier last let its key in.
     pub last_used_at: Option<Timestamp>,
     /// What it says.
@@ -43,6 +45,7 @@ impl From<ApiKeyRecord> for Record {
             cause: annotation(CAUSE_ANNOTATION).and_then(|cause| cause.parse().ok()).unwrap_or(Cause::First),
             issued_at: time(ISSUED_AT_ANNOTATION),
             replaced_at: time(REPLACED_AT_ANNOTATION),
+            held_until: time(HELD_UNTIL_ANNOTATION),
             last_used_at: record.status.and_then(|status| status.last_used_at).map(|time| time.0),
             metadata: record.metadata,
             spec: record.spec,
@@ -79,6 +82,14 @@ impl Record {
         let mut update = self.with(spec);
         let annotations = update.metadata.annotations.get_or_insert_default();
         annotations.insert(REPLACED_AT_ANNOTATION.into(), at.to_string());
+        update
+    }
+
+    /// The record of a replaced key that ends at this time instead of earlier.
+    pub(super) fn held(&self, until: Timestamp) -> RecordUpdate {
+        let mut update = self.with(ApiKeyRecordSpec { not_after: Some(Time(until)), ..self.spec.clone() });
+        let annotations = update.metadata.annotations.get_or_insert_default();
+        annotations.insert(HELD_UNTIL_ANNOTATION.into(), until.to_string());
         update
     }
 

@@ -4,11 +4,17 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::observed::Observed;
 use super::record::{Cause, Record};
-use crate::declaration::Declaration;
+use crate::declaration::{Declaration, Rotation};
 use crate::key::{Digest, may_hold_a_key};
 
 /// Older keys that are valid beside the current one after a rotation. Beyond it the oldest ends before its overlap does.
 pub(super) const MAX_OLDER_KEYS: usize = 2;
+
+/// A replaced key is held for at most this many overlaps in all.
+const LONGEST_HOLD: i32 = 4;
+
+/// The longest time after which a use of an older key is worth a word.
+const LONGEST_NOTICE: SignedDuration = SignedDuration::from_hours(1);
 
 /// The longest spread of scheduled rotations.
 const LONGEST_SPREAD: SignedDuration = SignedDuration::from_hours(1);
@@ -61,6 +67,23 @@ impl Observed {
         Some(earliest.map_or(due, |earliest| due.max(earliest)))
     }
 
+    /// The older keys whose use is worth a word at `now`, each with the time at which it no longer is.
+    pub(super) fn older_in_use(
+        &self,
+        declaration: &Declaration,
+        current: &Record,
+        now: Timestamp,
+    ) -> Vec<(&Record, Timestamp)> {
+        let notice = (declaration.rotation.overlap / 2).min(LONGEST_NOTICE);
+        let older = self.live_records().filter(|record| record.spec.serial < current.spec.serial);
+        let in_use = older.filter_map(|record| {
+            let (used, ends) = (record.last_used_at?, record.not_after()?);
+            let (told_from, until) = (record.replaced_at?.checked_add(notice).ok()?, used.checked_add(notice).ok()?);
+            (used >= told_from && now < until && now < ends).then_some((record, until))
+        });
+        in_use.collect()
+    }
+
     /// Why this key is to be replaced, if it is.
     pub(super) fn cause_of_rotation(
         &self,
@@ -73,6 +96,33 @@ impl Observed {
         }
         self.rotation_due_at(declaration, record, now).filter(|due| now >= *due).map(|_| Cause::RotationScheduled)
     }
+}
+
+/// When a key that was replaced ends at the latest.
+pub(super) fn latest_end(
+    rotation: Rotation,
+    replaced_at: Timestamp,
+    held_until: Option<Timestamp>,
+) -> Option<Timestamp> {
+    let end = replaced_at.checked_add(rotation.overlap).ok()?;
+    let held_until = held_until.filter(|_| rotation.hold_while_in_use).zip(longest_hold(rotation, replaced_at));
+    Some(held_until.map_or(end, |(until, longest)| until.min(longest).max(end)))
+}
+
+fn longest_hold(rotation: Rotation, replaced_at: Timestamp) -> Option<Timestamp> {
+    replaced_at.checked_add(rotation.overlap * LONGEST_HOLD).ok()
+}
+
+/// Until when a replaced key is held, because it was used in the last quarter of its time. Nothing brings back a key that
+/// has ended.
+pub(super) fn hold(declaration: &Declaration, record: &Record, now: Timestamp) -> Option<Timestamp> {
+    let rotation = declaration.rotation;
+    let (end, used) = (record.not_after().filter(|end| now < *end)?, record.last_used_at?);
+    let quarter = SignedDuration::from_secs(rotation.overlap.as_secs() / 4);
+    let is_used = used >= end.checked_sub(quarter).ok()?;
+    let latest = [longest_hold(rotation, record.replaced_at?), declaration.expires_at].into_iter().flatten().min()?;
+    let until = end.checked_add(quarter).ok()?.min(latest);
+    (rotation.hold_while_in_use && declaration.lets_in_at(now) && is_used && until > end).then_some(until)
 }
 
 /// How much later than at the age of `every` the keys of this ApiKey are replaced: always the same, so that keys that were

@@ -18,7 +18,8 @@ fn answers(reason: &Reason) -> (bool, bool, bool) {
         Reason::Invalid | Reason::SecretNameTaken | Reason::DigestTaken | Reason::DigestRevoked => (false, false, true),
         Reason::Issuing | Reason::Revoking | Reason::MintBudget => (false, false, false),
         Reason::Active | Reason::Rotating => (true, true, false),
-        Reason::NotExpiringSoon | Reason::ExpiringSoon | Reason::NotStalled | Reason::Other(_) => (false, false, false),
+        Reason::NotExpiringSoon | Reason::ExpiringSoon | Reason::NotStalled => (false, false, false),
+        Reason::OldKeyStillInUse | Reason::OldKeyNotInUse | Reason::Other(_) => (false, false, false),
     }
 }
 
@@ -86,13 +87,34 @@ fn conditions(observed: &Observed, finding: &Finding, expiring: (Reason, String)
         };
         (Reason::NotStalled, message.to_owned())
     };
-    let rows = [
+    let mut rows = vec![
         (ConditionType::Active, active, found()),
         (ConditionType::Ready, ready, found()),
         (ConditionType::Stalled, stalled, stalling),
         (ConditionType::ExpiringSoon, expiring.0 == Reason::ExpiringSoon, expiring),
     ];
+    if let Some(why) = use_of_older_keys(observed, finding, now) {
+        rows.push((ConditionType::OldKeyStillInUse, why.0 == Reason::OldKeyStillInUse, why));
+    }
     rows.into_iter().map(|(type_, answer, why)| condition(observed, type_, answer, why, now)).collect()
+}
+
+/// Whether older keys are still used, while there are any.
+fn use_of_older_keys(observed: &Observed, finding: &Finding, now: Timestamp) -> Option<(Reason, String)> {
+    let current = observed.in_force().filter(|_| finding.is_in_force())?;
+    let retiring = observed.retiring_before(current, now);
+    let in_use = observed.older_in_use(observed.declared.as_ref().ok()?, current, now);
+    let words = |old: &Retiring| {
+        let used =
+            old.last_used_at.as_ref().filter(|_| in_use.iter().any(|(record, _)| record.spec.serial == old.serial))?;
+        Some(format!("{} was used at {} and ends at {}", shown(old), used.0, old.retires_at.0))
+    };
+    let used: Vec<_> = retiring.iter().filter_map(words).collect();
+    match used.is_empty() {
+        _ if retiring.is_empty() => None,
+        true => Some((Reason::OldKeyNotInUse, "no older key is in use".to_owned())),
+        false => Some((Reason::OldKeyStillInUse, format!("{}; have its users read the Secret again", used.join(", ")))),
+    }
 }
 
 /// The time of the last transition moves only with the answer, as API conventions have it.
@@ -203,6 +225,7 @@ pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<
         (ConditionType::Active, "DigestTaken", true),
         (ConditionType::Active, "DigestRevoked", true),
         (ConditionType::ExpiringSoon, "ExpiringSoon", true),
+        (ConditionType::OldKeyStillInUse, "OldKeyStillInUse", true),
     ] {
         let speaks = |status: &ApiKeyStatus| {
             let mut conditions = status.conditions.iter();
@@ -210,6 +233,17 @@ pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<
         };
         if let (Some(condition), None) = (speaks(after), speaks(before)) {
             announce(word, warning, condition.message);
+        }
+    }
+    for old in &after.retiring {
+        let moved = |before: &&Retiring| before.serial == old.serial && before.retires_at.0 < old.retires_at.0;
+        if before.retiring.iter().any(|before| moved(&before)) {
+            let note = format!(
+                "{} is still used and now ends at {}; have its users read the Secret again",
+                shown(old),
+                old.retires_at.0
+            );
+            announce("OverlapExtended", true, note);
         }
     }
     let obstructed = |status: &ApiKeyStatus| {

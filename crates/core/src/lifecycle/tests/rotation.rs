@@ -701,3 +701,143 @@ fn comes_to_rest(mut world: World, crash: usize) {
         assert_eq!((after.spec.serial, minted), (before.spec.serial, 0), "nobody asked for it: {start:#?}");
     }
 }
+
+impl World {
+    fn use_key(&mut self, serial: u32) {
+        let now = self.now;
+        self.records.get_mut(&serial).unwrap().last_used_at = Some(now);
+    }
+
+    /// The condition `OldKeyStillInUse`, if there is one.
+    fn old_key_in_use(&self) -> Option<(ConditionStatus, &str)> {
+        let mut conditions = self.status.conditions.iter();
+        let condition = conditions.find(|condition| condition.type_ == ConditionType::OldKeyStillInUse)?;
+        Some((condition.status, &condition.message))
+    }
+}
+
+#[test]
+fn an_older_key_that_is_used_for_too_long_is_told_of() {
+    for (overlap, notice) in [("1h", minutes(30)), ("24h", hours(1))] {
+        let mut world = issued_with(json!({"overlap": overlap}));
+        assert_eq!(world.old_key_in_use(), None, "there is no older key");
+        world.ask_for_rotation();
+        world.use_key(1);
+        world.run(None);
+        let not_in_use = Some((ConditionStatus::False, "no older key is in use"));
+        assert_eq!(world.old_key_in_use(), not_in_use, "it was used before it was replaced");
+        world.wait(notice - SignedDuration::from_secs(1));
+        world.use_key(1);
+        world.use_key(2);
+        world.run(None);
+        assert_eq!(world.old_key_in_use(), not_in_use, "workloads have had no time to read the new one");
+
+        let before = world.status.clone();
+        world.wait(SignedDuration::from_secs(1));
+        world.use_key(1);
+        world.run(None);
+        let old = &world.status.retiring[0];
+        let (prefix, used, ends) = (old.key_prefix.clone().unwrap(), world.now, old.retires_at.0);
+        let message = format!("{prefix} was used at {used} and ends at {ends}; have its users read the Secret again");
+        assert_eq!(world.old_key_in_use(), Some((ConditionStatus::True, &*message)));
+        assert_eq!(world.events_since(&before), ["OldKeyStillInUse"]);
+        let before = world.status.clone();
+        world.use_key(2);
+        world.run(None);
+        assert!(world.events_since(&before).is_empty(), "one Event");
+        assert_eq!(world.wake(), Some((used + notice).min(ends)));
+        world.now = used + notice;
+        world.run(None);
+        if notice == hours(1) {
+            assert_eq!(world.old_key_in_use(), not_in_use, "unused for as long");
+            world.wait(hours(24));
+            world.run(None);
+        }
+        assert_eq!(world.old_key_in_use(), None, "it has ended");
+    }
+}
+
+#[test]
+fn an_older_key_in_use_is_held_for_a_quarter_each_time_and_four_overlaps_at_most() {
+    let mut world = issued_with(json!({"overlap": "1h", "holdWhileInUse": true}));
+    world.ask_for_rotation();
+    world.run(None);
+    let replaced_at = world.now;
+    let mut ends = Vec::new();
+    for _ in 0..1000 {
+        if world.live() == [2] {
+            break;
+        }
+        let before = world.status.clone();
+        ends.push(world.end_of(1).unwrap());
+        world.use_key(1);
+        world.run(None);
+        let is_moved = world.end_of(1) != ends.last().copied();
+        assert_eq!(world.events_since(&before).contains(&"OverlapExtended"), is_moved, "each time said");
+        world.check_rest(Rest::Settled);
+        world.wait(minutes(1));
+        world.run(None);
+    }
+    ends.dedup();
+    let expected: Vec<_> = (4..=16).map(|quarters| replaced_at + minutes(15 * quarters)).collect();
+    assert_eq!(ends, expected);
+    assert_eq!(world.now, replaced_at + hours(4));
+}
+
+#[test]
+fn nothing_is_held_that_nobody_uses_or_asked_to_be_held() {
+    // Used before the last quarter; after the end; without the field; with the field and suspended.
+    for (hold, used_after, seen_after, suspended, is_held) in [
+        (true, 46, 46, false, true),
+        (true, 44, 59, false, false),
+        (true, 59, 60, false, false),
+        (false, 50, 50, false, false),
+        (true, 50, 50, true, false),
+    ] {
+        let mut world = issued_with(json!({"overlap": "1h", "holdWhileInUse": hold}));
+        world.ask_for_rotation();
+        world.run(None);
+        let replaced_at = world.now;
+        world.now = replaced_at + minutes(used_after);
+        world.use_key(1);
+        world.now = replaced_at + minutes(seen_after);
+        if suspended {
+            world.meddle(Meddling::Suspend);
+        }
+        world.run(None);
+        let case = format!("{hold} {used_after} {seen_after} {suspended}");
+        if seen_after < 60 {
+            let end = replaced_at + minutes(if is_held { 75 } else { 60 });
+            assert_eq!(world.end_of(1), Some(end), "{case}");
+        }
+        world.now = replaced_at + minutes(60);
+        world.run(None);
+        assert_eq!(world.live().contains(&1), is_held, "{case}");
+    }
+}
+
+#[test]
+fn a_hold_ends_with_its_field_its_apikey_and_a_shorter_overlap() {
+    let held = |spec: Value| {
+        let mut world = issued(spec);
+        world.ask_for_rotation();
+        world.run(None);
+        world.wait(minutes(50));
+        world.use_key(1);
+        world.run(None);
+        world.wait(minutes(15));
+        world.run(None);
+        world
+    };
+    let rotation = json!({"overlap": "1h", "holdWhileInUse": true});
+    let world = held(json!({"rotation": rotation}));
+    assert_eq!(world.end_of(1), Some(world.created + minutes(75)));
+    for changed in [json!({"overlap": "1h"}), json!({"overlap": "10m", "holdWhileInUse": true})] {
+        let mut world = world.clone();
+        world.edit("rotation", changed);
+        world.run(None);
+        assert_eq!(world.live(), [2]);
+    }
+    let world = held(json!({"rotation": rotation, "expiresIn": "70m"}));
+    assert_eq!(world.end_of(1), Some(world.created + minutes(70)), "never beyond the ApiKey");
+}
