@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Secret;
 use keywright_core::api::{ApiKeyRecord, ApiKeyReference, ApiKeyStatus, ROTATE_ANNOTATION};
 use keywright_core::declaration::{self, Declaration, Delivery, Problem};
 use keywright_core::key::Digest;
-use keywright_core::lifecycle::{Claim, Held, Observed, Ownership, Record, SecretState};
+use keywright_core::lifecycle::{Claim, Held, Observed, Ownership, Record, RotateRequest, SecretState};
 use keywright_core::record_name::{record_name, serial_in};
 use kube::ResourceExt;
 use kube::api::{DynamicObject, ObjectMeta};
@@ -78,7 +78,7 @@ pub(super) async fn observe(
         resource_version: object.resource_version().unwrap_or_default(),
         is_deleting,
         finalizers: object.finalizers().to_vec(),
-        rotate_request: object.annotations().get(ROTATE_ANNOTATION).map(|request| Digest::of(request.as_bytes())),
+        rotate_request: rotate_request(&object),
         declared,
         status,
         secret,
@@ -103,6 +103,7 @@ impl Observation {
         self.observed.generation = object.metadata.generation.unwrap_or_default();
         self.observed.resource_version = object.resource_version().unwrap_or_default();
         self.observed.finalizers = object.finalizers().to_vec();
+        self.observed.rotate_request = rotate_request(&object);
         self.observed.declared = declared(&object);
         self.observed.status = status(&object);
         self.object = object;
@@ -177,6 +178,10 @@ fn claim(record: &RecordHead) -> Option<Claim> {
 
 fn declared(object: &DynamicObject) -> Result<Declaration, Vec<Problem>> {
     declaration::read(object.data.get("spec").unwrap_or(&Value::Null), &object.name_any(), created(&object.metadata))
+}
+
+fn rotate_request(object: &DynamicObject) -> Option<RotateRequest> {
+    object.annotations().get(ROTATE_ANNOTATION).map(|value| RotateRequest::read(value))
 }
 
 /// When an object was created; before everything else where it does not say.

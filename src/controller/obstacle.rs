@@ -10,10 +10,11 @@ use rand::rngs::SysRng;
 use super::cluster::Cluster;
 use super::error::Error;
 use super::observe::Observation;
+use crate::clock;
 
 /// Asks the API server whether it would take a Secret, where the next plan depends on it and it was not asked.
 pub(super) async fn ask_obstacle(cluster: &Cluster, observation: &mut Observation) -> Result<(), Error> {
-    if observation.observed.obstacle.is_none() && observation.observed.needs_to_know_obstacle() {
+    if observation.observed.obstacle.is_none() && observation.observed.needs_to_know_obstacle(clock::now()) {
         observation.observed.obstacle = obstacle(cluster, observation).await?;
     }
     Ok(())

@@ -476,7 +476,7 @@ async fn touch(scene: &Scene, name: &str) {
     scene.api_keys().patch(name, &PatchParams::default(), &patch).await.unwrap();
 }
 
-async fn wait_for_event(scene: &Scene, name: &str, reason: &str) {
+pub async fn wait_for_event(scene: &Scene, name: &str, reason: &str) {
     let events = scene.installation.tenant::<Event>();
     wait::for_objects(&events, Default::default(), wait::DEADLINE, |events| {
         events.iter().any(|event| {

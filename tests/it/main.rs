@@ -23,6 +23,7 @@ mod ownership;
 mod policies;
 mod proxies;
 mod rights;
+mod rotation;
 mod scene;
 mod tombstones;
 mod verifier;

@@ -22,7 +22,7 @@ pub const VERSION: &str = "v1alpha1";
 /// Finalizer of an ApiKey: the object stays until all its keys are revoked.
 pub const FINALIZER: &str = "keywright.dev/revocation";
 
-/// Annotation of an ApiKey: a new value asks for a rotation. Not acted on yet.
+/// Annotation of an ApiKey: a new value asks for a rotation.
 pub const ROTATE_ANNOTATION: &str = "keywright.dev/rotate";
 
 /// Annotation of an ApiKey: the user who created it. The webhook sets it, and it is immutable.
@@ -37,6 +37,15 @@ pub const EXPIRES_AT_ANNOTATION: &str = "keywright.dev/expires-at";
 
 /// Annotation of a record: why its key was issued, one of the [`crate::lifecycle::Cause`]s.
 pub const CAUSE_ANNOTATION: &str = "keywright.dev/cause";
+
+/// Annotation of a record: when its key was issued (RFC 3339), by the clock that schedules the next rotation. The API
+/// server's clock, which `metadata.creationTimestamp` is by, may be another one.
+pub const ISSUED_AT_ANNOTATION: &str = "keywright.dev/issued-at";
+/// Annotation of a record: when a newer key was in the Secret (RFC 3339). The overlap counts from then.
+pub const REPLACED_AT_ANNOTATION: &str = "keywright.dev/replaced-at";
+
+/// Annotation of a record: until when `spec.rotation.holdWhileInUse` keeps its replaced key valid (RFC 3339).
+pub const HELD_UNTIL_ANNOTATION: &str = "keywright.dev/held-until";
 
 /// The label and the value that every object created by Keywright has.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "keywright");

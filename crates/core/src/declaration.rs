@@ -28,10 +28,28 @@ pub struct Declaration {
     pub suspended: bool,
     /// When the keys expire, in whole seconds. `None`: never.
     pub expires_at: Option<Timestamp>,
-    /// `spec.rotation.overlap`: how long a replaced key stays valid.
-    pub overlap: SignedDuration,
+    /// When a key is replaced, and how long it then stays valid.
+    pub rotation: Rotation,
     /// Where the key comes from, and where it is delivered.
     pub delivery: Delivery,
+}
+
+impl Declaration {
+    /// Whether the keys are neither suspended nor expired.
+    pub fn lets_in_at(&self, now: Timestamp) -> bool {
+        !self.suspended && self.expires_at.is_none_or(|expires_at| now < expires_at)
+    }
+}
+
+/// When a key is replaced, and how long it then stays valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// `spec.rotation.every`: at what age a key is replaced. `None`: at none.
+    pub every: Option<SignedDuration>,
+    /// `spec.rotation.overlap`: how long a replaced key stays valid.
+    pub overlap: SignedDuration,
+    /// `spec.rotation.holdWhileInUse`: whether a replaced key stays valid for longer while it is used.
+    pub hold_while_in_use: bool,
 }
 
 /// Where a key comes from, and where it is delivered.
@@ -96,9 +114,9 @@ pub fn read(spec: &Value, name: &str, created: Timestamp) -> Result<Declaration,
         owner: reader.text(spec, "spec", "owner", Owner::RULE, |text| Owner::parse(text).is_some()),
         scopes: reader.scopes(spec),
         allowed_ips: reader.allowed_ips(spec),
-        suspended: reader.suspended(spec),
+        suspended: reader.boolean(spec, "spec", "suspended"),
         expires_at: reader.expiry(spec, created),
-        overlap: reader.overlap(spec),
+        rotation: reader.rotation(spec),
         delivery: reader.delivery(spec, name),
     };
     if reader.problems.is_empty() { Ok(declaration) } else { Err(reader.problems) }
@@ -185,12 +203,14 @@ impl Reader {
         fit.then(|| values.iter().map(|value| value.as_str().unwrap_or_default().to_owned()).collect())
     }
 
-    fn suspended(&mut self, spec: &Value) -> bool {
-        match given(spec, "suspended") {
+    /// The truth value in a field. False if it is absent or null.
+    fn boolean(&mut self, within: &Value, path: &str, name: &str) -> bool {
+        let path = format!("{path}.{name}");
+        match given(within, name) {
             None => return false,
-            Some(Value::Bool(suspended)) => return *suspended,
-            Some(Value::String(_)) => self.refuse("spec.suspended", "must be true or false, without quotes"),
-            Some(_) => self.refuse("spec.suspended", "must be true or false"),
+            Some(Value::Bool(value)) => return *value,
+            Some(Value::String(_)) => self.refuse(path, "must be true or false, without quotes"),
+            Some(_) => self.refuse(path, "must be true or false"),
         }
         false
     }
@@ -334,9 +354,9 @@ impl Reader {
         Timestamp::from_second(instant.as_second()).ok()
     }
 
-    fn overlap(&mut self, spec: &Value) -> SignedDuration {
+    fn rotation(&mut self, spec: &Value) -> Rotation {
         let Some(rotation) = self.object(spec, "rotation", |value| format!("every: {}", period_in(value))) else {
-            return DEFAULT_OVERLAP;
+            return Rotation { every: None, overlap: DEFAULT_OVERLAP, hold_while_in_use: false };
         };
         let every = self.duration(rotation, ("spec.rotation", "every"), duration::SHORTEST_LIFE, 'd');
         let overlap = self.duration(rotation, ("spec.rotation", "overlap"), SignedDuration::ZERO, 'h');
@@ -344,7 +364,9 @@ impl Reader {
         if overlap.is_some_and(|overlap| overlap > longest) {
             self.refuse("spec.rotation.overlap", "must not be longer than spec.rotation.every");
         }
-        overlap.unwrap_or(DEFAULT_OVERLAP.min(longest))
+        let overlap = overlap.unwrap_or(DEFAULT_OVERLAP.min(longest));
+        let hold_while_in_use = self.boolean(rotation, "spec.rotation", "holdWhileInUse");
+        Rotation { every, overlap, hold_while_in_use }
     }
 
     fn delivery(&mut self, spec: &Value, name: &str) -> Delivery {

@@ -7,6 +7,7 @@
 //! When that memory is lost, the record is of a key that nobody holds; it is revoked and the next serial is issued.
 //!
 //! - `observed.rs`: what there is, and the facts that follow from it.
+//! - `rotation.rs`: when a key is replaced on request or by schedule.
 //! - `plan.rs`: the one next [`Write`], or why there is none: a [`Finding`] (`finding.rs`).
 //! - `record.rs`, `secret.rs`: the objects that are read and written.
 //! - `status.rs`: the status that shows a finding, and the Events that follow from its changes.
@@ -15,6 +16,7 @@ mod finding;
 mod observed;
 mod plan;
 mod record;
+mod rotation;
 mod secret;
 mod status;
 pub mod tombstones;
@@ -23,6 +25,7 @@ pub use self::finding::Finding;
 pub use self::observed::{Claim, Held, Observed, Obstacle, Ownership};
 pub use self::plan::{Finalizers, Plan, Removal, Write, plan, secret_to_probe};
 pub use self::record::{Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason};
+pub use self::rotation::RotateRequest;
 pub use self::secret::{SecretAnnotations, SecretDraft, SecretState};
 pub use self::status::{Announcement, annotations_due, announcements, render};
 

@@ -505,6 +505,8 @@ fn an_update_is_not_refused_for_what_it_leaves_as_bad_as_it_was() {
 #[test]
 fn what_deserves_a_second_look_is_warned_about() {
     let never = "spec.expiresIn: this key never expires; consider expiresIn: 90d, so that a leaked key stops working";
+    let mount =
+        "spec.rotation.overlap: a mounted Secret takes up to 2m to change; choose a longer overlap if Pods mount it";
     for (spec, expected) in [
         (json!({"expiresIn": "1d"}), &[][..]),
         (json!({}), &[never]),
@@ -534,11 +536,20 @@ fn what_deserves_a_second_look_is_warned_about() {
             ],
         ),
         (json!({"expiresAt": "2100-01-01T00:00:00Z"}), &[]),
-        (
-            json!({"expiresIn": "90d", "rotation": {"every": "30d"}}),
-            &["spec.rotation.every is not acted on yet: replace the key by hand"],
-        ),
+        (json!({"expiresIn": "90d", "rotation": {"every": "30d"}}), &[]),
         (json!({"expiresIn": "90d", "rotation": {"overlap": "1h"}}), &[]),
+        (json!({"expiresAt": "2026-12-23T12:00:00Z", "rotation": {"every": "30d"}}), &[]),
+        (
+            json!({"expiresAt": "2026-12-23T11:59:59Z", "rotation": {"every": "30d"}}),
+            &["spec.rotation.every: the key expires at 2026-12-23T11:59:59Z, before a rotation is due; shorten every"],
+        ),
+        (json!({"expiresIn": "90d", "rotation": {"overlap": "2m"}}), &[]),
+        (json!({"expiresIn": "90d", "rotation": {"overlap": "119s"}}), &[mount]),
+        (json!({"expiresIn": "90d", "rotation": {"every": "1m"}}), &[mount]),
+        (
+            json!({"expiresAt": "2026-11-23T11:00:00Z", "rotation": {"every": "30d"}}),
+            &["spec.expiresAt: the key expired at 2026-11-23T11:00:00Z and is refused"],
+        ),
     ] {
         let mut spec = spec;
         spec["owner"] = json!("ada");

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::address::AllowedAddresses;
-use crate::declaration::{Declaration, Problem};
+use crate::declaration::{Declaration, Problem, Rotation};
 
 /// Bytes of a warning: a little below where the API server cuts.
 const LONGEST: usize = 240;
@@ -14,6 +14,8 @@ const LONGEST: usize = 240;
 const LONGEST_NAME: usize = 120;
 /// An expiry later than this from now means "never": people write the last day of the year 9999.
 const AS_LATE_AS_NEVER: SignedDuration = SignedDuration::from_hours(100 * 365 * 24);
+/// How long the kubelet may take to write a changed Secret into a volume: its sync period and its cache's delay.
+const SLOWEST_MOUNT: SignedDuration = SignedDuration::from_mins(2);
 /// Warnings about one object. The API server drops warnings beyond 4096 bytes in all.
 const MOST: usize = 8;
 
@@ -32,8 +34,18 @@ pub(super) fn about(declaration: &Declaration, spec: &Value, now: Timestamp) -> 
         Some(at) if at <= now => warnings.push(format!("{end}: the key expired at {at} and is refused")),
         Some(_) => {}
     }
-    if spec.pointer("/rotation/every").is_some_and(|every| !every.is_null()) {
-        warnings.push("spec.rotation.every is not acted on yet: replace the key by hand".to_owned());
+    let Rotation { every, overlap, .. } = declaration.rotation;
+    if let (Some(every), Some(at)) = (every, declaration.expires_at)
+        && at > now
+        && every > at.duration_since(now)
+    {
+        warnings.push(format!("spec.rotation.every: the key expires at {at}, before a rotation is due; shorten every"));
+    }
+    if overlap < SLOWEST_MOUNT {
+        warnings.push(
+            "spec.rotation.overlap: a mounted Secret takes up to 2m to change; choose a longer overlap if Pods mount it"
+                .to_owned(),
+        );
     }
     let allowed = declaration.allowed_ips.as_deref().and_then(|entries| AllowedAddresses::parse(entries).ok());
     if let Some(allowed) = allowed {

@@ -108,7 +108,8 @@ pub struct ApiKeySpec {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspended: bool,
 
-    /// When a new key replaces the old one. `every` is not acted on yet; `overlap` is.
+    /// When a new key replaces the old one. The annotation `keywright.dev/rotate` asks for it at once: whenever its value
+    /// changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
 
@@ -122,7 +123,7 @@ pub struct ApiKeySpec {
     pub key_hash: Option<String>,
 }
 
-/// When a new key replaces the old one. `every` is not acted on yet; `overlap` is.
+/// When a new key replaces the old one.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -130,7 +131,8 @@ pub struct ApiKeySpec {
     validation = Rule::new(overlap_within_every()).message("overlap must not be longer than every"),
 )]
 pub struct Rotation {
-    /// Not acted on yet. How often a new key replaces the old one, from 1m to 3650d. Default: no scheduled rotation.
+    /// At what age a new key replaces the old one, from 1m to 3650d. A spread of a tenth of it, at most an hour, keeps many
+    /// keys from being replaced at the same time. Default: no scheduled rotation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
     #[x_kube(validation = Rule::new(lifetime("self")).message("every must be a duration such as 30d or 12h, from 1m to 3650d"), validation = schema::has_unit(), validation = schema::has_known_units(), validation = schema::has_bare_units())]
@@ -142,6 +144,11 @@ pub struct Rotation {
     #[schemars(length(max = 40))]
     #[x_kube(validation = Rule::new(format!("{} && {} <= 3650 * 86400", schema::is_duration("self"), schema::seconds("self"))).message("overlap must be a duration such as 24h or 0s, at most 3650d"), validation = schema::has_unit(), validation = schema::has_known_units(), validation = schema::has_bare_units())]
     pub overlap: Option<String>,
+
+    /// Keep an older key valid while it is used: a use in the last quarter of its time moves its end by a quarter of the
+    /// overlap, until it has had four overlaps. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold_while_in_use: bool,
 }
 
 /// The Secret that receives the key.
@@ -205,7 +212,7 @@ pub struct ApiKeyStatus {
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
 
-    /// `Active`, `Ready`, `Stalled` and `ExpiringSoon`.
+    /// `Active`, `Ready`, `Stalled` and `ExpiringSoon`; and `OldKeyStillInUse`, while an older key is valid.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -242,6 +249,15 @@ pub struct ApiKeyStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub retiring: Vec<Retiring>,
 
+    /// The value of the annotation `keywright.dev/rotate` that was last carried out. Its SHA-256 digest, if the value has
+    /// more than 256 bytes or may hold a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotate_request: Option<String>,
+
+    /// When the next scheduled rotation is due. Absent: the key ends before that, or no rotation is scheduled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_rotation_at: Option<Time>,
+
     /// Reserved, and not written yet: the newest generation that every live verifier is known to enforce.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enforced_generation: Option<i64>,
@@ -258,6 +274,9 @@ pub struct Retiring {
     pub serial: u32,
     /// When the older key expires.
     pub retires_at: Time,
+    /// When a verifier last allowed the older key. May be late by the verifiers' granularity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_used_at: Option<Time>,
 }
 
 /// One condition, as in `metav1.Condition`.
@@ -297,6 +316,8 @@ pub enum ConditionType {
     Stalled,
     /// Whether the key expires within 7 days, or within the last tenth of a shorter life.
     ExpiringSoon,
+    /// Whether an older key is still used although the new one has been in the Secret for a while.
+    OldKeyStillInUse,
     /// A type of another version: read, and never written.
     #[serde(untagged)]
     Other(String),
@@ -344,6 +365,10 @@ pub enum Reason {
     ExpiringSoon,
     /// `Stalled` is false: nothing needs a person.
     NotStalled,
+    /// `OldKeyStillInUse` is true.
+    OldKeyStillInUse,
+    /// `OldKeyStillInUse` is false.
+    OldKeyNotInUse,
     /// A reason of another version: read, and never written.
     #[serde(untagged)]
     Other(String),
@@ -367,6 +392,8 @@ impl Reason {
             Self::NotExpiringSoon => "NotExpiringSoon",
             Self::ExpiringSoon => "ExpiringSoon",
             Self::NotStalled => "NotStalled",
+            Self::OldKeyStillInUse => "OldKeyStillInUse",
+            Self::OldKeyNotInUse => "OldKeyNotInUse",
             Self::Other(word) => word,
         }
     }

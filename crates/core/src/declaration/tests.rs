@@ -17,7 +17,7 @@ fn an_empty_spec_is_a_key_for_anybody_that_never_expires() {
             allowed_ips: None,
             suspended: false,
             expires_at: None,
-            overlap: SignedDuration::from_hours(24),
+            rotation: Rotation { every: None, overlap: SignedDuration::from_hours(24), hold_while_in_use: false },
             delivery: Delivery::Secret { name: "ci".into(), key: "api-key".into() },
         })
     );
@@ -33,10 +33,16 @@ fn expiry_counts_from_creation_and_is_cut_to_whole_seconds() {
 
 #[test]
 fn overlap_is_a_day_or_the_shorter_period() {
-    let overlap = |rotation| read(&json!({ "rotation": rotation }), "ci", created()).unwrap().overlap;
-    assert_eq!(overlap(json!({"every": "30d"})), SignedDuration::from_hours(24));
-    assert_eq!(overlap(json!({"every": "1h"})), SignedDuration::from_hours(1));
-    assert_eq!(overlap(json!({"overlap": "0s"})), SignedDuration::ZERO);
+    let hours = SignedDuration::from_hours;
+    for (rotation, every, overlap) in [
+        (json!({"every": "30d"}), Some(hours(30 * 24)), hours(24)),
+        (json!({"every": "1h"}), Some(hours(1)), hours(1)),
+        (json!({"overlap": "0s"}), None, SignedDuration::ZERO),
+        (json!({"every": "2h", "overlap": "1h"}), Some(hours(2)), hours(1)),
+    ] {
+        let declared = read(&json!({ "rotation": rotation }), "ci", created()).unwrap();
+        assert_eq!(declared.rotation, Rotation { every, overlap, hold_while_in_use: false });
+    }
 }
 
 #[test]
@@ -71,6 +77,7 @@ fn every_problem_is_said_with_its_path() {
         (json!({"expiresAt": "soon"}), "spec.expiresAt"),
         (json!({"expiresIn": "1d", "expiresAt": "2027-01-01T00:00:00Z"}), "spec"),
         (json!({"rotation": {"every": "1s"}}), "spec.rotation.every"),
+        (json!({"rotation": {"holdWhileInUse": "true"}}), "spec.rotation.holdWhileInUse"),
         (json!({"rotation": {"every": "1h", "overlap": "2h"}}), "spec.rotation.overlap"),
         (json!({"secret": {"name": "a/b"}}), "spec.secret.name"),
         (json!({"secret": {"name": "Ci"}}), "spec.secret.name"),

@@ -3,8 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::observed::Observed;
-use super::record::whole_seconds;
-use crate::api::{Reason, Retiring};
+use super::record::{Cause, whole_seconds};
+use crate::api::{ROTATE_ANNOTATION, Reason, Retiring};
 use crate::declaration::{Declaration, Delivery, Problem};
 
 /// How soon a Secret that cannot be written is tried again; there is no watch on Secrets.
@@ -18,6 +18,9 @@ const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What stands in a message between a Secret's name and why it cannot be written.
 const CANNOT_BE_WRITTEN: &str = " cannot be written: ";
+
+/// A rotation that the annotation asks for.
+const ASKED_FOR: &str = "the rotation that was asked for";
 
 /// Why there is nothing to write for an ApiKey.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,9 +60,45 @@ impl Finding {
         finding.until(retiring.iter().map(|retiring| retiring.retires_at.0).min())
     }
 
+    /// The same, of a key that is not let in, and that a newer one is to replace once it is.
+    pub(super) fn with_a_rotation_to_come(self, cause: Cause) -> Self {
+        let rotation = match cause {
+            Cause::RotationScheduled => "the scheduled rotation",
+            _ => ASKED_FOR,
+        };
+        self.and(&format!("{rotation} waits until then"))
+    }
+
+    /// The same, of a key that nothing here can replace.
+    pub(super) fn with_a_rotation_in_vain(self) -> Self {
+        self.and(&format!(
+            "{ROTATE_ANNOTATION} cannot replace a key that was made elsewhere; declare the digest of another key in \
+             another ApiKey"
+        ))
+    }
+
+    /// The same, of a key that is to be replaced and cannot be.
+    pub(super) fn with_an_obstructed_rotation(self, declaration: &Declaration, obstacle: &str, now: Timestamp) -> Self {
+        let fact = "the key in it is let in, and its rotation waits";
+        let message = format!("Secret {:?}{CANNOT_BE_WRITTEN}{obstacle}; {fact}", secret_name(declaration));
+        let finding = Self { message: cut(message), ..self };
+        finding.or_at(now.saturating_add(SECRET_RETRY).unwrap_or(now))
+    }
+
+    fn and(self, fact: &str) -> Self {
+        Self { message: cut(format!("{}; {fact}", self.message)), ..self }
+    }
+
+    /// The same, which also ends at `time`.
+    pub(super) fn or_at(self, time: Timestamp) -> Self {
+        Self { wake: self.wake.into_iter().chain([time]).min(), ..self }
+    }
+
     /// The spec cannot be acted on.
-    pub(super) fn invalid(problems: &[Problem]) -> Self {
-        Self::new(Reason::Invalid, problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; "))
+    pub(super) fn invalid(problems: &[Problem], is_asked_to_rotate: bool) -> Self {
+        let problems = problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ");
+        let finding = Self::new(Reason::Invalid, problems);
+        if is_asked_to_rotate { finding.and(&format!("{ASKED_FOR} waits until the spec is valid")) } else { finding }
     }
 
     /// Another ApiKey owns the submitted key, or it was revoked. Whose it is, is nobody's business.
@@ -115,14 +154,15 @@ impl Finding {
     }
 
     /// Every key is revoked, and finalizers of others hold the deletion up.
-    pub(super) fn revoking(others: &[String]) -> Self {
-        Self::new(
+    pub(super) fn revoking(others: &[String], is_asked_to_rotate: bool) -> Self {
+        let finding = Self::new(
             Reason::Revoking,
             format!(
                 "all keys are revoked; the ApiKey goes once others have removed their finalizers: {}",
                 others.join(", ")
             ),
-        )
+        );
+        if is_asked_to_rotate { finding.and(&format!("{ASKED_FOR} is not carried out")) } else { finding }
     }
 
     /// The same, which also ends when the declared expiry draws near or comes.

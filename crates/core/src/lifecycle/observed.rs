@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::record::{Cause, Record, RevocationReason};
+use super::rotation::RotateRequest;
 use super::secret::SecretState;
 use crate::api::{ApiKeyReference, ApiKeyStatus, FINALIZER, Retiring};
 use crate::declaration::{Declaration, Delivery, Problem};
@@ -32,8 +33,8 @@ pub struct Observed {
     pub is_deleting: bool,
     /// `metadata.finalizers`.
     pub finalizers: Vec<String>,
-    /// The digest of the annotation `keywright.dev/rotate`, whose value may be as long as a tenant likes.
-    pub rotate_request: Option<Digest>,
+    /// The annotation `keywright.dev/rotate`.
+    pub rotate_request: Option<RotateRequest>,
     /// The spec, or all that is wrong with it.
     pub declared: Result<Declaration, Vec<Problem>>,
     /// The status as stored. Anybody with rights on the status can edit it, so nothing in it revokes a key: its serial
@@ -144,7 +145,8 @@ impl Observed {
         let older = self.live_records().filter(|record| record.spec.serial < current.spec.serial);
         let retiring = older.filter_map(|record| {
             let retires_at = Time(record.not_after().filter(|not_after| *not_after > now)?);
-            Some(Retiring { key_prefix: record.spec.key_prefix.clone(), serial: record.spec.serial, retires_at })
+            let (key_prefix, serial) = (record.spec.key_prefix.clone(), record.spec.serial);
+            Some(Retiring { key_prefix, serial, retires_at, last_used_at: record.last_used_at.map(Time) })
         });
         retiring.collect()
     }
@@ -158,7 +160,7 @@ impl Observed {
         };
         let (delivered, recorded) = (self.newest_delivered_serial(), self.newest_delivered_record());
         let digest = digest.to_string();
-        let record = self.live_records().find(|record| record.spec.digest == digest)?;
+        let record = self.live_records().find(|record| record.spec.digest == digest && record.replaced_at.is_none())?;
         let is_newest =
             record.spec.serial >= delivered || (record.spec.serial >= recorded && !self.was_replaced(record));
         is_newest.then_some(record)
@@ -207,15 +209,18 @@ impl Observed {
 
     /// Whether the newest key did not reach the Secret, and the next one would need it: then the API server is to be
     /// asked for an [`Obstacle`] first.
-    pub fn needs_to_know_obstacle(&self) -> bool {
+    pub fn needs_to_know_obstacle(&self, now: Timestamp) -> bool {
         let newest = self.records.last().and_then(|record| record.spec.revoked.as_ref());
-        let is_wanted = matches!(&self.declared, Ok(Declaration { delivery: Delivery::Secret { .. }, .. }));
+        let is_wanted = match &self.declared {
+            Ok(declaration @ Declaration { delivery: Delivery::Secret { .. }, .. }) => {
+                self.current().is_none_or(|current| {
+                    declaration.lets_in_at(now) && self.cause_of_rotation(declaration, current, now).is_some()
+                })
+            }
+            _ => false,
+        };
         let has_place = matches!(self.secret, SecretState::Absent | SecretState::Ours { .. });
-        newest.is_some_and(RevocationReason::is_undelivered)
-            && !self.is_deleting
-            && is_wanted
-            && has_place
-            && self.current().is_none()
+        newest.is_some_and(RevocationReason::is_undelivered) && !self.is_deleting && is_wanted && has_place
     }
 
     /// Why no key can be handed out at `now`.

@@ -5,7 +5,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::finding::Finding;
 use super::observed::{Held, Observed, Ownership};
-use super::record::{Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason, declared, whole_seconds};
+use super::record::{
+    Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason, declared, revoked, whole_seconds,
+};
+use super::rotation::{MAX_OLDER_KEYS, hold, latest_end};
 use super::secret::{SecretAnnotations, SecretDraft, SecretState};
 use super::status;
 use crate::api::{ApiKeyRecordSpec, ApiKeyStatus, FINALIZER, Reason};
@@ -111,7 +114,7 @@ fn next(observed: &Observed, now: Timestamp) -> Plan {
         return Plan::Write(Write::AddFinalizer(finalizers(observed, true)));
     }
     // What is declared reaches the keys that are out before anything new is made: a narrowing never waits.
-    if let Some(update) = observed.live_records().find_map(|record| align(observed, declaration, record)) {
+    if let Some(update) = observed.live_records().find_map(|record| align(observed, declaration, record, now)) {
         return update_record(update);
     }
     match &declaration.delivery {
@@ -127,7 +130,9 @@ fn plan_deletion(observed: &Observed, now: Timestamp) -> Plan {
     let others = observed.other_finalizers();
     // The last chance to say so: without our finalizer, the object may be gone at any moment.
     if !others.is_empty() {
-        let status = status::render(observed, &Finding::revoking(&others), now);
+        let is_done = |shown: &String| observed.status.rotate_request.as_ref() == Some(shown);
+        let is_asked_to_rotate = observed.rotate_request.as_ref().is_some_and(|request| !is_done(&request.shown));
+        let status = status::render(observed, &Finding::revoking(&others, is_asked_to_rotate), now);
         if status != observed.status {
             return Plan::Write(Write::UpdateStatus(Box::new(status)));
         }
@@ -140,22 +145,34 @@ fn plan_deletion(observed: &Observed, now: Timestamp) -> Plan {
 fn plan_invalid(observed: &Observed, problems: &[Problem]) -> Plan {
     match observed.live_records().find(|record| !record.spec.suspended) {
         Some(record) => update_record(record.with(ApiKeyRecordSpec { suspended: true, ..record.spec.clone() })),
-        None => Plan::Rest(Finding::invalid(problems)),
+        None => {
+            let is_asked_to_rotate = observed.live_records().last().is_some_and(|key| observed.asks_to_replace(key));
+            Plan::Rest(Finding::invalid(problems, is_asked_to_rotate))
+        }
     }
 }
 
 /// The write that makes a live record say what is declared, where it says something else.
-fn align(observed: &Observed, declaration: &Declaration, record: &Record) -> Option<RecordUpdate> {
+fn align(observed: &Observed, declaration: &Declaration, record: &Record, now: Timestamp) -> Option<RecordUpdate> {
     let mut aligned = declared(declaration, record.spec.clone());
-    if record.spec.serial < observed.newest_serial() {
-        // Only the newest key follows the declared expiry into the future. An older one can end sooner and never later,
-        // or a longer overlap would bring back a key that was already refused.
-        let successor = observed.current().filter(|current| current.spec.serial > record.spec.serial);
-        let overlap_ends = successor.and_then(|current| current.created().checked_add(declaration.overlap).ok());
-        aligned.not_after =
-            [declaration.expires_at, record.not_after(), overlap_ends].into_iter().flatten().min().map(Time);
+    let current = observed.current().map(|current| current.spec.serial);
+    if record.spec.serial >= current.unwrap_or_else(|| observed.newest_serial()) {
+        return (aligned != record.spec).then(|| record.with(aligned));
     }
-    (aligned != record.spec).then(|| record.with(aligned))
+    // Only the newest key follows the declared expiry into the future. An older one can end sooner and never later, or a
+    // longer overlap would bring back a key that was already refused.
+    let replaced_at = record.replaced_at.or(current.map(|_| now));
+    // Not after now: the clock may have been set back since.
+    let overlap_ends = replaced_at.and_then(|at| latest_end(declaration.rotation, at.min(now), record.held_until));
+    let end = [declaration.expires_at, record.not_after(), overlap_ends].into_iter().flatten().min();
+    aligned.not_after = end.map(Time);
+    match replaced_at {
+        Some(at) if end.is_some_and(|end| now >= end) => {
+            Some(record.replaced(revoked(&record.spec, RevocationReason::Replaced, now), at))
+        }
+        Some(at) if aligned != record.spec || record.replaced_at != replaced_at => Some(record.replaced(aligned, at)),
+        _ => (aligned != record.spec).then(|| record.with(aligned)),
+    }
 }
 
 fn plan_submitted(observed: &Observed, declaration: &Declaration, digest: Digest, now: Timestamp) -> Plan {
@@ -170,11 +187,15 @@ fn plan_submitted(observed: &Observed, declaration: &Declaration, digest: Digest
             uid: own.metadata.uid.clone(),
             resource_version: own.metadata.resource_version.clone(),
         })),
-        (_, Some(own)) => Plan::Rest(Finding::in_force(declaration, &observed.retiring_before(own, now), now)),
+        (_, Some(own)) => {
+            let finding = Finding::in_force(declaration, &observed.retiring_before(own, now), now);
+            let is_in_vain = observed.asks_to_replace(own);
+            Plan::Rest(if is_in_vain { finding.with_a_rotation_in_vain() } else { finding })
+        }
         (Ownership::Owned(owner), None) if !owner.is_revoked => Plan::Rest(Finding::not_ours(Reason::DigestTaken)),
         (Ownership::Owned(_), None) => Plan::Rest(Finding::not_ours(Reason::DigestRevoked)),
         (_, None) if !observed.records.is_empty() => Plan::Rest(Finding::not_ours(Reason::DigestRevoked)),
-        (Ownership::Free, None) => create_record(observed, declaration, NewKey::Submitted(digest), Cause::First),
+        (Ownership::Free, None) => create_record(observed, declaration, NewKey::Submitted(digest), Cause::First, now),
         (Ownership::Unasked, None) => Plan::Rest(Finding::issuing(now + SignedDuration::from_secs(1))),
     }
 }
@@ -204,7 +225,7 @@ fn plan_delivered(observed: &Observed, declaration: &Declaration, now: Timestamp
     {
         return revoke(oldest, RevocationReason::Replaced, now);
     }
-    create_record(observed, declaration, NewKey::Minted, cause)
+    create_record(observed, declaration, NewKey::Minted, cause, now)
 }
 
 /// A record whose key has not reached the Secret.
@@ -218,7 +239,11 @@ fn plan_undelivered(observed: &Observed, declaration: &Declaration, record: &Rec
         (Some(_), SecretState::Ours { .. }) => secret().map(Write::ReplaceSecret),
         (None, _) if (SignedDuration::ZERO..DELIVERY_GRACE).contains(&now.duration_since(record.created())) => {
             let until = record.created().saturating_add(DELIVERY_GRACE).unwrap_or(now);
-            return Plan::Rest(Finding::issuing(until));
+            // Another controller is replacing a key, which works meanwhile.
+            return Plan::Rest(observed.current().map_or_else(
+                || Finding::issuing(until),
+                |current| Finding::in_force(declaration, &observed.retiring_before(current, now), now).or_at(until),
+            ));
         }
         _ => None,
     };
@@ -233,7 +258,44 @@ fn plan_current(observed: &Observed, declaration: &Declaration, current: &Record
     if let Some(record) = observed.live_records().find(is_over) {
         return revoke(record, RevocationReason::Replaced, now);
     }
-    Plan::Rest(Finding::in_force(declaration, &observed.retiring_before(current, now), now))
+    let mut older = observed.live_records().filter(|record| record.spec.serial < current.spec.serial);
+    if let Some(held) = older.find_map(|record| Some(record.held(hold(declaration, record, now)?))) {
+        return update_record(held);
+    }
+    let finding = Finding::in_force(declaration, &observed.retiring_before(current, now), now);
+    let in_use = observed.older_in_use(declaration, current, now);
+    let finding = in_use.into_iter().fold(finding, |finding, (_, until)| finding.or_at(until));
+    match observed.cause_of_rotation(declaration, current, now) {
+        Some(cause) if declaration.lets_in_at(now) => {
+            plan_rotation(observed, declaration, current, cause, finding, now)
+        }
+        Some(cause) => Plan::Rest(finding.with_a_rotation_to_come(cause)),
+        None => Plan::Rest(match observed.rotation_due_at(declaration, current, now) {
+            Some(due) => finding.or_at(due),
+            None => finding,
+        }),
+    }
+}
+
+/// The key in the Secret works, and another one is to take its place.
+fn plan_rotation(
+    observed: &Observed,
+    declaration: &Declaration,
+    current: &Record,
+    cause: Cause,
+    finding: Finding,
+    now: Timestamp,
+) -> Plan {
+    if let Some(obstacle) = observed.obstacle_at(now) {
+        return Plan::Rest(finding.with_an_obstructed_rotation(declaration, &obstacle, now));
+    }
+    let older = || observed.live_records().filter(|record| record.spec.serial < current.spec.serial);
+    if older().count() >= MAX_OLDER_KEYS
+        && let Some(oldest) = older().next()
+    {
+        return revoke(oldest, RevocationReason::Replaced, now);
+    }
+    create_record(observed, declaration, NewKey::Minted, cause, now)
 }
 
 fn revoke(record: &Record, reason: RevocationReason, now: Timestamp) -> Plan {
@@ -244,13 +306,13 @@ fn update_record(update: RecordUpdate) -> Plan {
     Plan::Write(Write::UpdateRecord(Box::new(update)))
 }
 
-fn create_record(observed: &Observed, declaration: &Declaration, key: NewKey, cause: Cause) -> Plan {
+fn create_record(observed: &Observed, declaration: &Declaration, key: NewKey, cause: Cause, now: Timestamp) -> Plan {
     let serial = match key {
         NewKey::Minted => observed.newest_serial().saturating_add(1),
         NewKey::Submitted(_) => 1,
     };
-    let request = observed.rotate_request;
-    let record = NewRecord::new(&observed.reference, serial, key, cause, request, declaration);
+    let request = observed.rotate_request.as_ref();
+    let record = NewRecord::new(&observed.reference, serial, key, cause, request, declaration, now);
     Plan::Write(Write::CreateRecord(Box::new(record)))
 }
 

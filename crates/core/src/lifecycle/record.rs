@@ -7,8 +7,12 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
+use super::rotation::RotateRequest;
 use super::tombstones;
-use crate::api::{ApiKeyRecord, ApiKeyRecordSpec, ApiKeyReference, CAUSE_ANNOTATION, MANAGED_BY, Revocation};
+use crate::api::{
+    ApiKeyRecord, ApiKeyRecordSpec, ApiKeyReference, CAUSE_ANNOTATION, HELD_UNTIL_ANNOTATION, ISSUED_AT_ANNOTATION,
+    MANAGED_BY, REPLACED_AT_ANNOTATION, Revocation,
+};
 use crate::declaration::Declaration;
 use crate::key::{Digest, Prefix};
 use crate::record_name::record_name;
@@ -20,6 +24,12 @@ pub struct Record {
     pub metadata: ObjectMeta,
     /// Why it was issued.
     pub cause: Cause,
+    /// When it was issued, by the controller's clock. Old records do not say.
+    pub issued_at: Option<Timestamp>,
+    /// When a newer key was in the Secret: its overlap began.
+    pub replaced_at: Option<Timestamp>,
+    /// Until when it is held, as it was used near its end.
+    pub held_until: Option<Timestamp>,
     /// When a verifier last let its key in.
     pub last_used_at: Option<Timestamp>,
     /// What it says.
@@ -29,9 +39,13 @@ pub struct Record {
 impl From<ApiKeyRecord> for Record {
     /// A record that does not say why it was issued counts as the ApiKey's first.
     fn from(record: ApiKeyRecord) -> Self {
-        let cause = record.metadata.annotations.as_ref().and_then(|annotations| annotations.get(CAUSE_ANNOTATION));
+        let annotation = |name: &str| record.metadata.annotations.as_ref()?.get(name);
+        let time = |name: &str| annotation(name).and_then(|time| time.parse().ok());
         Self {
-            cause: cause.and_then(|cause| cause.parse().ok()).unwrap_or(Cause::First),
+            cause: annotation(CAUSE_ANNOTATION).and_then(|cause| cause.parse().ok()).unwrap_or(Cause::First),
+            issued_at: time(ISSUED_AT_ANNOTATION),
+            replaced_at: time(REPLACED_AT_ANNOTATION),
+            held_until: time(HELD_UNTIL_ANNOTATION),
             last_used_at: record.status.and_then(|status| status.last_used_at).map(|time| time.0),
             metadata: record.metadata,
             spec: record.spec,
@@ -63,6 +77,22 @@ impl Record {
         RecordUpdate { metadata: self.metadata.clone(), before: self.spec.clone(), spec }
     }
 
+    /// The record of a key that a newer one in the Secret has replaced at this time.
+    pub(super) fn replaced(&self, spec: ApiKeyRecordSpec, at: Timestamp) -> RecordUpdate {
+        let mut update = self.with(spec);
+        let annotations = update.metadata.annotations.get_or_insert_default();
+        annotations.insert(REPLACED_AT_ANNOTATION.into(), at.to_string());
+        update
+    }
+
+    /// The record of a replaced key that ends at this time instead of earlier.
+    pub(super) fn held(&self, until: Timestamp) -> RecordUpdate {
+        let mut update = self.with(ApiKeyRecordSpec { not_after: Some(Time(until)), ..self.spec.clone() });
+        let annotations = update.metadata.annotations.get_or_insert_default();
+        annotations.insert(HELD_UNTIL_ANNOTATION.into(), until.to_string());
+        update
+    }
+
     /// The record as a tombstone.
     pub(super) fn revoked(&self, reason: RevocationReason, now: Timestamp) -> RecordUpdate {
         self.with(revoked(&self.spec, reason, now))
@@ -76,6 +106,8 @@ pub struct NewRecord {
     pub key: NewKey,
     /// Why it is issued.
     pub cause: Cause,
+    /// When, by the controller's clock.
+    issued_at: Timestamp,
     /// `digest` and `keyPrefix` are those of the key.
     spec: ApiKeyRecordSpec,
 }
@@ -95,8 +127,9 @@ impl NewRecord {
         serial: u32,
         key: NewKey,
         cause: Cause,
-        rotate_request: Option<Digest>,
+        rotate_request: Option<&RotateRequest>,
         declaration: &Declaration,
+        now: Timestamp,
     ) -> Self {
         let spec = ApiKeyRecordSpec {
             digest: String::new(),
@@ -109,9 +142,9 @@ impl NewRecord {
             not_after: None,
             suspended: false,
             revoked: None,
-            rotate_request: rotate_request.map(|request| request.to_string()),
+            rotate_request: rotate_request.map(|request| request.digest.to_string()),
         };
-        Self { key, cause, spec: declared(declaration, spec) }
+        Self { key, cause, issued_at: now, spec: declared(declaration, spec) }
     }
 
     /// Which key of the ApiKey it is.
@@ -128,7 +161,10 @@ impl NewRecord {
         };
         let mut record = ApiKeyRecord::new(&record_name(&spec.api_key.uid, spec.serial), spec);
         record.metadata.labels = Some(BTreeMap::from([(MANAGED_BY.0.into(), MANAGED_BY.1.into())]));
-        record.metadata.annotations = Some(BTreeMap::from([(CAUSE_ANNOTATION.into(), self.cause.to_string())]));
+        record.metadata.annotations = Some(BTreeMap::from([
+            (CAUSE_ANNOTATION.into(), self.cause.to_string()),
+            (ISSUED_AT_ANNOTATION.into(), self.issued_at.to_string()),
+        ]));
         record
     }
 }
@@ -187,10 +223,21 @@ pub enum Cause {
     SecretChanged,
     /// The record of the key in the Secret was revoked or removed by hand.
     RecordLost,
+    /// A new value of the annotation `keywright.dev/rotate` asked for it.
+    RotationRequested,
+    /// The last key has reached the age of `spec.rotation.every`.
+    RotationScheduled,
 }
 
 impl Cause {
-    const ALL: [Self; 4] = [Self::First, Self::SecretMissing, Self::SecretChanged, Self::RecordLost];
+    const ALL: [Self; 6] = [
+        Self::First,
+        Self::SecretMissing,
+        Self::SecretChanged,
+        Self::RecordLost,
+        Self::RotationRequested,
+        Self::RotationScheduled,
+    ];
 
     /// The word in the annotation.
     pub fn as_str(self) -> &'static str {
@@ -199,12 +246,14 @@ impl Cause {
             Self::SecretMissing => "SecretMissing",
             Self::SecretChanged => "SecretChanged",
             Self::RecordLost => "RecordLost",
+            Self::RotationRequested => "RotationRequested",
+            Self::RotationScheduled => "RotationScheduled",
         }
     }
 
     /// Whether nobody asked for this key, so that it counts against the mint budget.
     pub(super) fn is_unrequested(self) -> bool {
-        self != Self::First
+        matches!(self, Self::SecretMissing | Self::SecretChanged | Self::RecordLost)
     }
 }
 
@@ -233,7 +282,7 @@ pub enum RevocationReason {
     NotDelivered,
     /// The same, as the API server refused the Secret.
     DeliveryRefused,
-    /// A newer key took its place, and the overlap is over.
+    /// A newer key took its place, and the overlap is over; or too many newer ones did.
     Replaced,
     /// It is not a record that the controller would have made.
     Tampered,

@@ -5,9 +5,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::finding::{Finding, obstacle_in, soon};
 use super::observed::Observed;
-use super::record::{Cause, whole_seconds};
+use super::record::{Cause, Record, whole_seconds};
+use super::rotation::MAX_OLDER_KEYS;
 use super::secret::{SecretAnnotations, SecretState};
-use crate::api::{ApiKeyStatus, Condition, ConditionStatus, ConditionType, Reason};
+use crate::api::{ApiKeyStatus, Condition, ConditionStatus, ConditionType, Reason, Retiring};
 use crate::declaration::Delivery;
 
 /// The answers of `Active`, `Ready` and `Stalled` that belong to a reason.
@@ -17,7 +18,8 @@ fn answers(reason: &Reason) -> (bool, bool, bool) {
         Reason::Invalid | Reason::SecretNameTaken | Reason::DigestTaken | Reason::DigestRevoked => (false, false, true),
         Reason::Issuing | Reason::Revoking | Reason::MintBudget => (false, false, false),
         Reason::Active | Reason::Rotating => (true, true, false),
-        Reason::NotExpiringSoon | Reason::ExpiringSoon | Reason::NotStalled | Reason::Other(_) => (false, false, false),
+        Reason::NotExpiringSoon | Reason::ExpiringSoon | Reason::NotStalled => (false, false, false),
+        Reason::OldKeyStillInUse | Reason::OldKeyNotInUse | Reason::Other(_) => (false, false, false),
     }
 }
 
@@ -30,7 +32,10 @@ pub fn render(observed: &Observed, finding: &Finding, now: Timestamp) -> ApiKeyS
         ..observed.status.clone()
     };
     match observed.in_force() {
-        _ if finding.reason == Reason::Revoking => status.retiring.clear(),
+        _ if finding.reason == Reason::Revoking => {
+            status.retiring.clear();
+            status.next_rotation_at = None;
+        }
         _ if finding.owns_nothing() => (status.key_prefix, status.serial, status.issued_at) = (None, None, None),
         Some(current) if finding.is_in_force() => {
             status.key_prefix.clone_from(&current.spec.key_prefix);
@@ -38,6 +43,8 @@ pub fn render(observed: &Observed, finding: &Finding, now: Timestamp) -> ApiKeyS
             status.issued_at = Some(Time(current.created()));
             status.secret_name = secret_name(observed);
             status.retiring = observed.retiring_before(current, now);
+            status.rotate_request = rotate_request(observed, current);
+            status.next_rotation_at = next_rotation_at(observed, current, now).map(Time);
         }
         _ => {}
     }
@@ -80,13 +87,34 @@ fn conditions(observed: &Observed, finding: &Finding, expiring: (Reason, String)
         };
         (Reason::NotStalled, message.to_owned())
     };
-    let rows = [
+    let mut rows = vec![
         (ConditionType::Active, active, found()),
         (ConditionType::Ready, ready, found()),
         (ConditionType::Stalled, stalled, stalling),
         (ConditionType::ExpiringSoon, expiring.0 == Reason::ExpiringSoon, expiring),
     ];
+    if let Some(why) = use_of_older_keys(observed, finding, now) {
+        rows.push((ConditionType::OldKeyStillInUse, why.0 == Reason::OldKeyStillInUse, why));
+    }
     rows.into_iter().map(|(type_, answer, why)| condition(observed, type_, answer, why, now)).collect()
+}
+
+/// Whether older keys are still used, while there are any.
+fn use_of_older_keys(observed: &Observed, finding: &Finding, now: Timestamp) -> Option<(Reason, String)> {
+    let current = observed.in_force().filter(|_| finding.is_in_force())?;
+    let retiring = observed.retiring_before(current, now);
+    let in_use = observed.older_in_use(observed.declared.as_ref().ok()?, current, now);
+    let words = |old: &Retiring| {
+        let used =
+            old.last_used_at.as_ref().filter(|_| in_use.iter().any(|(record, _)| record.spec.serial == old.serial))?;
+        Some(format!("{} was used at {} and ends at {}", shown(old), used.0, old.retires_at.0))
+    };
+    let used: Vec<_> = retiring.iter().filter_map(words).collect();
+    match used.is_empty() {
+        _ if retiring.is_empty() => None,
+        true => Some((Reason::OldKeyNotInUse, "no older key is in use".to_owned())),
+        false => Some((Reason::OldKeyStillInUse, format!("{}; have its users read the Secret again", used.join(", ")))),
+    }
 }
 
 /// The time of the last transition moves only with the answer, as API conventions have it.
@@ -110,6 +138,23 @@ fn last_used(observed: &Observed) -> Option<Time> {
     recorded.chain(shown).max().map(Time)
 }
 
+/// The request that was last carried out. A record knows its request by the digest alone.
+fn rotate_request(observed: &Observed, current: &Record) -> Option<String> {
+    let before = observed.status.rotate_request.clone();
+    match &observed.rotate_request {
+        Some(request) if observed.asks_to_replace(current) => before.filter(|before| *before != request.shown),
+        Some(request) => Some(request.shown.clone()),
+        None => before,
+    }
+}
+
+/// None after the key's end.
+fn next_rotation_at(observed: &Observed, current: &Record, now: Timestamp) -> Option<Timestamp> {
+    let declaration = observed.declared.as_ref().ok()?;
+    let due = observed.rotation_due_at(declaration, current, now)?;
+    declaration.expires_at.is_none_or(|expires_at| due < expires_at).then_some(due)
+}
+
 fn secret_name(observed: &Observed) -> Option<String> {
     match &observed.declared.as_ref().ok()?.delivery {
         Delivery::Secret { name, .. } => Some(name.clone()),
@@ -128,13 +173,18 @@ pub struct Announcement {
     pub note: String,
 }
 
+/// How people recognise an older key.
+fn shown(old: &Retiring) -> &str {
+    old.key_prefix.as_deref().unwrap_or("the older key")
+}
+
 /// What is worth an Event in the change of a status. `cause` is why the current key was issued.
 pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<Cause>) -> Vec<Announcement> {
     let mut announcements = Vec::new();
     let mut announce = |reason, warning, note| announcements.push(Announcement { reason, warning, note });
     let prefix = after.key_prefix.as_deref().unwrap_or("a submitted key");
     if after.serial > before.serial {
-        match cause.filter(|cause| cause.is_unrequested()) {
+        match cause {
             Some(Cause::RecordLost) => {
                 announce(
                     "SecretRecreated",
@@ -142,12 +192,29 @@ pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<
                     format!("the record of the last key was revoked or removed: issued {prefix}"),
                 );
             }
-            Some(_) => announce(
+            Some(Cause::SecretMissing | Cause::SecretChanged) => announce(
                 "SecretRecreated",
                 true,
                 format!("the Secret was missing or changed: issued {prefix}; the last key stays valid for the overlap"),
             ),
-            None => announce("Issued", false, format!("issued {prefix}")),
+            Some(Cause::RotationRequested | Cause::RotationScheduled) => {
+                let last = after.retiring.last().map_or_else(
+                    || "the last key has ended".to_owned(),
+                    |last| format!("{} stays valid until {}", shown(last), last.retires_at.0),
+                );
+                announce("Rotated", false, format!("issued {prefix}; {last}"));
+            }
+            Some(Cause::First) | None => announce("Issued", false, format!("issued {prefix}")),
+        }
+        let has_ended = |old: &&Retiring| after.retiring.iter().all(|left| left.serial != old.serial);
+        let was_to_live = |old: &&Retiring| after.issued_at.as_ref().is_some_and(|issued| old.retires_at.0 > issued.0);
+        for old in before.retiring.iter().filter(has_ended).filter(was_to_live) {
+            let note = format!(
+                "{} ended before its overlap was over, because at most {MAX_OLDER_KEYS} older keys stay valid; wait for \
+                 the end of an overlap before you ask for another rotation",
+                shown(old)
+            );
+            announce("RetiredEarly", true, note);
         }
     }
     for (type_, word, warning) in [
@@ -158,6 +225,7 @@ pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<
         (ConditionType::Active, "DigestTaken", true),
         (ConditionType::Active, "DigestRevoked", true),
         (ConditionType::ExpiringSoon, "ExpiringSoon", true),
+        (ConditionType::OldKeyStillInUse, "OldKeyStillInUse", true),
     ] {
         let speaks = |status: &ApiKeyStatus| {
             let mut conditions = status.conditions.iter();
@@ -165,6 +233,17 @@ pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<
         };
         if let (Some(condition), None) = (speaks(after), speaks(before)) {
             announce(word, warning, condition.message);
+        }
+    }
+    for old in &after.retiring {
+        let moved = |before: &&Retiring| before.serial == old.serial && before.retires_at.0 < old.retires_at.0;
+        if before.retiring.iter().any(|before| moved(&before)) {
+            let note = format!(
+                "{} is still used and now ends at {}; have its users read the Secret again",
+                shown(old),
+                old.retires_at.0
+            );
+            announce("OverlapExtended", true, note);
         }
     }
     let obstructed = |status: &ApiKeyStatus| {

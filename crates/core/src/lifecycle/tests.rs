@@ -2,6 +2,7 @@
 //! it has to come to rest, and the promises have to hold there.
 
 mod ownership;
+mod rotation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,6 +38,8 @@ struct World {
     other_finalizers: Vec<String>,
     status: ApiKeyStatus,
     secret: SecretState,
+    /// The value of the annotation `keywright.dev/rotate`.
+    rotate: Option<String>,
     /// What the API server says of a Secret with a key in it.
     obstacle: Option<Obstacle>,
     /// The oldest record of another ApiKey that has the submitted digest.
@@ -71,6 +74,7 @@ impl World {
             other_finalizers: Vec::new(),
             status: ApiKeyStatus::default(),
             secret: SecretState::Absent,
+            rotate: None,
             obstacle: None,
             rival: None,
             records: BTreeMap::new(),
@@ -95,7 +99,7 @@ impl World {
                 .into_iter()
                 .chain(self.other_finalizers.clone())
                 .collect(),
-            rotate_request: None,
+            rotate_request: self.rotate.as_deref().map(RotateRequest::read),
             declared: declaration::read(&self.spec, "ci", self.created),
             status: self.status.clone(),
             secret: self.secret.clone(),
@@ -104,7 +108,7 @@ impl World {
             records: self.records.values().cloned().collect(),
             held: self.held.clone(),
         };
-        let obstacle = self.obstacle.clone().filter(|_| observed.needs_to_know_obstacle());
+        let obstacle = self.obstacle.clone().filter(|_| observed.needs_to_know_obstacle(self.now));
         Observed { obstacle, ..observed }
     }
 
@@ -224,6 +228,7 @@ impl World {
     fn update_record(&mut self, object: ApiKeyRecord) {
         let version = self.next_version();
         let newest = self.records.keys().next_back().copied();
+        let newest = self.current().map_or(newest, |current| Some(current.spec.serial));
         let record =
             self.records.values_mut().find(|record| Some(record.name()) == object.metadata.name.as_deref()).unwrap();
         assert_eq!(record.metadata.resource_version, object.metadata.resource_version);
@@ -231,9 +236,14 @@ impl World {
         if object.spec.revoked.is_none() && newest > Some(record.spec.serial) {
             let never = || Timestamp::MAX;
             let ends = |spec: &ApiKeyRecordSpec| spec.not_after.as_ref().map_or_else(never, |time| time.0);
-            assert!(ends(&object.spec) <= ends(&record.spec), "an older key never lives longer than it was to");
+            let is_held = self.spec["rotation"]["holdWhileInUse"] == json!(true);
+            assert!(
+                is_held || ends(&object.spec) <= ends(&record.spec),
+                "an older key never lives longer than it was to"
+            );
         }
-        (record.metadata.resource_version, record.spec) = (Some(version), object.spec);
+        *record = Record { last_used_at: record.last_used_at, ..Record::from(object) };
+        record.metadata.resource_version = Some(version);
     }
 
     fn assert_secret_version(&self, expected: Option<&str>) {
@@ -280,7 +290,8 @@ impl World {
                 submitted
                     || self.handed_out.contains(&record.spec.digest)
                     || reason == Reason::Issuing
-                    || reason == Reason::Invalid,
+                    || reason == Reason::Invalid
+                    || self.now.duration_since(record.created()) < DELIVERY_GRACE,
                 "a live key that nobody holds: {self:#?}"
             );
             let suspended = self.spec.get("suspended") == Some(&json!(true));
@@ -334,6 +345,8 @@ every! {
     SpoilSpec,
     MendSpec,
     ShortenOverlap,
+    AskForRotation,
+    ScheduleRotations,
     WaitSeconds,
     WaitMinutes,
     WaitDays,
@@ -386,17 +399,26 @@ impl World {
             Meddling::ShortenOverlap if self.spec.get("keyHash").is_none() => {
                 self.edit("rotation", json!({"overlap": "0s"}));
             }
+            Meddling::AskForRotation => self.ask_for_rotation(),
+            Meddling::ScheduleRotations if self.spec.get("keyHash").is_none() => {
+                self.edit("rotation", json!({"every": "5h", "overlap": "1h"}));
+            }
             Meddling::WaitSeconds => self.wait(SignedDuration::from_secs(5)),
             Meddling::WaitMinutes => self.wait(SignedDuration::from_mins(6)),
             Meddling::WaitDays => self.wait(SignedDuration::from_hours(72)),
             Meddling::Delete => self.deleting = true,
-            Meddling::FreeSecretName | Meddling::ShortenOverlap => {}
+            Meddling::FreeSecretName | Meddling::ShortenOverlap | Meddling::ScheduleRotations => {}
         }
     }
 
     fn edit(&mut self, field: &str, value: Value) {
         self.spec[field] = value;
         self.generation += 1;
+    }
+
+    /// Somebody writes a value that was never there.
+    fn ask_for_rotation(&mut self) {
+        self.rotate = Some(format!("request {}", self.next_version()));
     }
 
     fn wait(&mut self, time: SignedDuration) {
@@ -463,7 +485,7 @@ fn the_world_comes_to_rest_whatever_happens_and_wherever_it_crashes() {
             }
         }
     }
-    assert_eq!(runs, 3 * 23 * 23 * 8);
+    assert_eq!(runs, 3 * 25 * 25 * 8);
 }
 
 /// A crash after each write of the first issue: the key of a lost memory is revoked, and the next serial is handed out.
