@@ -61,7 +61,9 @@ pub(super) async fn observe(
     let mut serials = index.serials(&reference.uid);
     serials.extend(held.as_ref().map(|held| held.serial).into_iter().chain(status.serial));
     let delivery = declared.as_ref().ok().map(|declaration| &declaration.delivery).filter(|_| !is_deleting);
-    let is_new = serials.is_empty() && declared.is_ok() && !is_deleting && status == ApiKeyStatus::default();
+    // Whether a submitted digest is this ApiKey's own is told by its record.
+    let is_delivered = matches!(delivery, Some(Delivery::Secret { .. }));
+    let is_new = is_delivered && serials.is_empty() && status == ApiKeyStatus::default();
     let (secret, records) = if look == Look::First && is_new {
         let secret = secret(cluster, &reference, delivery).await?;
         let records = match secret {
