@@ -1,6 +1,6 @@
 //! Who gets a place among the passes that are under way. A pass that waits for somebody's slow admission webhook keeps its
-//! place meanwhile, so one namespace never gets all of them: revocations elsewhere do not queue behind it. Who gets none
-//! waits in line, and is woken when a place of its namespace is free.
+//! place meanwhile, and somebody may delete a thousand ApiKeys at once, so one namespace never gets all of them: revocations
+//! elsewhere do not queue behind it. Who gets none waits in line, and is woken when a place of its namespace is free.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +22,8 @@ pub(super) struct Fairness {
     namespaces: Mutex<HashMap<String, Passes>>,
     /// How many a namespace may have.
     most: usize,
+    /// How many it may have with those that end keys.
+    most_with_urgent: usize,
     /// Where those are woken that waited.
     waking: UnboundedSender<ObjectRef<Watched>>,
 }
@@ -31,6 +33,8 @@ pub(super) struct Fairness {
 struct Passes {
     /// When each of them began.
     running: Vec<Instant>,
+    /// Those that end keys. They go first.
+    urgent: Line,
     waiting: Line,
 }
 
@@ -51,11 +55,12 @@ pub(super) struct Place {
 impl Fairness {
     /// `concurrency` is how many passes there are at a time.
     pub(super) fn new(concurrency: u16, waking: UnboundedSender<ObjectRef<Watched>>) -> Self {
-        Self { namespaces: Mutex::default(), most: usize::from(concurrency / 2).max(1), waking }
+        let most = usize::from(concurrency / 2).max(1);
+        Self { namespaces: Mutex::default(), most, most_with_urgent: most + (most / 2).max(1), waking }
     }
 
     /// A place for a pass over this ApiKey that begins at `now`, unless its namespace has too many: then it waits in line.
-    /// One that is `urgent` always gets a place: it ends keys, and waits for no Secret.
+    /// One that is urgent has some places more: it ends keys, and waits for no Secret.
     pub(super) fn enter(
         self: &Arc<Self>,
         (namespace, name): (&str, &str),
@@ -64,8 +69,16 @@ impl Fairness {
     ) -> Option<Place> {
         let mut namespaces = self.lock();
         let passes = namespaces.entry(namespace.to_owned()).or_default();
-        if !is_urgent && !may_begin(&passes.running, self.most, now) {
-            passes.waiting.join(name);
+        let may_begin = match is_urgent {
+            true => passes.running.len() < self.most_with_urgent,
+            false => may_begin(&passes.running, self.most, now),
+        };
+        if !may_begin {
+            if is_urgent {
+                passes.urgent.join(name)
+            } else {
+                passes.waiting.join(name)
+            }
             return None;
         }
         passes.running.push(now);
@@ -106,12 +119,14 @@ impl Drop for Place {
         if let Some(at) = passes.running.iter().position(|began| *began == self.began) {
             passes.running.swap_remove(at);
         }
-        for _ in passes.running.len()..self.fairness.most {
-            let Some(name) = passes.waiting.next() else { break };
+        for running in passes.running.len()..self.fairness.most_with_urgent {
+            let may_issue = running < self.fairness.most;
+            let next = passes.urgent.next().or_else(|| may_issue.then(|| passes.waiting.next())?);
+            let Some(name) = next else { break };
             // The receiver is gone only while the controller stops.
             let _ = self.fairness.waking.unbounded_send(ObjectRef::new(&name).within(&self.namespace));
         }
-        if passes.running.is_empty() && passes.waiting.order.is_empty() {
+        if passes.running.is_empty() && passes.urgent.order.is_empty() && passes.waiting.order.is_empty() {
             namespaces.remove(&self.namespace);
         }
     }
@@ -138,7 +153,7 @@ mod tests {
         let enter = |namespace: &str, at| fairness.enter((namespace, "key"), false, at);
         let mut places: Vec<_> = (0..16).map(|_| enter("a", now).unwrap()).collect();
         assert!(enter("a", now).is_none() && enter("b", now).is_some());
-        assert!(fairness.enter(("a", "key"), true, now).is_some(), "a deletion does not wait");
+        assert!(fairness.enter(("a", "key"), true, now).is_some(), "a deletion does not wait for them");
         places.truncate(3);
         assert!(enter("a", now + SLOW).is_some(), "three are slow");
         places.push(enter("a", now).unwrap());
@@ -176,6 +191,21 @@ mod tests {
         assert_eq!(woken.len(), 2, "{woken:?}");
         assert!(woken.iter().zip(["y", "z"]).all(|(woken, name)| woken.contains(name)), "{woken:?}");
         assert!(fairness.lock().is_empty(), "nothing is left behind");
+    }
+
+    #[test]
+    fn deletions_go_first_and_leave_a_quarter_of_the_places_to_others() {
+        let ((fairness, mut woken), now) = (fairness(32), Instant::now());
+        let enter = |name: &str, is_urgent| fairness.enter(("a", name), is_urgent, now);
+        let mut places: Vec<_> = (0..24).map(|number| enter(&format!("going-{number}"), true).unwrap()).collect();
+        assert!(enter("new", false).is_none() && enter("going", true).is_none());
+        assert!(fairness.enter(("b", "key"), true, now).is_some());
+        places.truncate(23);
+        assert!(matches!(&names(&mut woken)[..], [only] if only.contains("going")), "the other one came first");
+        places.truncate(16);
+        assert!(names(&mut woken).is_empty(), "there is no place yet for what issues keys");
+        places.truncate(15);
+        assert!(matches!(&names(&mut woken)[..], [only] if only.contains("new")));
     }
 
     #[test]
