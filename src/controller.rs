@@ -92,7 +92,10 @@ async fn elect(
         let work = pin!(work(requests, watches, &options, metrics, memory, readiness, shutdown));
         matches!(future::select(pin!(candidate.keep()), work).await, future::Either::Left(_))
     };
-    anyhow::ensure!(!lost, "lost the Lease: another controller leads, or the API server did not answer in time; this one exits and restarts");
+    anyhow::ensure!(
+        !lost,
+        "lost the Lease: another controller leads, or the API server did not answer in time; this one exits and restarts"
+    );
     candidate.release().await;
     Ok(())
 }
