@@ -1,4 +1,4 @@
-//! Keywright: a Kubernetes operator that issues, delivers, verifies, expires and revokes API keys, which users declare as
+//! Keywright: a Kubernetes operator that issues, delivers, verifies, rotates, expires and revokes API keys, which users declare as
 //! [`ApiKey`](keywright_core::api::ApiKey)s. A key is stored in one Secret only. Its
 //! [`ApiKeyRecord`](keywright_core::api::ApiKeyRecord) holds the digest.
 //!
