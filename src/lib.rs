@@ -1,5 +1,5 @@
-//! Keywright: a Kubernetes operator that issues, delivers, verifies, rotates, expires and revokes API keys, which users declare as
-//! [`ApiKey`](keywright_core::api::ApiKey)s. A key is stored in one Secret only. Its
+//! Keywright: a Kubernetes operator that issues, delivers, verifies, rotates, expires and revokes API keys, which users
+//! declare as [`ApiKey`](keywright_core::api::ApiKey)s. A key is stored in one Secret only. Its
 //! [`ApiKeyRecord`](keywright_core::api::ApiKeyRecord) holds the digest.
 //!
 //! `keywright-core` decides. This package does the I/O: one module for each role, and modules that roles share. No role uses
