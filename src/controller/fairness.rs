@@ -74,11 +74,8 @@ impl Fairness {
             false => may_begin(&passes.running, self.most, now),
         };
         if !may_begin {
-            if is_urgent {
-                passes.urgent.join(name)
-            } else {
-                passes.waiting.join(name)
-            }
+            let line = if is_urgent { &mut passes.urgent } else { &mut passes.waiting };
+            line.join(name);
             return None;
         }
         passes.running.push(now);

@@ -140,10 +140,15 @@ impl Observed {
         }
     }
 
+    /// The live records of older keys than this one, by ascending serial.
+    pub(super) fn older_than(&self, current: &Record) -> impl Iterator<Item = &Record> {
+        let serial = current.spec.serial;
+        self.live_records().filter(move |record| record.spec.serial < serial)
+    }
+
     /// Older keys that are still let in beside `current`, with their ends.
     pub(super) fn retiring_before(&self, current: &Record, now: Timestamp) -> Vec<Retiring> {
-        let older = self.live_records().filter(|record| record.spec.serial < current.spec.serial);
-        let retiring = older.filter_map(|record| {
+        let retiring = self.older_than(current).filter_map(|record| {
             let retires_at = Time(record.not_after().filter(|not_after| *not_after > now)?);
             let (key_prefix, serial) = (record.spec.key_prefix.clone(), record.spec.serial);
             Some(Retiring { key_prefix, serial, retires_at, last_used_at: record.last_used_at.map(Time) })

@@ -130,8 +130,8 @@ fn plan_deletion(observed: &Observed, now: Timestamp) -> Plan {
     let others = observed.other_finalizers();
     // The last chance to say so: without our finalizer, the object may be gone at any moment.
     if !others.is_empty() {
-        let is_done = |shown: &String| observed.status.rotate_request.as_ref() == Some(shown);
-        let is_asked_to_rotate = observed.rotate_request.as_ref().is_some_and(|request| !is_done(&request.shown));
+        let done = observed.status.rotate_request.as_ref();
+        let is_asked_to_rotate = observed.rotate_request.as_ref().is_some_and(|request| done != Some(&request.shown));
         let status = status::render(observed, &Finding::revoking(&others, is_asked_to_rotate), now);
         if status != observed.status {
             return Plan::Write(Write::UpdateStatus(Box::new(status)));
@@ -252,13 +252,7 @@ fn plan_undelivered(observed: &Observed, declaration: &Declaration, record: &Rec
 
 /// The key in the Secret is in force; what is left is to tidy up around it.
 fn plan_current(observed: &Observed, declaration: &Declaration, current: &Record, now: Timestamp) -> Plan {
-    let is_over = |record: &&Record| {
-        record.spec.serial < current.spec.serial && record.not_after().is_some_and(|not_after| now >= not_after)
-    };
-    if let Some(record) = observed.live_records().find(is_over) {
-        return revoke(record, RevocationReason::Replaced, now);
-    }
-    let mut older = observed.live_records().filter(|record| record.spec.serial < current.spec.serial);
+    let mut older = observed.older_than(current);
     if let Some(held) = older.find_map(|record| Some(record.held(hold(declaration, record, now)?))) {
         return update_record(held);
     }
@@ -289,9 +283,8 @@ fn plan_rotation(
     if let Some(obstacle) = observed.obstacle_at(now) {
         return Plan::Rest(finding.with_an_obstructed_rotation(declaration, &obstacle, now));
     }
-    let older = || observed.live_records().filter(|record| record.spec.serial < current.spec.serial);
-    if older().count() >= MAX_OLDER_KEYS
-        && let Some(oldest) = older().next()
+    if observed.older_than(current).count() >= MAX_OLDER_KEYS
+        && let Some(oldest) = observed.older_than(current).next()
     {
         return revoke(oldest, RevocationReason::Replaced, now);
     }
