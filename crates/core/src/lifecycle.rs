@@ -8,11 +8,12 @@
 //!
 //! - `observed.rs`: what there is, and the facts that follow from it.
 //! - `rotation.rs`: when a key is replaced on request or by schedule.
-//! - `plan.rs`: the one next [`Write`], or why there is none: a [`Finding`] (`finding.rs`).
+//! - `plan.rs`: the one next [`Write`], or why there is none: a [`Finding`] (`messages.rs`).
 //! - `record.rs`, `secret.rs`: the objects that are read and written.
-//! - `status.rs`: the status that shows a finding, and the Events that follow from its changes.
+//! - `status.rs`: the status that shows a finding. `events.rs`: what people are told when it changes.
 
-mod finding;
+mod events;
+mod messages;
 mod observed;
 mod plan;
 mod record;
@@ -21,13 +22,14 @@ mod secret;
 mod status;
 pub mod tombstones;
 
-pub use self::finding::Finding;
+pub use self::events::{Announcement, announcements};
+pub use self::messages::Finding;
 pub use self::observed::{Claim, Held, Observed, Obstacle, Ownership};
 pub use self::plan::{Finalizers, Plan, Removal, Write, plan, secret_to_probe};
 pub use self::record::{Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason};
 pub use self::rotation::RotateRequest;
 pub use self::secret::{SecretAnnotations, SecretDraft, SecretState};
-pub use self::status::{Announcement, annotations_due, announcements, render};
+pub use self::status::{annotations_due, render};
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::finding::Finding;
+use super::messages::Finding;
 use super::observed::{Held, Observed, Ownership};
 use super::record::{
     Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason, declared, revoked, whole_seconds,

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::finding::SECRET_RETRY;
+use super::messages::SECRET_RETRY;
 use super::observed::{MAX_SHOWN_SERIAL, MINT_PERIOD};
 use super::plan::{DELIVERY_GRACE, MAX_LIVE_KEYS};
 use super::record::whole_seconds;

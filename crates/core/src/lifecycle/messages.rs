@@ -1,4 +1,5 @@
-//! Why there is nothing to write: one value for conditions, Events, logs, and whoever explains an ApiKey.
+//! Why there is nothing to write, in a reason and a message: one value for conditions, Events, logs, and whoever explains
+//! an ApiKey.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -212,4 +213,9 @@ fn cut(mut message: String) -> String {
         message.push_str(" ...");
     }
     message
+}
+
+/// How people recognise an older key.
+pub(super) fn shown(old: &Retiring) -> &str {
+    old.key_prefix.as_deref().unwrap_or("the older key")
 }
