@@ -86,7 +86,15 @@ async fn issuing_takes_four_writes_and_a_restart_none() {
     // Whatever the restart and the resync had to write comes before the answer to something new.
     scene.declare("another", json!({})).await;
     scene.check_in_force("another").await;
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    // Both ApiKeys are due again, twice.
+    let controller = scene.controller.as_ref().unwrap();
+    let passes = async || {
+        let metrics = controller.metrics().await;
+        let count = metrics.lines().find_map(|line| line.strip_prefix("keywright_reconcile_duration_seconds_count "));
+        count.unwrap().parse::<u32>().unwrap()
+    };
+    let before = passes().await;
+    wait::until("four more passes", async || passes().await >= before + 4).await;
     assert_eq!(scene.writes().await, [issue, issue].concat());
 }
 
