@@ -15,7 +15,7 @@ use tracing::{debug, field, info};
 
 use crate::serve::problem::ProblemDocument;
 use crate::verifier::feed::Feed;
-use keywright_core::key::Presented;
+use keywright_core::key::{Presented, Shown};
 use keywright_core::keyring::Entry;
 use keywright_core::usage;
 use keywright_core::verify::{self, Denial, Permit};
@@ -94,8 +94,9 @@ impl Decisions {
                     let key = request.credential.ok().map(|credential| credential.key);
                     // Junk at full rate is not worth a second look.
                     let known = key.filter(|_| denial.is_of_known_key());
-                    match known.and_then(|key| Some((key, keyring.get(key.digest()).ok()?))) {
-                        Some((key, entry)) => Err(self.deny_known(denial, key, entry, request, now)),
+                    let digest = known.map(Presented::digest);
+                    match digest.and_then(|digest| Some((key?.shown(&digest), keyring.get(&digest).ok()?))) {
+                        Some((shown, entry)) => Err(self.deny_known(denial, shown, entry, request, now)),
                         None => Err(self.deny(denial, key, now)),
                     }
                 }
@@ -110,14 +111,15 @@ impl Decisions {
         debug!(
             namespace = permit.entry().namespace(),
             name = permit.entry().name(),
-            prefix = %permit.prefix(),
+            prefix = %permit.shown(),
             client = permit.client_address().map(field::display),
             "allowed"
         );
         self.tally.count(Ok(()));
     }
 
-    /// Denies what is no known key.
+    /// Denies what is no known key. Nothing is shown of a foreign one, which may be a password for something else: the start
+    /// of its digest would be enough to try guesses on.
     fn deny(&self, denial: Denial, key: Option<Presented<'_>>, now: Timestamp) -> ProblemDocument {
         self.tally.count(Err(denial));
         if let Some(held_back) = self.denials_logged.admit(now.as_second()) {
@@ -125,7 +127,7 @@ impl Decisions {
                 reason = denial.reason(),
                 cause = denial.cause(),
                 remedy = denial.remedy(),
-                prefix = key.map(|key| field::display(key.prefix())),
+                prefix = key.and_then(Presented::prefix).map(field::display),
                 not_logged = (held_back > 0).then_some(held_back),
                 "denied"
             );
@@ -137,7 +139,7 @@ impl Decisions {
     fn deny_known(
         &self,
         denial: Denial,
-        key: Presented<'_>,
+        shown: Shown,
         entry: Entry<'_>,
         request: &verify::Request<'_>,
         now: Timestamp,
@@ -150,7 +152,7 @@ impl Decisions {
                 record = %entry.record_name(),
                 namespace = entry.namespace(),
                 name = entry.name(),
-                prefix = %key.prefix(),
+                prefix = %shown,
                 client = (request.client_address)().ok().map(field::display),
                 "denied"
             );

@@ -292,10 +292,10 @@ impl Header {
 /// All identity headers are there, empty where there is nothing to say, so that none that a client made up is left
 /// standing; and the key does not go on to the upstream.
 fn allow(permit: &Permit<'_>, carrier: Option<Carrier>, response: &mut Vec<u8>) {
-    let (entry, prefix) = (permit.entry(), permit.prefix());
+    let (entry, shown) = (permit.entry(), permit.shown());
     // All before the first is put: each is in another place in memory, and the processor then waits for all of them at once.
     let identity = [
-        ("x-keywright-key", prefix.as_str()),
+        ("x-keywright-key", shown.as_str()),
         ("x-keywright-namespace", entry.namespace()),
         ("x-keywright-name", entry.name()),
         ("x-keywright-owner", entry.owner()),

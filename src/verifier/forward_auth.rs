@@ -102,8 +102,8 @@ impl ForwardAuth {
     /// The headers about the key, for the proxy. All of them are set, some to an empty value, so that they replace any header
     /// that a client has forged.
     fn identity(&self, permit: &Permit<'_>) -> Result<HeaderMap, InvalidHeaderValue> {
-        let (entry, prefix) = (permit.entry(), permit.prefix());
-        let texts = [prefix.as_str(), entry.namespace(), entry.name(), entry.owner(), entry.scopes()];
+        let (entry, shown) = (permit.entry(), permit.shown());
+        let texts = [shown.as_str(), entry.namespace(), entry.name(), entry.owner(), entry.scopes()];
         let mut values = texts.map(HeaderValue::from_str);
         let mut headers = self.allow_headers.clone();
         for (name, place) in headers.iter_mut() {

@@ -18,7 +18,7 @@ async fn a_declared_key_is_handed_out_recognised_and_enforced() {
     scene.declare("ci", spec).await;
     let key = scene.key("ci", 1).await;
 
-    let prefix = Presented::parse(key.as_bytes()).unwrap().prefix().to_string();
+    let prefix = Presented::parse(key.as_bytes()).unwrap().prefix().unwrap().to_string();
     scene.answers(&key, INSIDE, 200).await;
     let allowed = scene.ask(&key, INSIDE, "/verify?namespace=elsewhere&scope=read").await;
     assert_eq!(allowed.status, 403, "the route asks for another namespace");

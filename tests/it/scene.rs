@@ -185,7 +185,7 @@ impl Scene {
         })
         .await;
         let key = self.delivered(name).await;
-        let prefix = Presented::parse(key.as_bytes()).unwrap().prefix().to_string();
+        let prefix = Presented::parse(key.as_bytes()).unwrap().prefix().unwrap().to_string();
         let status = api_key.status.clone().unwrap();
         assert_eq!(status.key_prefix, Some(prefix), "the status is about the key in the Secret");
         let live = self.live_records(&api_key.uid().unwrap()).await;

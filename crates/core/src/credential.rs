@@ -1,12 +1,13 @@
 //! Which key a request carries: `Authorization: Bearer <key>` or `X-API-Key: <key>`, exactly one of them, once. Anything
-//! ambiguous is refused, because a proxy or the service behind it may read it differently.
+//! ambiguous is refused, because a proxy or the service behind it may read it differently. For the same reason only a
+//! `b64token` may stand after `Bearer`, as RFC 6750 has it.
 
 use crate::key::Presented;
 
 /// The key that a request presents, and the header that carried it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credential<'a> {
-    /// The well-formed key.
+    /// A well-formed key, or what may be a foreign one.
     pub key: Presented<'a>,
     /// The header that carried it.
     pub carrier: Carrier,
@@ -33,7 +34,7 @@ pub enum CredentialError {
     /// The header with the key is there more than once.
     #[error("the header that carries the key is repeated")]
     Duplicate,
-    /// The value is not a key.
+    /// The value is neither a well-formed key nor what a foreign one may be, or it may not stand after `Bearer`.
     #[error("the value that the request carries is not a key")]
     Malformed,
 }
@@ -62,6 +63,9 @@ pub fn credential<'a>(
         }
     };
     let key = Presented::parse(bytes).map_err(|_| CredentialError::Malformed)?;
+    if carrier == Carrier::Authorization && !key.is_b64token() {
+        return Err(CredentialError::Malformed);
+    }
     Ok(Credential { key, carrier })
 }
 
@@ -131,6 +135,7 @@ mod tests {
     use super::*;
     use crate::testing::KEY;
 
+    /// The verdicts of a verifier that knows no foreign key.
     const CASES: &str = include_str!("../../../tests/cases/credentials.tsv");
 
     fn extract<'a>(headers: &'a [(String, String)]) -> Result<(Credential<'a>, &'a str), CredentialError> {
@@ -155,6 +160,7 @@ mod tests {
             let mut columns = row.split('\t');
             let headers: Vec<(String, String)> = serde_json::from_str(columns.next().unwrap()).unwrap();
             let found = match extract(&headers) {
+                Ok((found, _)) if found.key.is_foreign() => format!("deny:{}", CredentialError::Malformed.as_str()),
                 Ok((_, key)) => format!("key:{key}"),
                 Err(error) => format!("deny:{}", error.as_str()),
             };
@@ -172,6 +178,33 @@ mod tests {
         check(&[("Authorization", "Basic eA=="), ("X-API-Key", KEY)], Ok(Carrier::XApiKey));
         assert_eq!(Carrier::Authorization.header_name(), "authorization");
         assert_eq!(Carrier::XApiKey.header_name(), "x-api-key");
+    }
+
+    /// Foreign ones, where a verifier knows any.
+    #[test]
+    fn a_foreign_key_may_stand_in_x_api_key_and_a_b64token_after_bearer_too() {
+        let is_bearer_too = [
+            ("live_0123456789abcdef", true),
+            ("eyJhbGciOiJub25lIn0.e30.", true),
+            ("MDEyMzQ1Njc4OWFiY2RlZg==", true),
+            ("sk!#$%&'()*+-./:;<=>?@[]^_`{|}~", false),
+            ("api:0123456789abcdef", false),
+        ];
+        for (key, is_bearer_too) in is_bearer_too {
+            check(&[("X-API-Key", key)], Ok(Carrier::XApiKey));
+            check(&[("Authorization", "Basic eA=="), ("X-API-Key", key)], Ok(Carrier::XApiKey));
+            let after_bearer = if is_bearer_too { Ok(Carrier::Authorization) } else { Err(CredentialError::Malformed) };
+            let bearer = format!("Bearer {key}");
+            check(&[("Authorization", &bearer)], after_bearer);
+            check(&[("Authorization", &bearer), ("X-API-Key", key)], Err(CredentialError::Ambiguous));
+            check(&[("X-API-Key", key), ("x-api-key", key)], Err(CredentialError::Duplicate));
+            check(&[("Authorization", &format!("{bearer} "))], Err(CredentialError::Malformed));
+            check(&[("Authorization", &format!("Bearer  {key}"))], Err(CredentialError::Malformed));
+            check(&[("Authorization", key)], Err(CredentialError::Missing));
+        }
+        for no_key in ["live_0123456789", "live 0123456789abcdef", "live_0123456789abcdef,", "keyw_0123456789abcdef"] {
+            check(&[("X-API-Key", no_key)], Err(CredentialError::Malformed));
+        }
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Keyring {
     /// reason.
     hasher: RandomState,
     len: usize,
+    /// How many of these are of keys that were made elsewhere, and can be read.
+    submitted: usize,
     common: Arc<Common>,
 }
 
@@ -96,7 +98,7 @@ impl Keyring {
         let shard = Arc::<Shard>::default();
         let branch: Arc<Branch> = Arc::new(array::from_fn(|_| Arc::clone(&shard)));
         let root = Arc::new(array::from_fn(|_| Arc::clone(&branch)));
-        Self { root, aside: Arc::default(), hasher, len: 0, common: Arc::default() }
+        Self { root, aside: Arc::default(), hasher, len: 0, submitted: 0, common: Arc::default() }
     }
 
     /// Takes in a record that is new, or has changed in anything but its digest and when it was made. Answers with whom it
@@ -164,6 +166,12 @@ impl Keyring {
         self.len == 0
     }
 
+    /// Whether any record that can be read is of a key that was made elsewhere, live or revoked, and whether it rules or not:
+    /// it has no `keyPrefix`.
+    pub fn has_submitted(&self) -> bool {
+        self.submitted > 0
+    }
+
     /// Number of slots handed out: every [`Entry::slot`] of this keyring is below it. Rises when records come, and
     /// never falls when they go.
     pub fn slots(&self) -> u32 {
@@ -194,6 +202,7 @@ impl Keyring {
         let list = list.map(|list| self.common.lists.share(list));
         let claim = Detached::new(*digest, rank, slot, terms.as_ref().ok(), list);
         self.len += 1;
+        self.submitted += usize::from(claim.claim().is_submitted());
         match self.ruling_claim(digest).map(Claim::rank) {
             Some(ruling) if ruling < rank => {
                 self.put_aside(claim);
@@ -235,7 +244,8 @@ impl Keyring {
     /// Takes out a record's claim to `digest`, if there is one, and answers its slot. Where it ruled, the next oldest
     /// does.
     fn withdraw(&mut self, digest: &Digest, rank: Rank) -> Option<u32> {
-        let slot = self.claim_of(digest, rank)?.slot();
+        let claim = self.claim_of(digest, rank)?;
+        let (slot, is_submitted) = (claim.slot(), claim.is_submitted());
         if self.take_from_aside(&(*digest, rank)).is_none() {
             self.take_ruling(digest);
             if let Some(next) = self.first_aside(digest).and_then(|next| self.take_from_aside(&next)) {
@@ -243,6 +253,7 @@ impl Keyring {
             }
         }
         self.len -= 1;
+        self.submitted -= usize::from(is_submitted);
         Some(slot)
     }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::client_address::Unresolved;
 use crate::credential::{Credential, CredentialError};
-use crate::key::Prefix;
+use crate::key::Shown;
 use crate::keyring::{Entry, Keyring, Untrusted};
 use crate::words::Scope;
 
@@ -64,7 +64,7 @@ pub enum Parameter {
 #[derive(Debug)]
 pub struct Permit<'k> {
     entry: Entry<'k>,
-    prefix: Prefix,
+    shown: Shown,
     client_address: Option<IpAddr>,
 }
 
@@ -73,7 +73,7 @@ pub struct Permit<'k> {
 pub enum Denial {
     /// The request carries no key.
     Missing,
-    /// The request does not carry exactly one well-formed key.
+    /// The request does not carry exactly one well-formed key. So is a foreign key where no record is of a submitted one.
     Malformed,
     /// The keyring has no trusted record of the key.
     Unknown(Untrusted),
@@ -111,12 +111,17 @@ pub enum AddressDenial {
 /// namespace, scope, address.
 pub fn check<'k>(keyring: &'k Keyring, request: &Request<'_>, now: Timestamp) -> Result<Permit<'k>, Denial> {
     let route = request.route.as_ref().map_err(|invalid| Denial::Route(*invalid))?;
-    let key = &request.credential.as_ref().map_err(|error| Denial::from(*error))?.key;
-    let entry = keyring.get(key.digest()).map_err(Denial::Unknown)?;
+    let key = request.credential.map_err(Denial::from)?.key;
+    // Junk is not worth a hash while nobody has submitted a key.
+    if key.is_foreign() && !keyring.has_submitted() {
+        return Err(Denial::Malformed);
+    }
+    let digest = key.digest();
+    let entry = keyring.get(&digest).map_err(Denial::Unknown)?;
     check_state(entry, now)?;
     check_route(entry, route)?;
     let client_address = check_address(entry, request.client_address)?;
-    Ok(Permit { entry, prefix: key.prefix(), client_address })
+    Ok(Permit { entry, shown: key.shown(&digest), client_address })
 }
 
 fn check_state(entry: Entry<'_>, now: Timestamp) -> Result<(), Denial> {
@@ -197,9 +202,9 @@ impl<'k> Permit<'k> {
         self.entry
     }
 
-    /// The key's prefix, which may be shown.
-    pub fn prefix(&self) -> Prefix {
-        self.prefix
+    /// What is shown of the key.
+    pub fn shown(&self) -> Shown {
+        self.shown
     }
 
     /// The client's address, if the key has an address list.

@@ -21,8 +21,9 @@ fn every_case_has_its_verdict_reason_and_digest() {
         };
         let input = unescape(input);
         let found = Presented::parse(input.as_bytes());
-        let expected = if verdict == "accept" { Ok(()) } else { Err(reason) };
-        assert_eq!(found.map(drop).map_err(MalformedKey::as_str), expected, "{row}");
+        let kind = |key: Presented<'_>| if key.is_foreign() { "foreign" } else { "ok" };
+        let expected = if verdict == "accept" { Ok(reason) } else { Err(reason) };
+        assert_eq!(found.map(kind).map_err(MalformedKey::as_str), expected, "{row}");
         if let (Ok(key), Some((_, hash))) = (found, note.split_once("sha256=")) {
             assert_eq!(key.digest().to_string(), format!("sha256:{hash}"), "{row}");
         }
@@ -44,14 +45,133 @@ fn rules_are_checked_in_their_documented_order() {
 }
 
 #[test]
+fn a_foreign_key_is_16_to_256_visible_characters_that_are_no_list_and_no_quotes() {
+    let lengths = (0..400).filter(|length| Presented::parse("k".repeat(*length).as_bytes()).is_ok());
+    assert!(lengths.eq(16..=256));
+    let characters = (0..=u8::MAX).filter(|octet| Presented::parse(&[[*octet; 16], [b'k'; 16]].concat()).is_ok());
+    let visible = (b'!'..=b'~').filter(|octet| !b"\",".contains(octet));
+    assert!(characters.eq(visible), "wherever they stand");
+}
+
+/// A mistyped own key, or one of a version to come, must never be looked up as somebody else's.
+#[test]
+fn what_begins_with_keyw_is_an_own_key_or_none() {
+    for start in ["keyw", "KEYW", "Keyw", "keyW1_", "keyw2_", "keywright-", "keyw1_"] {
+        for length in start.len()..300 {
+            let text = format!("{start:k<length$}");
+            let found = Presented::parse(text.as_bytes());
+            assert!(found.is_err(), "{text}");
+            assert_eq!(found == Err(MalformedKey::Length), length != KEY_LENGTH, "{text}");
+        }
+    }
+    assert!(Presented::parse(b"key-0123456789abcdef").unwrap().is_foreign());
+    assert!(Presented::parse(b"a_keyw1_01234567").unwrap().is_foreign());
+}
+
+#[test]
+fn a_foreign_key_may_stand_after_bearer_if_it_is_a_b64token() {
+    for (key, fits) in [
+        ("0123456789ABCxyz", true),
+        ("-._~+/0123456789", true),
+        ("MDEyMzQ1Njc4OQ==", true),
+        ("MDEyMzQ1Njc4OQ====", true),
+        ("================", false),
+        ("=MDEyMzQ1Njc4OQ=", false),
+        ("MDEyMzQ1=Njc4OQ=", false),
+        ("0123456789abcde!", false),
+        ("0123456789:abcde", false),
+        ("$0123456789abcde", false),
+        (crate::testing::KEY, true),
+    ] {
+        assert_eq!(Presented::parse(key.as_bytes()).unwrap().is_b64token(), fits, "{key}");
+    }
+}
+
+#[test]
+fn of_a_foreign_key_only_the_start_of_its_digest_is_shown() {
+    let key = Presented::parse(b"live_0123456789abcdef").unwrap();
+    let digest = key.digest();
+    assert_eq!(digest, Digest::of(b"live_0123456789abcdef"));
+    assert_eq!(key.shown(&digest).as_str(), &digest.to_string()[..19]);
+    assert_eq!((key.prefix(), format!("{key:?}")), (None, "Presented(foreign)".to_owned()));
+    let own = Presented::parse(crate::testing::KEY.as_bytes()).unwrap();
+    assert_eq!(own.shown(&own.digest()).as_str(), "keyw1_eVULq19j");
+}
+
+/// A Secret's value, and the name of the rule that it breaks.
+#[test]
+fn the_value_of_a_secret_is_a_key_of_either_kind_or_breaks_a_rule_that_is_named() {
+    let own = crate::testing::KEY;
+    let long = "k".repeat(256);
+    for (value, expected) in [
+        (own, Ok(Some("keyw1_eVULq19j"))),
+        ("0123456789abcdef0123456789abcdee", Ok(None)),
+        (&long, Ok(None)),
+        ("", Err(UnfitKey::Short)),
+        ("\n", Err(UnfitKey::TrailingNewline)),
+        (&format!("{own}\n"), Err(UnfitKey::TrailingNewline)),
+        ("0123456789abcdef0123456789abcdee\r\n", Err(UnfitKey::TrailingNewline)),
+        ("0123456789abcdef0123456789abcde", Err(UnfitKey::Short)),
+        (&format!("{long}k"), Err(UnfitKey::Long)),
+        ("0123456789abcdef 0123456789abcdef", Err(UnfitKey::Charset)),
+        ("0123456789abcdef,0123456789abcdef", Err(UnfitKey::Charset)),
+        ("\"0123456789abcdef0123456789abcdef\"", Err(UnfitKey::Charset)),
+        ("0123456789abcdef0123456789abcdef\r", Err(UnfitKey::Charset)),
+        ("0123456789abcdéf0123456789abcdéf", Err(UnfitKey::Charset)),
+        ("00000000000000000000000000000000", Err(UnfitKey::Trivial)),
+        ("keyw", Err(UnfitKey::Malformed(MalformedKey::Length))),
+        (&own[..54], Err(UnfitKey::Malformed(MalformedKey::Length))),
+        (&own.to_uppercase(), Err(UnfitKey::Malformed(MalformedKey::Prefix))),
+        (&own.replace("eVUL", "e-UL"), Err(UnfitKey::Malformed(MalformedKey::Charset))),
+        (&own.replace("eVUL", "eVUl"), Err(UnfitKey::Malformed(MalformedKey::Checksum))),
+        ("KeyWright-0123456789abcdef0123456789abcdef", Err(UnfitKey::Malformed(MalformedKey::Length))),
+    ] {
+        let found = read_submitted(value.as_bytes());
+        let prefix = |(_, prefix): (_, Option<Prefix>)| prefix.map(|prefix| prefix.to_string());
+        assert_eq!(found.map(prefix), expected.map(|prefix| prefix.map(str::to_owned)), "{value}");
+        assert!(found.is_err() || found.map(|(digest, _)| digest) == Ok(Digest::of(value.as_bytes())), "{value}");
+        let message = found.err().map(|unfit| unfit.to_string()).unwrap_or_default();
+        assert!(value.len() < 5 || !message.contains(value.trim()), "{message}");
+    }
+}
+
+#[test]
+fn digests_of_nothing_of_trivial_texts_and_of_no_text_are_worthless() {
+    let hex = |digits: String| format!("sha256:{digits}").parse::<Digest>().unwrap();
+    assert!(HashSet::from(trivial::TEXTS).len() == trivial::TEXTS.len());
+    for (digest, expected) in [
+        (hex("0".repeat(64)), WorthlessDigest::Placeholder),
+        (hex("f".repeat(64)), WorthlessDigest::Placeholder),
+        (hex("12".repeat(32)), WorthlessDigest::Placeholder),
+        // printf %s "" | sha256sum, and echo | sha256sum
+        (hex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".to_owned()), WorthlessDigest::Empty),
+        (hex("01ba4719c80b6fe911b091a7c05124b64eeece964e09c058ef8f9805daca546b".to_owned()), WorthlessDigest::Empty),
+        // printf %s password | sha256sum, and echo password | sha256sum
+        (hex("5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8".to_owned()), WorthlessDigest::Trivial),
+        (hex("6b3a55e0261b0304143f805a24924d0c1c44524821305f31d9277843b8a10f4e".to_owned()), WorthlessDigest::Trivial),
+    ] {
+        assert_eq!(digest.worthlessness(), Some(expected), "{digest}");
+    }
+    for text in trivial::TEXTS {
+        for slip in [text.to_owned(), format!("{text}\n")] {
+            assert_eq!(Digest::of(slip.as_bytes()).worthlessness(), Some(WorthlessDigest::Trivial), "{slip:?}");
+        }
+    }
+    for good in [crate::testing::KEY, "live_0123456789abcdef", "password\n\n", "Password"] {
+        assert_eq!(Digest::of(good.as_bytes()).worthlessness(), None, "{good}");
+    }
+    assert_eq!(hex(format!("{}1", "0".repeat(63))).worthlessness(), None);
+}
+
+#[test]
 fn a_minted_key_is_well_formed_and_told_apart_by_digest_and_prefix() {
     let mut rng = StdRng::seed_from_u64(1);
     let (mut digests, mut prefixes) = (HashSet::new(), HashSet::new());
     for _ in 0..1000 {
         let key = Key::mint(&mut rng).unwrap();
         let presented = Presented::parse(key.reveal().as_bytes()).unwrap();
-        assert_eq!(*presented.digest(), key.digest());
-        assert_eq!(presented.prefix(), key.prefix());
+        assert_eq!(presented.digest(), key.digest());
+        assert_eq!(presented.prefix(), Some(key.prefix()));
         assert_eq!(key.prefix().as_str(), &key.reveal()[..PREFIX_LENGTH]);
         assert!(digests.insert(key.digest()) && prefixes.insert(key.prefix()));
     }

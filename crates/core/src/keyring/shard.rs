@@ -66,6 +66,8 @@ const SUSPENDED: u8 = 2;
 const REVOKED: u8 = 4;
 /// There is a list of addresses.
 const LISTED: u8 = 8;
+/// The key was made elsewhere.
+const SUBMITTED: u8 = 16;
 
 /// A record's claim to a digest: a view into its shard.
 #[derive(Clone, Copy)]
@@ -166,6 +168,10 @@ impl<'k> Claim<'k> {
         self.row.has(REVOKED)
     }
 
+    pub(super) fn is_submitted(self) -> bool {
+        self.row.has(SUBMITTED)
+    }
+
     pub(super) fn not_after(self) -> Option<Timestamp> {
         let instant = Some(self.row.not_after).filter(|instant| *instant != NEVER)?;
         Some(Timestamp::from_microsecond(instant).unwrap_or(Timestamp::MIN))
@@ -236,7 +242,10 @@ impl Detached {
     ) -> Self {
         let flags = terms.map_or(UNREADABLE, |terms| {
             let flag = |flag, is_set| if is_set { flag } else { 0 };
-            flag(SUSPENDED, terms.is_suspended) | flag(REVOKED, terms.is_revoked) | flag(LISTED, list.is_some())
+            flag(SUSPENDED, terms.is_suspended)
+                | flag(REVOKED, terms.is_revoked)
+                | flag(SUBMITTED, terms.is_submitted)
+                | flag(LISTED, list.is_some())
         });
         let parts = terms.map_or([""; 4], |terms| [&terms.namespace, &terms.name, terms.owner, &terms.scopes]);
         let [namespace, name, owner, _] = parts;
@@ -302,6 +311,7 @@ mod tests {
             not_after: None,
             is_suspended: false,
             is_revoked: false,
+            is_submitted: false,
         };
         let name = format!("0b0e7a4c-93d1-4f5e-8a6b-7c8d9e0f1a2b-{number}").parse().unwrap();
         let list = number.is_multiple_of(4).then(|| Arc::new(list(number)));

@@ -39,6 +39,8 @@ pub(super) struct Terms<'v> {
     pub(super) not_after: Option<Timestamp>,
     pub(super) is_suspended: bool,
     pub(super) is_revoked: bool,
+    /// Whether the key was made elsewhere, as nothing of it is shown.
+    pub(super) is_submitted: bool,
 }
 
 impl<'v> TryFrom<&'v Value> for Terms<'v> {
@@ -66,6 +68,7 @@ impl<'v> TryFrom<&'v Value> for Terms<'v> {
             not_after: not_after.map(|time| time.0),
             is_suspended: optional(spec, "suspended")?.unwrap_or_default(),
             is_revoked: revoked.is_some(),
+            is_submitted: prefix.is_none(),
         })
     }
 }

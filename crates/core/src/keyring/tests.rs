@@ -374,12 +374,20 @@ fn name(number: u32) -> String {
     name_of(number / 3, number % 3)
 }
 
+/// Whether the record with this number is of a key that was made elsewhere.
+fn is_submitted(number: u32) -> bool {
+    number.is_multiple_of(4)
+}
+
 /// A record with some of the fields that vary in length, other ones for each number and digest.
 fn spec_of(digest: &Digest, number: u32, kind: Kind) -> Value {
     let mut spec = json!({
         "digest": digest.to_string(),
         "apiKey": { "namespace": "a", "name": "n".repeat(number as usize + 1), "uid": "c" },
     });
+    if !is_submitted(number) {
+        spec["keyPrefix"] = json!("keyw1_eVULq19j");
+    }
     if number.is_multiple_of(2) {
         spec["notAfter"] = json!(format!("203{number}-01-02T03:04:05Z"));
     }
@@ -465,6 +473,10 @@ fn compare_records(keyring: &Keyring, model: &Model) -> Result<(), TestCaseError
 fn compare(keyring: &Keyring, model: &Model, digests: &[Digest]) -> Result<(), TestCaseError> {
     let records = model.values().filter(|(version, _)| version.kind != Kind::WithoutDigest).count();
     prop_assert_eq!(keyring.len(), records);
+    let of_submitted_keys = model.iter().filter(|(number, (version, _))| {
+        is_submitted(**number) && !matches!(version.kind, Kind::Unreadable | Kind::WithoutDigest)
+    });
+    prop_assert_eq!(keyring.submitted, of_submitted_keys.count());
     for (number, digest) in digests.iter().enumerate() {
         match (keyring.get(digest), ruling(model, number)) {
             (Err(Untrusted::Absent), None) | (Err(Untrusted::Unreadable), Some((_, Kind::Unreadable))) => {}

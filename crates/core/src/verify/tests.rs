@@ -165,7 +165,7 @@ fn a_permit_tells_whose_key_it_is_and_a_denial_no_more_than_it_knows() {
     let request = Request { credential: presented(), route: route(&[]), client_address: &here };
     let permit = check(&keyring, &request, now()).unwrap();
     assert_eq!((permit.entry().namespace(), permit.entry().name()), ("team-a", "billing"));
-    assert_eq!(permit.prefix().as_str(), "keyw1_eVULq19j", "of the key presented, as the record has none");
+    assert_eq!(permit.shown().as_str(), "keyw1_eVULq19j", "of the key presented, as the record has none");
     assert_eq!(permit.client_address(), Some(HERE.parse().unwrap()));
 
     let elsewhere = || Ok("192.0.3.7".parse().unwrap());
@@ -177,6 +177,41 @@ fn a_permit_tells_whose_key_it_is_and_a_denial_no_more_than_it_knows() {
     let request = Request { client_address: &nowhere, ..request };
     let denial = check(&keyring, &request, now()).unwrap_err();
     assert_eq!(denial.cause(), Some("xff_all_trusted"));
+}
+
+#[test]
+fn a_foreign_key_is_looked_up_only_while_a_record_of_a_submitted_key_is_there() {
+    const FOREIGN: &str = "live_0123456789abcdef";
+    let decide = |keyring: &Keyring, key: &str| {
+        let credential = credential(empty(), [key.as_bytes()].into_iter());
+        let request = Request { credential, route: route(&[]), client_address: &|| Ok(HERE.parse().unwrap()) };
+        check(keyring, &request, now()).map(|permit| permit.shown().to_string()).map_err(Denial::reason)
+    };
+    let spec = |key: &str| {
+        let digest = Digest::of(key.as_bytes()).to_string();
+        json!({ "digest": digest, "apiKey": { "namespace": "team-a", "name": "billing", "uid": "c" } })
+    };
+    let mut generated = spec(KEY);
+    generated["keyPrefix"] = json!("keyw1_eVULq19j");
+    let mut keyring = keyring(&generated);
+    assert_eq!(decide(&keyring, KEY).as_deref(), Ok("keyw1_eVULq19j"));
+    assert_eq!(decide(&keyring, FOREIGN), Err("malformed"));
+
+    let (name, other) = (record_name(2), spec(OTHER_KEY));
+    keyring.upsert(&stored(&name, &other)).unwrap();
+    assert_eq!(decide(&keyring, OTHER_KEY).as_deref(), Ok("keyw1_x3dylZ3l"), "of the key that was presented");
+    assert_eq!(decide(&keyring, FOREIGN), Err("unknown"));
+    assert_eq!(decide(&keyring, "live_0123456789"), Err("malformed"));
+
+    let (foreign_name, mut foreign) = (record_name(3), spec(FOREIGN));
+    keyring.upsert(&stored(&foreign_name, &foreign)).unwrap();
+    assert_eq!(decide(&keyring, FOREIGN).as_deref(), Ok(&Digest::of(FOREIGN.as_bytes()).to_string()[..19]));
+    keyring.remove(&stored(&name, &other));
+    foreign["revoked"] = json!({ "at": "2026-01-01T00:00:00Z", "reason": "Deleted" });
+    keyring.replace(&stored(&foreign_name, &foreign)).unwrap();
+    assert_eq!(decide(&keyring, FOREIGN), Err("revoked"), "a tombstone is a record too");
+    keyring.remove(&stored(&foreign_name, &foreign));
+    assert_eq!(decide(&keyring, FOREIGN), Err("malformed"));
 }
 
 #[test]
