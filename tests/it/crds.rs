@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use keywright_core::api::{ApiKey, ApiKeyRecord, custom_resource_definitions};
+use keywright_core::key::Digest;
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -64,7 +65,7 @@ async fn every_row_of_the_address_cases_gets_its_verdict_from_the_definition_alo
 async fn every_rule_refuses_with_a_message_that_helps() {
     let installation = Installation::new("crd-rules").await;
     let api = installation.tenant::<ApiKey>();
-    let digest = format!("sha256:{}", "0".repeat(64));
+    let digest = format!("sha256:{}", "7".repeat(64));
     let address = "must be an IPv4 or IPv6 address or a CIDR without host bits, such as 192.0.2.7, 10.0.0.0/8 or \
         2001:db8::/32: no leading zeros, spaces, zones, ports, ranges or names, no IPv4-mapped IPv6, and not the \
         unspecified, the broadcast or a multicast address";
@@ -194,6 +195,26 @@ async fn every_rule_refuses_with_a_message_that_helps() {
         ),
         (
             json!({"keyHash": digest}),
+            json!({"keyHash": format!("sha256:{}", "0".repeat(64))}),
+            "spec.keyHash: Invalid value: keyHash is a placeholder and no digest: write what",
+        ),
+        (
+            json!({"keyHash": digest}),
+            json!({"keyHash": format!("sha256:{}", "f".repeat(64))}),
+            "spec.keyHash: Invalid value: keyHash is a placeholder and no digest: write what",
+        ),
+        (
+            json!({"keyHash": digest}),
+            json!({"keyHash": Digest::of(b"").to_string()}),
+            "spec.keyHash: Invalid value: keyHash is the digest of an empty key: set KEY, and write what",
+        ),
+        (
+            json!({"keyHash": digest}),
+            json!({"keyHash": Digest::of(b"\n").to_string()}),
+            "spec.keyHash: Invalid value: keyHash is the digest of an empty key: set KEY, and write what",
+        ),
+        (
+            json!({"keyHash": digest}),
             json!({"keyHash": digest, "secret": {}}),
             "spec: Invalid value: keyHash excludes secret: a key that was made elsewhere is not delivered",
         ),
@@ -278,7 +299,7 @@ fn scopes(count: u32) -> Vec<String> {
 async fn what_is_immutable_stays() {
     let installation = Installation::new("crd-immutable").await;
     let api = installation.tenant::<ApiKey>();
-    let digest = format!("sha256:{}", "0".repeat(64));
+    let digest = format!("sha256:{}", "7".repeat(64));
     let (name, key, hash) = (
         "spec.secret.name is immutable: create another ApiKey for another Secret",
         "secret.key is immutable: create another ApiKey for another data key",
@@ -295,7 +316,7 @@ async fn what_is_immutable_stays() {
         (json!({"secret": {"key": "A"}}), json!({"owner": "ada"}), json!({"secret": {"key": null}}), key),
         (json!({}), json!({"owner": "ada"}), json!({"keyHash": digest}), hash),
         (json!({"keyHash": digest}), json!({"owner": "ada"}), json!({"keyHash": null}), hash),
-        (json!({"keyHash": digest}), json!({"suspended": true}), json!({"keyHash": digest.replace('0', "1")}), hash),
+        (json!({"keyHash": digest}), json!({"suspended": true}), json!({"keyHash": digest.replace('7', "1")}), hash),
     ]
     .into_iter()
     .enumerate()

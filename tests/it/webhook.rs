@@ -291,7 +291,7 @@ async fn what_stands_fast_cannot_be_changed() {
             "spec.secret.key: is immutable, and is \"api-key\": create another ApiKey for another data key",
         ),
         (
-            json!({"spec": {"keyHash": format!("sha256:{}", "0".repeat(64))}}),
+            json!({"spec": {"keyHash": format!("sha256:{}", "7".repeat(64))}}),
             "spec.keyHash: is immutable: create another ApiKey for another key",
         ),
     ] {

@@ -385,7 +385,10 @@ impl Reader {
                 );
             }
             match digest.parse::<Digest>() {
-                Ok(digest) => return Delivery::Submitted(digest),
+                Ok(digest) => match digest.worthlessness() {
+                    None => return Delivery::Submitted(digest),
+                    Some(worthless) => self.refuse("spec.keyHash", worthless.to_string()),
+                },
                 // The value is never repeated.
                 Err(_) if begins_like_a_key(&digest) || may_hold_a_key(&digest) => {
                     self.refuse("spec.keyHash", "this looks like a key, not its digest; treat it as leaked");

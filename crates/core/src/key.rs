@@ -129,7 +129,7 @@ pub struct Digest([u8; 32]);
 /// Why no digest of a key is worth declaring. The variants are in the order of the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WorthlessDigest {
-    /// All its octets are the same.
+    /// Nothing but zeros, or nothing but f.
     #[error("is a placeholder and no digest: write what printf %s \"$KEY\" | sha256sum prints")]
     Placeholder,
     /// Of nothing, or of a newline alone.
@@ -346,7 +346,7 @@ impl Digest {
     pub fn worthlessness(&self) -> Option<WorthlessDigest> {
         let is_of = |text: &str| [text, &format!("{text}\n")].iter().any(|text| Self::of(text.as_bytes()) == *self);
         match () {
-            () if self.0.iter().all(|byte| Some(byte) == self.0.first()) => Some(WorthlessDigest::Placeholder),
+            () if [[0; 32], [0xff; 32]].contains(&self.0) => Some(WorthlessDigest::Placeholder),
             () if is_of("") => Some(WorthlessDigest::Empty),
             () if trivial::TEXTS.into_iter().any(is_of) => Some(WorthlessDigest::Trivial),
             () => None,

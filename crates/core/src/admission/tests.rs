@@ -6,7 +6,7 @@ use super::*;
 use crate::api::FINALIZER;
 
 const USER: &str = "ada@example.org";
-const DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+const DIGEST: &str = "sha256:7777777777777777777777777777777777777777777777777777777777777777";
 
 fn now() -> Timestamp {
     "2026-11-23T12:00:00Z".parse().unwrap()
@@ -241,7 +241,7 @@ fn what_stands_fast_is_refused_when_it_changes() {
         (json!({"secret": {"name": "ci"}}), json!({"secret": {"key": "a"}}), &[key]),
         (json!({}), json!({"secret": {"name": "b", "key": "a"}}), &[name, key]),
         (json!({}), json!({"keyHash": DIGEST}), &[hash]),
-        (json!({"keyHash": DIGEST}), json!({"keyHash": DIGEST.replace('0', "1")}), &[hash]),
+        (json!({"keyHash": DIGEST}), json!({"keyHash": DIGEST.replace('7', "1")}), &[hash]),
         (json!({"keyHash": DIGEST}), json!({}), &[hash]),
         (json!({"keyHash": DIGEST}), json!({"keyHash": DIGEST, "suspended": true}), &[]),
     ] {

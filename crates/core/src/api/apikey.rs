@@ -34,7 +34,7 @@ use super::schema;
         name = "Key",
         type_ = "string",
         json_path = ".status.keyPrefix",
-        description = "The first characters of the key"
+        description = "What people recognise the key by: its first characters, or those of its digest"
     ),
     printcolumn(name = "Created", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Last Used", type_ = "date", json_path = ".status.lastUsedAt"),
@@ -57,6 +57,13 @@ use super::schema;
         .message("this looks like a key, not its digest; treat it as leaked").field_path(".keyHash"),
     validation = Rule::new("!has(self.keyHash) || self.keyHash.lowerAscii().startsWith('keyw') || self.keyHash.matches('^sha256:[0-9a-f]{64}$')")
         .message("keyHash must be sha256: and 64 lower-case hexadecimal digits").field_path(".keyHash"),
+    validation = Rule::new("!has(self.keyHash) || !self.keyHash.matches('^sha256:(0{64}|f{64})$')")
+        .message("keyHash is a placeholder and no digest: write what printf %s \"$KEY\" | sha256sum prints").field_path(".keyHash"),
+    // Of nothing, and of the newline that echo writes.
+    validation = Rule::new("!has(self.keyHash) || !(self.keyHash in [\
+        'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855', \
+        'sha256:01ba4719c80b6fe911b091a7c05124b64eeece964e09c058ef8f9805daca546b'])")
+        .message("keyHash is the digest of an empty key: set KEY, and write what printf %s \"$KEY\" | sha256sum prints").field_path(".keyHash"),
     validation = Rule::new("has(self.keyHash) == has(oldSelf.keyHash) && (!has(self.keyHash) || self.keyHash == oldSelf.keyHash)")
         .message("keyHash is immutable: create another ApiKey for another key"),
     validation = Rule::new(SAME_SECRET_KEY)
@@ -217,7 +224,8 @@ pub struct ApiKeyStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 
-    /// `keyw1_` and the first 8 characters of the random part.
+    /// `keyw1_` and the first 8 characters of the random part. Of a key that was made elsewhere `sha256:` and the first 12
+    /// digits of its digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_prefix: Option<String>,
 
@@ -267,7 +275,7 @@ pub struct ApiKeyStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Retiring {
-    /// The prefix of the older key.
+    /// As `status.keyPrefix`, of the older key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_prefix: Option<String>,
     /// The serial of the older key.

@@ -88,8 +88,8 @@ fn every_problem_is_said_with_its_path() {
         (json!({"secret": {"key": "."}}), "spec.secret.key"),
         (json!({"secret": {"key": "..a"}}), "spec.secret.key"),
         (json!({"keyHash": "sha256:00"}), "spec.keyHash"),
-        (json!({"keyHash": format!("sha256:{}", "0".repeat(64)), "secret": {}}), "spec"),
-        (json!({"keyHash": format!("sha256:{}", "0".repeat(64)), "rotation": {}}), "spec"),
+        (json!({"keyHash": format!("sha256:{}", "7".repeat(64)), "secret": {}}), "spec"),
+        (json!({"keyHash": format!("sha256:{}", "7".repeat(64)), "rotation": {}}), "spec"),
     ] {
         assert_eq!(said(spec.clone()), [path], "{spec}");
     }

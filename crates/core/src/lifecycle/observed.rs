@@ -150,7 +150,7 @@ impl Observed {
     pub(super) fn retiring_before(&self, current: &Record, now: Timestamp) -> Vec<Retiring> {
         let retiring = self.older_than(current).filter_map(|record| {
             let retires_at = Time(record.not_after().filter(|not_after| *not_after > now)?);
-            let (key_prefix, serial) = (record.spec.key_prefix.clone(), record.spec.serial);
+            let (key_prefix, serial) = (record.shown(), record.spec.serial);
             Some(Retiring { key_prefix, serial, retires_at, last_used_at: record.last_used_at.map(Time) })
         });
         retiring.collect()

@@ -64,6 +64,12 @@ impl Record {
         self.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0)
     }
 
+    /// What is shown of its key: the prefix, or of a submitted key the start of the digest.
+    pub(super) fn shown(&self) -> Option<String> {
+        let digest_start = || Some(self.spec.digest.parse::<Digest>().ok()?.start().to_string());
+        self.spec.key_prefix.clone().or_else(digest_start)
+    }
+
     pub(super) fn is_live(&self) -> bool {
         self.spec.revoked.is_none()
     }

@@ -37,7 +37,7 @@ pub fn render(observed: &Observed, finding: &Finding, now: Timestamp) -> ApiKeyS
         }
         _ if finding.owns_nothing() => (status.key_prefix, status.serial, status.issued_at) = (None, None, None),
         Some(current) if finding.is_in_force() => {
-            status.key_prefix.clone_from(&current.spec.key_prefix);
+            status.key_prefix = current.shown();
             status.serial = Some(current.spec.serial);
             status.issued_at = Some(Time(current.created()));
             status.secret_name = secret_name(observed);
