@@ -30,7 +30,7 @@ pub fn check_request(data: &[u8]) {
 
 fn check(octets: &[u8]) -> envoy::CheckResponse {
     assert!(octets.len() <= 1024, "{} octets", octets.len());
-    for key in [keys::OPEN, keys::LISTED, keys::REVOKED, keys::EXPIRED, keys::UNKNOWN] {
+    for key in [keys::OPEN, keys::FOREIGN, keys::LISTED, keys::REVOKED, keys::EXPIRED, keys::UNKNOWN] {
         assert!(!crate::key::shows(octets, key), "{octets:?}");
     }
     let response = envoy::CheckResponse::decode(octets).unwrap_or_else(|error| panic!("{error}: {octets:?}"));
@@ -63,7 +63,7 @@ fn read(attributes: &envoy::AttributeContext) -> Option<String> {
         let peer: IpAddr = socket.address.split('%').next()?.parse().ok()?;
         client::read(&source(), peer, &lines("x-forwarded-for")).ok().filter(|client| http::is_in_the_list(*client))
     };
-    let key_fits = key == keys::OPEN.as_bytes() || key == keys::LISTED.as_bytes() && is_from_the_list().is_some();
+    let key_fits = http::is_open(key) || key == keys::LISTED.as_bytes() && is_from_the_list().is_some();
     (key_fits && is_a_good_route(&attributes.context_extensions)).then(|| carrier.header_name().to_owned())
 }
 

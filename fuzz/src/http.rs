@@ -50,7 +50,7 @@ fn check(said: &[u8], allowed: usize, answered: usize) {
     let ok = |version: &str| count(said, format!("{version} 200").as_bytes());
     let text = || String::from_utf8_lossy(said);
     assert_eq!(ok("HTTP/1.1") + ok("HTTP/1.0"), allowed, "{}", text());
-    for key in [keys::OPEN, keys::LISTED, keys::REVOKED, keys::EXPIRED, keys::UNKNOWN] {
+    for key in [keys::OPEN, keys::FOREIGN, keys::LISTED, keys::REVOKED, keys::EXPIRED, keys::UNKNOWN] {
         assert!(!crate::key::shows(said, key), "{}", text());
     }
 }
@@ -114,10 +114,14 @@ fn is_good(request: &Request<()>) -> bool {
     let route_fits = is_a_good_route(&parameters);
     let authorization = lines(headers, AUTHORIZATION.as_str());
     let found = credential::read(&authorization, &lines(headers, "x-api-key"));
-    let key_fits = found.is_ok_and(|(key, _)| {
-        key == keys::OPEN.as_bytes() || key == keys::LISTED.as_bytes() && is_from_the_list(headers)
-    });
+    let key_fits =
+        found.is_ok_and(|(key, _)| is_open(key) || key == keys::LISTED.as_bytes() && is_from_the_list(headers));
     has_host && request.uri().path() == "/verify" && route_fits && key_fits
+}
+
+/// Whether the key is good from anywhere.
+pub(crate) fn is_open(key: &[u8]) -> bool {
+    [keys::OPEN, keys::FOREIGN].iter().any(|open| open.as_bytes() == key)
 }
 
 /// Whether the open key is good enough for these parameters.
@@ -166,7 +170,7 @@ pub(crate) fn decisions() -> (Runtime, Decisions) {
     revoked["revoked"] = json!({ "at": "2026-01-01T00:00:00Z", "reason": "Deleted" });
     let mut expired = record::spec(keys::EXPIRED);
     expired["notAfter"] = json!(now().to_string());
-    let specs = [record::spec(keys::OPEN), listed, revoked, expired];
+    let specs = [record::spec(keys::OPEN), record::spec(keys::FOREIGN), listed, revoked, expired];
     let items: Vec<_> = specs
         .iter()
         .enumerate()

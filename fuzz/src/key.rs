@@ -1,35 +1,70 @@
 use std::str;
 
-use keywright_core::key::{Digest, MalformedKey, Prefix, Presented};
+use keywright_core::key::{Digest, MalformedKey, Prefix, Presented, UnfitKey, read_submitted};
 use sha2::Digest as _;
 
 const SYMBOLS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
+/// What octets are, if they are a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Own,
+    Foreign,
+}
+
 /// The input is tried as a key, as a digest and as a prefix; and a good key is made of it, and spoilt.
 pub fn key(data: &[u8]) {
     check(data);
+    check_submitted(data);
     texts(&String::from_utf8_lossy(data));
 
     let good = made_of(data);
-    assert!(Presented::parse(&good).is_ok(), "{good:?}");
+    assert_eq!(read(&good), Ok(Kind::Own), "{good:?}");
     check(&good);
     let [.., place, octet] = data else { return };
     let mut spoilt = good;
     let place = usize::from(*place) % spoilt.len();
     spoilt[place] = *octet;
-    assert_eq!(Presented::parse(&spoilt).is_ok(), spoilt == good, "one octet is another: {spoilt:?}");
+    let is_own = Presented::parse(&spoilt).is_ok_and(|key| !key.is_foreign());
+    assert_eq!(is_own, spoilt == good, "one octet is another: {spoilt:?}");
     check(&spoilt);
+    check_submitted(&spoilt);
 }
 
 fn check(octets: &[u8]) {
     let parsed = Presented::parse(octets);
-    assert_eq!(parsed.err(), read(octets).err(), "{octets:?}");
+    let kind = |key: Presented<'_>| if key.is_foreign() { Kind::Foreign } else { Kind::Own };
+    assert_eq!(parsed.map(kind), read(octets), "{octets:?}");
     let Ok(key) = parsed else { return };
-    assert_eq!(key.prefix().as_str().as_bytes(), &octets[..14]);
-    assert_eq!(format!("{key:?}"), format!("Presented({})", key.prefix()));
     let hash = sha2::Sha256::digest(octets);
     let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(key.digest().to_string(), format!("sha256:{digits}"));
+    let digest = key.digest();
+    assert_eq!(digest.to_string(), format!("sha256:{digits}"));
+    let (shown, debugged) = (key.shown(&digest).to_string(), format!("{key:?}"));
+    if key.is_foreign() {
+        assert_eq!((shown, debugged), (format!("sha256:{}", &digits[..12]), "Presented(foreign)".to_owned()));
+    } else {
+        assert_eq!(shown.as_bytes(), &octets[..14]);
+        assert_eq!(debugged, format!("Presented({shown})"));
+    }
+    assert_eq!(key.is_b64token(), fits_bearer(octets), "{octets:?}");
+}
+
+/// What a Secret may hold is what a request may present, but for short and trivial foreign keys.
+fn check_submitted(octets: &[u8]) {
+    match (read_submitted(octets), read(octets)) {
+        (Ok((digest, prefix)), Ok(kind)) => {
+            assert_eq!(digest, Digest::of(octets));
+            assert_eq!(prefix.is_some(), kind == Kind::Own, "{octets:?}");
+            assert!(kind == Kind::Own || octets.len() >= 32, "{octets:?}");
+        }
+        (Err(UnfitKey::Short), Ok(Kind::Foreign)) => assert!(octets.len() < 32, "{octets:?}"),
+        (Err(UnfitKey::Trivial), Ok(Kind::Foreign)) => assert!(Digest::of(octets).worthlessness().is_some()),
+        (Err(unfit), Err(_)) => {
+            assert_eq!(unfit == UnfitKey::TrailingNewline, octets.last() == Some(&b'\n'), "{octets:?}");
+        }
+        (found, expected) => panic!("{found:?} where a request has {expected:?}: {octets:?}"),
+    }
 }
 
 fn texts(text: &str) {
@@ -48,8 +83,22 @@ fn texts(text: &str) {
     }
 }
 
-/// The second reading, with a checksum that is computed bit by bit.
-pub(crate) fn read(octets: &[u8]) -> Result<&[u8; 55], MalformedKey> {
+/// The second reading.
+pub(crate) fn read(octets: &[u8]) -> Result<Kind, MalformedKey> {
+    let text = String::from_utf8_lossy(octets);
+    if text.to_ascii_lowercase().starts_with("keyw") {
+        return read_own(octets).map(|()| Kind::Own);
+    }
+    let is_visible = |octet: &u8| (0x21..0x7f).contains(octet) && ![b'"', b','].contains(octet);
+    match octets.len() {
+        16..=256 if octets.iter().all(is_visible) => Ok(Kind::Foreign),
+        16..=256 if !text.contains("keyw1_") => Err(MalformedKey::Charset),
+        _ => Err(MalformedKey::Length),
+    }
+}
+
+/// An own key, with a checksum that is computed bit by bit.
+fn read_own(octets: &[u8]) -> Result<(), MalformedKey> {
     let key: &[u8; 55] = octets.try_into().map_err(|_| MalformedKey::Length)?;
     if !key.starts_with(b"keyw1_") {
         return Err(MalformedKey::Prefix);
@@ -57,7 +106,14 @@ pub(crate) fn read(octets: &[u8]) -> Result<&[u8; 55], MalformedKey> {
     if key[6..].iter().any(|symbol| !SYMBOLS.contains(symbol)) {
         return Err(MalformedKey::Charset);
     }
-    if key[49..] != checksum(&key[..49]) { Err(MalformedKey::Checksum) } else { Ok(key) }
+    if key[49..] != checksum(&key[..49]) { Err(MalformedKey::Checksum) } else { Ok(()) }
+}
+
+/// Whether a key may stand after `Bearer`: some characters of a token, and then any number of `=`.
+pub(crate) fn fits_bearer(key: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(key);
+    let token = text.trim_end_matches('=');
+    !token.is_empty() && token.chars().all(|c| c.is_ascii_alphanumeric() || "-._~+/".contains(c))
 }
 
 fn made_of(data: &[u8]) -> [u8; 55] {

@@ -39,8 +39,9 @@ pub const TARGETS: [Target; 8] = [
     ("admission_review", admission_review),
 ];
 
-/// The test vectors of `tests/cases/keys.tsv`.
+/// The test vectors of `tests/cases/keys.tsv`, and one that was made elsewhere.
 mod keys {
+    pub const FOREIGN: &str = "live_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYg==";
     pub const OPEN: &str = "keyw1_eVULq19jgYgonBwBS9PnYuwEwkbytwZtG3LkFawtUJJ3cXN0G";
     pub const LISTED: &str = "keyw1_x3dylZ3lzYKIhQQXeAJ94cGS4sbYtvgcYDsSikFczMP1KVy2b";
     pub const REVOKED: &str = "keyw1_5LdvPPYbsFuXItWtxeRYxNSM0lFE7WG6AJPOloe336t3XOvuE";

@@ -43,6 +43,9 @@ fn side_by_side(specs: &[Value]) {
         let is_readable = is_neighbours || oldest.is_some_and(|spec| alone(spec).is_ok());
         assert_eq!(keyring.get(&claimed).is_ok(), is_readable, "the oldest of the claims to {claimed} in {specs:?}");
     }
+    let is_of_submitted =
+        |spec: &Value| spec.get("keyPrefix").is_none() && Keyring::default().upsert(&stored(&name(1), 1, spec)).is_ok();
+    assert_eq!(keyring.has_submitted(), specs.iter().any(is_of_submitted), "{specs:?}");
     let neighbour = check(&keyring, keys::LISTED).unwrap_or_else(|denial| panic!("{denial:?} because of {specs:?}"));
     assert_permits(&spec(keys::LISTED), &neighbour);
     if let Ok(permit) = check(&keyring, keys::OPEN) {
@@ -63,24 +66,28 @@ fn one_after_the_other(specs: &[Value]) {
         let mut fresh = Keyring::default();
         assert_eq!(taken_in, fresh.upsert(&stored(&name(1), 1, spec)), "{spec}");
         assert_eq!(keyring.len(), fresh.len(), "{spec}");
+        assert_eq!(keyring.has_submitted(), fresh.has_submitted(), "{spec}");
         for digest in specs.iter().filter_map(digest) {
             assert_eq!(keyring.get(&digest).err(), fresh.get(&digest).err(), "{digest} after {spec}");
         }
     }
     keyring.remove(&stored(&name(1), 1, specs.last().unwrap_or(&Value::Null)));
-    assert!(keyring.is_empty(), "{specs:?}");
+    assert!(keyring.is_empty() && !keyring.has_submitted(), "{specs:?}");
 }
 
-/// A good spec for `key`.
+/// A good spec for `key`, which may be a foreign one.
 pub(crate) fn spec(key: &str) -> Value {
-    json!({
+    let mut spec = json!({
         "digest": Digest::of(key.as_bytes()).to_string(),
-        "keyPrefix": &key[..14],
         "apiKey": { "namespace": "team-a", "name": "billing", "uid": "4a1ebd0c-8a4f-44f1-9f5c-0c2bd2b6a7ae" },
         "serial": 1,
         "owner": "jane@example.com",
         "scopes": ["orders:read", "orders:write"],
-    })
+    });
+    if key.starts_with("keyw") {
+        spec["keyPrefix"] = json!(&key[..14]);
+    }
+    spec
 }
 
 pub(crate) fn name(number: usize) -> String {
