@@ -179,13 +179,18 @@ const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 /// A `CheckRequest` with this key, in its frame.
 fn check_request(key: &str) -> Bytes {
+    check_request_with("x-api-key", key)
+}
+
+/// A `CheckRequest` with this header, in its frame.
+fn check_request_with(name: &str, value: &str) -> Bytes {
     let mut message = Vec::new();
     put_message(&mut message, 1, |attributes| {
         put_message(attributes, 4, |request| {
             put_message(request, 2, |http| {
                 put_message(http, 3, |header| {
-                    put(header, 1, b"x-api-key");
-                    put(header, 2, key.as_bytes());
+                    put(header, 1, name.as_bytes());
+                    put(header, 2, value.as_bytes());
                 });
             });
         });
@@ -228,6 +233,13 @@ async fn outcome(mut client: SendRequest<Bytes>, path: &str, message: Bytes) -> 
     }
     let trailers = body.trailers().await?.unwrap_or(head.headers);
     Ok((trailers["grpc-status"].to_str().unwrap().to_owned(), whole))
+}
+
+/// Whether a verifier's gRPC lets a request with this header pass, and the texts of its answer.
+pub(super) async fn check_over_grpc(verifier: &Program, name: &str, value: &str) -> (bool, String) {
+    let client = h2_client(verifier.address("grpc")).await;
+    let response = call(&client, check_request_with(name, value)).await.unwrap();
+    (is_allowed(&response), String::from_utf8_lossy(&response).into_owned())
 }
 
 /// How a verifier's gRPC stands: the status of a `Check` with this key, and what the health service says as it is encoded.
