@@ -89,7 +89,8 @@ async fn a_key_of_any_format_is_let_in_for_as_long_as_its_apikey_is_there() {
         assert!(is_allowed && answer.contains(shown) && answer.contains(header), "{answer}");
     }
     scene.answers(&generated, INSIDE, 200).await;
-    is_denied_as(&scene, &make_key("ghp_"), "unknown").await;
+    let stranger = make_key("ghp_");
+    is_denied_as(&scene, &stranger, "unknown").await;
     is_denied_as(&scene, &generated[..54], "malformed").await;
 
     let record = scene.record(&key).await.name_any();
@@ -107,7 +108,9 @@ async fn a_key_of_any_format_is_let_in_for_as_long_as_its_apikey_is_there() {
     let allowed = said.lines().filter(|line| line.contains("\"allowed\"") && line.contains(shown)).count();
     assert!(allowed >= 4, "{said}");
     assert!(said.lines().any(|line| line.contains("\"revoked\"") && line.contains(shown)), "{said}");
+    assert!(!said.contains(&digest(&stranger)[..19]), "nothing is shown of what nobody has declared: {said}");
     assert_unprinted(&said, &key, "ghp_");
+    assert_unprinted(&said, &stranger, "ghp_");
     assert_unprinted(&scene.controller.as_ref().unwrap().printed(), &key, "ghp_");
 }
 

@@ -204,6 +204,7 @@ fn now() -> Timestamp {
 fn spec(key: &str) -> Value {
     json!({
         "digest": Digest::of(key.as_bytes()).to_string(),
+        "keyPrefix": &key[..14],
         "apiKey": { "namespace": "team-a", "name": "billing", "uid": "c" },
         "owner": "jane@example.com",
         "scopes": ["orders:read", "orders:write"],
