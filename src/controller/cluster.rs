@@ -5,6 +5,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{ApiResource, DynamicObject};
 use kube::{Api, Client, Resource};
 
+use super::error::Error;
 use crate::pages::Pages;
 use keywright_core::api::{ApiKey, ApiKeyRecord};
 
@@ -42,6 +43,11 @@ impl Cluster {
 
     pub(super) fn secrets(&self, namespace: &str) -> Api<Secret> {
         Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// A Secret as it is stored, if there is one.
+    pub(super) async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Error> {
+        Ok(self.secrets(namespace).get_opt(name).await?)
     }
 
     pub(super) fn records(&self) -> Api<ApiKeyRecord> {

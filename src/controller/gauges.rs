@@ -19,7 +19,7 @@ use keywright_core::api::Reason;
 pub(super) struct ApiKeyGauges(pub(super) Arc<Memory>);
 
 /// Every reason of `Active`, so that each is there from the start.
-const REASONS: [Reason; 11] = [
+const REASONS: [Reason; 12] = [
     Reason::Active,
     Reason::Rotating,
     Reason::Suspended,
@@ -31,6 +31,7 @@ const REASONS: [Reason; 11] = [
     Reason::SecretNameTaken,
     Reason::DigestTaken,
     Reason::DigestRevoked,
+    Reason::SourceUnusable,
 ];
 
 impl Collector for ApiKeyGauges {

@@ -9,7 +9,9 @@ use k8s_openapi::api::core::v1::Secret;
 use keywright_core::api::{ApiKeyRecord, ApiKeyReference, ApiKeyStatus, ROTATE_ANNOTATION};
 use keywright_core::declaration::{self, Declaration, Delivery, Problem};
 use keywright_core::key::Digest;
-use keywright_core::lifecycle::{Claim, Held, Observed, Ownership, Record, RotateRequest, SecretState};
+use keywright_core::lifecycle::{
+    Claim, Held, Observed, Ownership, Record, RotateRequest, SecretState, SourceProblem, read_source,
+};
 use keywright_core::record_name::{record_name, serial_in};
 use kube::ResourceExt;
 use kube::api::{DynamicObject, ObjectMeta};
@@ -27,6 +29,8 @@ pub(super) struct Observation {
     pub(super) observed: Observed,
     /// Other ApiKeys that have a record with the digest that is this one's, as was last asked.
     pub(super) losers: Vec<ApiKeyReference>,
+    /// Another look at the source was asked for since it was read.
+    pub(super) is_outdated: bool,
 }
 
 /// Records are read this many at a time.
@@ -64,6 +68,7 @@ pub(super) async fn observe(
     // Whether a submitted digest is this ApiKey's own is told by its record.
     let is_delivered = matches!(delivery, Some(Delivery::Secret { .. }));
     let is_new = is_delivered && serials.is_empty() && status == ApiKeyStatus::default();
+    let mut source = Err(SourceProblem::Missing);
     let (secret, records) = if look == Look::First && is_new {
         let secret = secret(cluster, &reference, delivery).await?;
         let records = match secret {
@@ -71,6 +76,11 @@ pub(super) async fn observe(
             _ => records(cluster, &reference.uid, serials).await?,
         };
         (secret, records)
+    } else if let Some(Delivery::Source { name, key }) = delivery {
+        let (records, stored) =
+            futures::try_join!(records(cluster, &reference.uid, serials), cluster.secret(&reference.namespace, name))?;
+        source = read_source(stored, key);
+        (SecretState::Absent, records)
     } else {
         futures::try_join!(secret(cluster, &reference, delivery), records(cluster, &reference.uid, serials))?
     };
@@ -84,14 +94,15 @@ pub(super) async fn observe(
         declared,
         status,
         secret,
+        source,
         obstacle: None,
         ownership: Ownership::Unasked,
         records: records.into_iter().map(Record::from).collect(),
         held,
         reference,
     };
-    let mut observation = Observation { object, observed, losers: Vec::new() };
-    if let Some(digest) = observation.submitted_digest()
+    let mut observation = Observation { object, observed, losers: Vec::new(), is_outdated: false };
+    if let Some(digest) = observation.observed.claimed_digest().filter(|_| !is_deleting)
         && !observation.is_settled_owner(index, digest)
     {
         observation.ask_ownership(cluster, digest).await?;
@@ -105,7 +116,9 @@ impl Observation {
         self.observed.generation = object.metadata.generation.unwrap_or_default();
         self.observed.resource_version = object.resource_version().unwrap_or_default();
         self.observed.finalizers = object.finalizers().to_vec();
-        self.observed.rotate_request = rotate_request(&object);
+        let request = rotate_request(&object);
+        self.is_outdated |= request != self.observed.rotate_request && self.observed.has_source();
+        self.observed.rotate_request = request;
         self.observed.declared = declared(&object);
         self.observed.status = status(&object);
         self.object = object;
@@ -132,15 +145,6 @@ impl Observation {
         self.observed.secret = SecretState::read(stored, &self.observed.reference, data_key);
     }
 
-    fn submitted_digest(&self) -> Option<Digest> {
-        match &self.observed.declared {
-            Ok(Declaration { delivery: Delivery::Submitted(digest), .. }) if !self.observed.is_deleting => {
-                Some(*digest)
-            }
-            _ => None,
-        }
-    }
-
     /// Asks who owns a digest.
     pub(super) async fn ask_ownership(&mut self, cluster: &Cluster, digest: Digest) -> Result<(), Error> {
         let own = &self.observed.reference.uid;
@@ -162,7 +166,8 @@ impl Observation {
 
     /// Whether this ApiKey is known to own its digest, and nothing hints at somebody else since then.
     fn is_settled_owner(&self, index: &RecordIndex, digest: Digest) -> bool {
-        let own = self.observed.records.iter().find(|record| record.spec.revoked.is_none());
+        let is_own = |record: &&Record| record.spec.revoked.is_none() && record.spec.digest == digest.to_string();
+        let own = self.observed.records.iter().find(is_own);
         own.is_some_and(|own| self.observed.status.serial == Some(own.spec.serial))
             && !index.is_claimed_by_others(&digest, &self.observed.reference.uid)
     }

@@ -147,6 +147,9 @@ async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<End
             Plan::Rest(finding) => {
                 let status = lifecycle::render(&seen.observed, &finding, clock::now());
                 update_status(context, &mut seen, &status).await?;
+                if seen.is_outdated {
+                    return Ok(End::Unfinished);
+                }
                 if let Some(corrected) = lifecycle::annotations_due(&seen.observed, &finding) {
                     correct_annotations(context, &seen, corrected).await;
                 }
@@ -155,7 +158,7 @@ async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<End
             Plan::Write(write) => carry_out(context, &mut seen, write, &mut held, started).await,
         };
         match done {
-            Ok(()) => observation = Some(seen),
+            Ok(()) => observation = Some(seen).filter(|seen| !seen.is_outdated),
             Err(error) if second_looks < SECOND_LOOKS && error.is_worth_another_look() => {
                 debug!(%error, "looking again");
                 second_looks += 1;

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -21,16 +21,19 @@ use super::error::Error;
 use super::heads::{RecordHead, Watched};
 use crate::clock;
 use crate::telemetry::ControllerMetrics;
-use keywright_core::api::{ApiKeyRecord, ApiKeyReference};
+use keywright_core::api::{ApiKeyRecord, ApiKeyReference, KeySource};
 use keywright_core::key::Digest;
 use keywright_core::lifecycle::tombstones::{Census, Excess, Tombstone, slim};
-use keywright_core::lifecycle::{RecordUpdate, RevocationReason};
+use keywright_core::lifecycle::{RecordUpdate, RevocationReason, read_source};
 
 /// Tombstones that are removed after one look at what ApiKeys declare. The look goes through all ApiKeys.
 const BATCH: usize = 1000;
 
 /// Writes at a time.
 const PARALLEL_WRITES: usize = 8;
+
+/// Sources that are read at a time.
+const PARALLEL_READS: usize = 8;
 
 /// Tombstones that one sweep makes smaller.
 const SLIMMED_PER_SWEEP: usize = 500;
@@ -73,13 +76,21 @@ struct Progress {
 /// What is read of an ApiKey to know which digest it declares.
 #[derive(Deserialize)]
 struct Declaring {
-    spec: KeyHash,
+    metadata: Place,
+    spec: Declared,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    #[serde(default)]
+    namespace: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct KeyHash {
+struct Declared {
     key_hash: Option<String>,
+    key_from: Option<KeySource>,
 }
 
 impl Sweeper {
@@ -193,15 +204,27 @@ impl Sweeper {
         }
     }
 
-    /// The digests that ApiKeys declare.
+    /// The digests that ApiKeys declare: in their specs, or in their sources.
     async fn declared(&self) -> Result<HashSet<[u8; 32]>, Error> {
         let mut declared = HashSet::new();
-        let mut pages = self.cluster.api_keys_matching("spec.keyHash!=");
-        while let Some(page) = pages.next::<Declaring>().await? {
-            let digests = page.items.into_iter().filter_map(|api_key| api_key.spec.key_hash?.parse::<Digest>().ok());
-            declared.extend(digests.map(|digest| *digest.as_bytes()));
+        for fields in ["spec.keyHash!=", "spec.keyFrom.secretRef.name!="] {
+            let mut pages = self.cluster.api_keys_matching(fields);
+            while let Some(page) = pages.next::<Declaring>().await? {
+                let digests = stream::iter(page.items).map(|api_key| self.digest_of(api_key)).buffered(PARALLEL_READS);
+                let digests: Vec<Option<Digest>> = digests.try_collect().await?;
+                declared.extend(digests.into_iter().flatten().map(|digest| *digest.as_bytes()));
+            }
         }
         Ok(declared)
+    }
+
+    async fn digest_of(&self, api_key: Declaring) -> Result<Option<Digest>, Error> {
+        let Declared { key_hash, key_from } = api_key.spec;
+        let Some(KeySource { secret_ref: entry }) = key_from else {
+            return Ok(key_hash.and_then(|digest| digest.parse().ok()));
+        };
+        let secret = self.cluster.secret(&api_key.metadata.namespace, &entry.name).await?;
+        Ok(read_source(secret, &entry.key).ok())
     }
 
     fn complain(&self, message: &str) {

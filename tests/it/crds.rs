@@ -223,11 +223,47 @@ async fn every_rule_refuses_with_a_message_that_helps() {
             json!({"keyHash": digest, "rotation": {}}),
             "spec: Invalid value: keyHash excludes rotation: a key that was made elsewhere cannot be replaced here",
         ),
+        (
+            from_vault(json!({"rotation": {"overlap": "1h", "holdWhileInUse": true}})),
+            from_vault(json!({"rotation": {"every": "30d"}})),
+            "spec: Invalid value: keyFrom excludes rotation.every: write another key into the source Secret to rotate",
+        ),
+        (
+            from_vault(json!({})),
+            from_vault(json!({"secret": {}})),
+            "spec: Invalid value: keyFrom excludes secret: the key is in a Secret already",
+        ),
+        (
+            from_vault(json!({})),
+            from_vault(json!({"keyHash": digest})),
+            "spec: Invalid value: keyFrom excludes keyHash: keep one",
+        ),
+        (
+            from_vault(json!({})),
+            json!({"keyFrom": {"secretRef": {"name": "vault"}}}),
+            "spec.keyFrom.secretRef.key: Required value",
+        ),
+        (
+            from_vault(json!({})),
+            json!({"keyFrom": {"secretRef": {"name": "Vault", "key": "token"}}}),
+            "spec.keyFrom.secretRef.name: Invalid value: \"Vault\": secretRef.name must be a Secret's name: lower-case letters, digits, - and .",
+        ),
+        (
+            from_vault(json!({})),
+            json!({"keyFrom": {"secretRef": {"name": "vault", "key": "a b"}}}),
+            "spec.keyFrom.secretRef.key: Invalid value: \"a b\": secretRef.key must be letters, digits and -._",
+        ),
     ] {
         assert_eq!(create(&api, good.clone()).await, Ok(()), "{good}");
         let refused = create(&api, bad.clone()).await.unwrap_err();
         assert!(refused.contains(expected), "{bad}\n  says    {refused}\n  and not {expected}");
     }
+}
+
+/// This spec with a source for its key.
+fn from_vault(mut spec: Value) -> Value {
+    spec["keyFrom"] = json!({"secretRef": {"name": "vault", "key": "token"}});
+    spec
 }
 
 /// Where the webhook is not there.
@@ -300,10 +336,11 @@ async fn what_is_immutable_stays() {
     let installation = Installation::new("crd-immutable").await;
     let api = installation.tenant::<ApiKey>();
     let digest = format!("sha256:{}", "7".repeat(64));
-    let (name, key, hash) = (
+    let (name, key, hash, source) = (
         "spec.secret.name is immutable: create another ApiKey for another Secret",
         "secret.key is immutable: create another ApiKey for another data key",
         "keyHash is immutable: create another ApiKey for another key",
+        "keyFrom is immutable: create another ApiKey for another source",
     );
     for (index, (before, allowed, refused, expected)) in [
         (
@@ -317,6 +354,9 @@ async fn what_is_immutable_stays() {
         (json!({}), json!({"owner": "ada"}), json!({"keyHash": digest}), hash),
         (json!({"keyHash": digest}), json!({"owner": "ada"}), json!({"keyHash": null}), hash),
         (json!({"keyHash": digest}), json!({"suspended": true}), json!({"keyHash": digest.replace('7', "1")}), hash),
+        (json!({}), json!({"owner": "ada"}), from_vault(json!({})), source),
+        (from_vault(json!({})), json!({"owner": "ada"}), json!({"keyFrom": null}), source),
+        (from_vault(json!({})), json!({"suspended": true}), json!({"keyFrom": {"secretRef": {"key": "b"}}}), source),
     ]
     .into_iter()
     .enumerate()

@@ -171,6 +171,9 @@ fn identity_problems(new: &ApiKey<'_>, old: Option<&ApiKey<'_>>, user: &str) -> 
             format!("is immutable, and is \"{stays}\": create another ApiKey for another data key"),
         );
     }
+    if new.spec.get("keyFrom") != old.spec.get("keyFrom") {
+        refuse("spec.keyFrom", "is immutable: create another ApiKey for another source".to_owned());
+    }
     if new.text("/keyHash") != old.text("/keyHash") {
         refuse("spec.keyHash", "is immutable: create another ApiKey for another key".to_owned());
     }

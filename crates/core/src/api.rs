@@ -5,8 +5,8 @@ mod record;
 mod schema;
 
 pub use apikey::{
-    ApiKey, ApiKeySpec, ApiKeyStatus, Condition, ConditionStatus, ConditionType, Reason, Retiring, Rotation,
-    SecretTarget,
+    ApiKey, ApiKeySpec, ApiKeyStatus, Condition, ConditionStatus, ConditionType, KeySource, Reason, Retiring, Rotation,
+    SecretEntry, SecretTarget,
 };
 pub use record::{ApiKeyRecord, ApiKeyRecordSpec, ApiKeyRecordStatus, ApiKeyReference, Revocation};
 
@@ -34,6 +34,9 @@ pub const KEY_PREFIX_ANNOTATION: &str = "keywright.dev/key-prefix";
 pub const SERIAL_ANNOTATION: &str = "keywright.dev/serial";
 /// Annotation of a Secret: when the key in it expires (RFC 3339). Absent: never.
 pub const EXPIRES_AT_ANNOTATION: &str = "keywright.dev/expires-at";
+
+/// The label and the value by which the owner of a Secret lets ApiKeys of its namespace use a key in it.
+pub const SOURCE: (&str, &str) = ("keywright.dev/source", "true");
 
 /// Annotation of a record: why its key was issued, one of the [`crate::lifecycle::Cause`]s.
 pub const CAUSE_ANNOTATION: &str = "keywright.dev/cause";

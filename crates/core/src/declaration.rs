@@ -64,6 +64,13 @@ pub enum Delivery {
     },
     /// Made elsewhere. Only its digest is known, and nothing is delivered.
     Submitted(Digest),
+    /// Made elsewhere, and read from this entry of somebody else's Secret.
+    Source {
+        /// The Secret's name.
+        name: String,
+        /// The data key in the Secret.
+        key: String,
+    },
 }
 
 /// A bad field, and the rule that it breaks.
@@ -370,6 +377,9 @@ impl Reader {
     }
 
     fn delivery(&mut self, spec: &Value, name: &str) -> Delivery {
+        if let Some(source) = self.source(spec) {
+            return source;
+        }
         let secret = self.object(spec, "secret", |value| {
             let name = value.as_str().filter(|name| is_dns_subdomain(name) && !begins_like_a_key(name));
             format!("name: {}", name.unwrap_or("NAME"))
@@ -396,17 +406,48 @@ impl Reader {
                 Err(problem) => self.refuse("spec.keyHash", format!("{problem}{}", slip_in(&digest))),
             }
         }
-        let name_rule = "must be a Secret's name: lower-case letters and digits, with - and . between them";
-        let key_rule = "must be a Secret's data key: 1 to 253 letters, digits and -._, and not . or beginning with ..";
-        let is_key = |text: &str| is_word(text, 253, b"-._") && text != "." && !text.starts_with("..");
         Delivery::Secret {
-            name: self
-                .text(secret, "spec.secret", "name", name_rule, is_dns_subdomain)
-                .unwrap_or_else(|| name.to_owned()),
-            key: self
-                .text(secret, "spec.secret", "key", key_rule, is_key)
-                .unwrap_or_else(|| DEFAULT_SECRET_KEY.to_owned()),
+            name: self.secret_name(secret, "spec.secret").unwrap_or_else(|| name.to_owned()),
+            key: self.data_key(secret, "spec.secret").unwrap_or_else(|| DEFAULT_SECRET_KEY.to_owned()),
         }
+    }
+
+    /// Where a key that was made elsewhere is read from, if there is such a place.
+    fn source(&mut self, spec: &Value) -> Option<Delivery> {
+        let example = "secretRef: {name: NAME, key: ENTRY}";
+        let source = self.object(spec, "keyFrom", |_| example.to_owned())?;
+        for (other, why) in [("keyHash", "keep one"), ("secret", "the key is in a Secret already")] {
+            if given(spec, other).is_some() {
+                self.refuse("spec", format!("keyFrom excludes {other}: {why}"));
+            }
+        }
+        if spec.pointer("/rotation/every").is_some_and(|every| !every.is_null()) {
+            let rule = "excludes keyFrom: write another key into the source Secret to rotate";
+            self.refuse("spec.rotation.every", rule);
+        }
+        let path = "spec.keyFrom.secretRef";
+        let Some(entry) = given(source, "secretRef").filter(|entry| entry.is_object()) else {
+            self.refuse(path, format!("must be an object: write keyFrom: {{{example}}}"));
+            return Some(Delivery::Source { name: String::new(), key: String::new() });
+        };
+        for (name, example) in [("name", "the Secret"), ("key", "the entry in the Secret")] {
+            if given(entry, name).is_none() {
+                self.refuse(format!("{path}.{name}"), format!("is missing: name {example}"));
+            }
+        }
+        let (name, key) = (self.secret_name(entry, path), self.data_key(entry, path));
+        Some(Delivery::Source { name: name.unwrap_or_default(), key: key.unwrap_or_default() })
+    }
+
+    fn secret_name(&mut self, within: &Value, path: &str) -> Option<String> {
+        let rule = "must be a Secret's name: lower-case letters and digits, with - and . between them";
+        self.text(within, path, "name", rule, is_dns_subdomain)
+    }
+
+    fn data_key(&mut self, within: &Value, path: &str) -> Option<String> {
+        let rule = "must be a Secret's data key: 1 to 253 letters, digits and -._, and not . or beginning with ..";
+        let fits = |text: &str| is_word(text, 253, b"-._") && text != "." && !text.starts_with("..");
+        self.text(within, path, "key", rule, fits)
     }
 }
 

@@ -9,7 +9,7 @@
 //! - `observed.rs`: what there is, and the facts that follow from it.
 //! - `rotation.rs`: when a key is replaced on request or by schedule.
 //! - `plan.rs`: the one next [`Write`], or why there is none: a [`Finding`] (`messages.rs`).
-//! - `record.rs`, `secret.rs`: the objects that are read and written.
+//! - `record.rs`, `secret.rs`: the objects that are read and written. `source.rs`: the Secret that is only read.
 //! - `status.rs`: the status that shows a finding. `events.rs`: what people are told when it changes.
 
 mod events;
@@ -19,6 +19,7 @@ mod plan;
 mod record;
 mod rotation;
 mod secret;
+mod source;
 mod status;
 pub mod tombstones;
 
@@ -29,6 +30,7 @@ pub use self::plan::{Finalizers, Plan, Removal, Write, plan, secret_to_probe};
 pub use self::record::{Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason};
 pub use self::rotation::RotateRequest;
 pub use self::secret::{SecretAnnotations, SecretDraft, SecretState};
+pub use self::source::{SourceProblem, read_source};
 pub use self::status::{annotations_due, render};
 
 #[cfg(test)]

@@ -234,6 +234,8 @@ fn what_stands_fast_is_refused_when_it_changes() {
     let other_name = "spec.secret.name: is immutable, and is \"other\": create another ApiKey for another Secret";
     let key = "spec.secret.key: is immutable, and is \"api-key\": create another ApiKey for another data key";
     let hash = "spec.keyHash: is immutable: create another ApiKey for another key";
+    let source = "spec.keyFrom: is immutable: create another ApiKey for another source";
+    let from = |name: &str| json!({"keyFrom": {"secretRef": {"name": name, "key": "token"}}});
     for (old, new, said) in [
         (json!({}), json!({"secret": {"name": "other"}}), &[name][..]),
         (json!({"secret": {"name": "other"}}), json!({}), &[other_name]),
@@ -244,6 +246,10 @@ fn what_stands_fast_is_refused_when_it_changes() {
         (json!({"keyHash": DIGEST}), json!({"keyHash": DIGEST.replace('7', "1")}), &[hash]),
         (json!({"keyHash": DIGEST}), json!({}), &[hash]),
         (json!({"keyHash": DIGEST}), json!({"keyHash": DIGEST, "suspended": true}), &[]),
+        (json!({}), from("vault"), &[source]),
+        (from("vault"), from("other"), &[source]),
+        (from("vault"), json!({}), &[source]),
+        (from("vault"), from("vault"), &[]),
     ] {
         let with_owner = |mut spec: Value| {
             spec["owner"] = json!("ada");

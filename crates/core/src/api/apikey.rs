@@ -28,6 +28,7 @@ use super::schema;
     derive = "PartialEq",
     doc = "An API key: declared here, delivered in a Secret, revoked when this object is deleted.",
     selectable = ".spec.keyHash",
+    selectable = ".spec.keyFrom.secretRef.name",
     selectable = ".spec.owner",
     printcolumn(name = "Owner", type_ = "string", json_path = ".spec.owner", description = "The responsible person"),
     printcolumn(
@@ -66,6 +67,14 @@ use super::schema;
         .message("keyHash is the digest of an empty key: set KEY, and write what printf %s \"$KEY\" | sha256sum prints").field_path(".keyHash"),
     validation = Rule::new("has(self.keyHash) == has(oldSelf.keyHash) && (!has(self.keyHash) || self.keyHash == oldSelf.keyHash)")
         .message("keyHash is immutable: create another ApiKey for another key"),
+    validation = Rule::new("!has(self.keyFrom) || !has(self.keyHash)")
+        .message("keyFrom excludes keyHash: keep one"),
+    validation = Rule::new("!has(self.keyFrom) || !has(self.secret)")
+        .message("keyFrom excludes secret: the key is in a Secret already"),
+    validation = Rule::new("!has(self.keyFrom) || !has(self.rotation) || !has(self.rotation.every)")
+        .message("keyFrom excludes rotation.every: write another key into the source Secret to rotate"),
+    validation = Rule::new("has(self.keyFrom) == has(oldSelf.keyFrom) && (!has(self.keyFrom) || self.keyFrom == oldSelf.keyFrom)")
+        .message("keyFrom is immutable: create another ApiKey for another source"),
     validation = Rule::new(SAME_SECRET_KEY)
         .message("secret.key is immutable: create another ApiKey for another data key"),
 )]
@@ -128,6 +137,10 @@ pub struct ApiKeySpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71))]
     pub key_hash: Option<String>,
+
+    /// Where a key that was made elsewhere is read from. Its Secret is never written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_from: Option<KeySource>,
 }
 
 /// When a new key replaces the old one.
@@ -174,6 +187,32 @@ pub struct SecretTarget {
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("secret.key must be letters, digits and -._"))]
     pub key: Option<String>,
+}
+
+/// Where a key that was made elsewhere is read from.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(crates(kube_core = "::kube_core"))]
+pub struct KeySource {
+    /// The entry of a Secret in the same namespace. The Secret must have the label `keywright.dev/source: "true"`. Another
+    /// value in it is a rotation.
+    pub secret_ref: SecretEntry,
+}
+
+/// An entry of a Secret.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(crates(kube_core = "::kube_core"))]
+pub struct SecretEntry {
+    /// The Secret's name.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("!format.dns1123Subdomain().validate(self).hasValue()").message("secretRef.name must be a Secret's name: lower-case letters, digits, - and ."))]
+    pub name: String,
+
+    /// The data key in the Secret.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("secretRef.key must be letters, digits and -._"))]
+    pub key: String,
 }
 
 /// A rule over the whole object, because the default of `spec.secret.name` is the object's name.
@@ -367,6 +406,8 @@ pub enum Reason {
     DigestTaken,
     /// The submitted digest is that of a revoked key.
     DigestRevoked,
+    /// The source Secret holds no key that can be used.
+    SourceUnusable,
     /// `ExpiringSoon` is false: the expiry is far away, or there is none.
     NotExpiringSoon,
     /// `ExpiringSoon` is true.
@@ -397,6 +438,7 @@ impl Reason {
             Self::SecretNameTaken => "SecretNameTaken",
             Self::DigestTaken => "DigestTaken",
             Self::DigestRevoked => "DigestRevoked",
+            Self::SourceUnusable => "SourceUnusable",
             Self::NotExpiringSoon => "NotExpiringSoon",
             Self::ExpiringSoon => "ExpiringSoon",
             Self::NotStalled => "NotStalled",

@@ -90,10 +90,35 @@ fn every_problem_is_said_with_its_path() {
         (json!({"keyHash": "sha256:00"}), "spec.keyHash"),
         (json!({"keyHash": format!("sha256:{}", "7".repeat(64)), "secret": {}}), "spec"),
         (json!({"keyHash": format!("sha256:{}", "7".repeat(64)), "rotation": {}}), "spec"),
+        (json!({"keyFrom": "vault"}), "spec.keyFrom"),
+        (json!({"keyFrom": {}}), "spec.keyFrom.secretRef"),
+        (json!({"keyFrom": {"secretRef": "vault"}}), "spec.keyFrom.secretRef"),
+        (json!({"keyFrom": {"secretRef": {"name": "vault"}}}), "spec.keyFrom.secretRef.key"),
+        (json!({"keyFrom": {"secretRef": {"key": "token"}}}), "spec.keyFrom.secretRef.name"),
+        (json!({"keyFrom": {"secretRef": {"name": "Vault", "key": "token"}}}), "spec.keyFrom.secretRef.name"),
+        (json!({"keyFrom": {"secretRef": {"name": "vault", "key": "a b"}}}), "spec.keyFrom.secretRef.key"),
+        (from_vault(json!({"keyHash": format!("sha256:{}", "1".repeat(64))})), "spec"),
+        (from_vault(json!({"secret": {}})), "spec"),
+        (from_vault(json!({"rotation": {"every": "30d"}})), "spec.rotation.every"),
     ] {
         assert_eq!(said(spec.clone()), [path], "{spec}");
     }
     assert_eq!(said(json!({"owner": "a b", "expiresIn": "x"})), ["spec.owner", "spec.expiresIn"]);
+}
+
+/// This spec with a source for its key.
+fn from_vault(mut spec: Value) -> Value {
+    spec["keyFrom"] = json!({"secretRef": {"name": "vault", "key": "token"}});
+    spec
+}
+
+#[test]
+fn a_source_is_named_by_its_secret_and_its_entry() {
+    let read = |spec| read(&from_vault(spec), "ci", created()).unwrap();
+    let overlap = read(json!({"rotation": {"overlap": "1h", "holdWhileInUse": true}}));
+    assert_eq!(overlap.delivery, Delivery::Source { name: "vault".into(), key: "token".into() });
+    assert_eq!((overlap.rotation.every, overlap.rotation.overlap), (None, SignedDuration::from_hours(1)));
+    assert_eq!(read(json!({"keyHash": null, "secret": null})).delivery, overlap.delivery, "null is absent");
 }
 
 /// The one problem of this spec.

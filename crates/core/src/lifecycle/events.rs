@@ -46,12 +46,13 @@ fn new_key(status: &ApiKeyStatus, cause: Option<Cause>) -> Announcement {
             true,
             format!("the Secret was missing or changed: issued {prefix}; the last key stays valid for the overlap"),
         ),
-        Some(Cause::RotationRequested | Cause::RotationScheduled) => {
+        Some(Cause::RotationRequested | Cause::RotationScheduled | Cause::SourceChanged) => {
             let last = status.retiring.last().map_or_else(
                 || "the last key has ended".to_owned(),
                 |last| format!("{} stays valid until {}", shown(last), last.retires_at.0),
             );
-            ("Rotated", false, format!("issued {prefix}; {last}"))
+            let what = if cause == Some(Cause::SourceChanged) { "the source holds" } else { "issued" };
+            ("Rotated", false, format!("{what} {prefix}; {last}"))
         }
         Some(Cause::First) | None => ("Issued", false, format!("issued {prefix}")),
     };
@@ -82,6 +83,7 @@ fn new_conditions(before: &ApiKeyStatus, after: &ApiKeyStatus) -> impl Iterator<
         (ConditionType::Active, "SecretNameTaken", true),
         (ConditionType::Active, "DigestTaken", true),
         (ConditionType::Active, "DigestRevoked", true),
+        (ConditionType::Active, "SourceUnusable", true),
         (ConditionType::ExpiringSoon, "ExpiringSoon", true),
         (ConditionType::OldKeyStillInUse, "OldKeyStillInUse", true),
     ];

@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::observed::Observed;
 use super::record::{Cause, whole_seconds};
+use super::source::SourceProblem;
 use crate::api::{ROTATE_ANNOTATION, Reason, Retiring};
 use crate::declaration::{Declaration, Delivery, Problem};
 
@@ -103,12 +104,45 @@ impl Finding {
     }
 
     /// Another ApiKey owns the submitted key, or it was revoked. Whose it is, is nobody's business.
-    pub(super) fn not_ours(reason: Reason) -> Self {
-        let fact = match reason {
-            Reason::DigestTaken => "spec.keyHash is the digest of a key that another ApiKey owns",
-            _ => "spec.keyHash is the digest of a key that was revoked, and a revoked key is never accepted again",
+    pub(super) fn not_ours(reason: Reason, declaration: &Declaration) -> Self {
+        let (what, remedy) = match &declaration.delivery {
+            Delivery::Source { name, key } => {
+                (format!("entry {key:?} of Secret {name:?} holds"), "write another key into it")
+            }
+            _ => (
+                "spec.keyHash is the digest of".to_owned(),
+                "generate another key, and declare its digest in another ApiKey",
+            ),
         };
-        Self::new(reason, format!("{fact}; generate another key, and declare its digest in another ApiKey"))
+        let fact = match reason {
+            Reason::DigestTaken => "a key that another ApiKey owns",
+            _ => "a key that was revoked, and a revoked key is never accepted again",
+        };
+        Self::new(reason, format!("{what} {fact}; {remedy}"))
+    }
+
+    /// The source holds no key. It is looked at again soon, as there is no watch on Secrets.
+    pub(super) fn source_unusable(
+        declaration: &Declaration,
+        problem: SourceProblem,
+        retiring: &[Retiring],
+        now: Timestamp,
+    ) -> Self {
+        let Delivery::Source { name, key } = &declaration.delivery else {
+            return Self::new(Reason::SourceUnusable, problem.to_string());
+        };
+        let place = match problem {
+            SourceProblem::Missing | SourceProblem::Unlabelled => format!("Secret {name:?}"),
+            SourceProblem::NoEntry | SourceProblem::Unfit(_) => format!("entry {key:?} of Secret {name:?}"),
+        };
+        let finding = Self::new(Reason::SourceUnusable, format!("{place} {problem}")).until_retired(retiring);
+        finding.or_at(now.saturating_add(SECRET_RETRY).unwrap_or(now))
+    }
+
+    /// The same, while keys are still let in that the source held before.
+    pub(super) fn until_retired(self, retiring: &[Retiring]) -> Self {
+        let Some(first) = retiring.iter().map(|retiring| retiring.retires_at.0).min() else { return self };
+        self.and("what it held before is let in until it retires").or_at(first)
     }
 
     /// Something else owns the Secret of that name.
@@ -199,7 +233,7 @@ pub(super) fn obstacle_in(message: &str) -> Option<&str> {
 
 fn secret_name(declaration: &Declaration) -> &str {
     match &declaration.delivery {
-        Delivery::Secret { name, .. } => name,
+        Delivery::Secret { name, .. } | Delivery::Source { name, .. } => name,
         Delivery::Submitted(_) => "",
     }
 }

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::record::{Cause, Record, RevocationReason};
 use super::rotation::RotateRequest;
 use super::secret::SecretState;
+use super::source::SourceProblem;
 use crate::api::{ApiKeyReference, ApiKeyStatus, FINALIZER, Retiring};
 use crate::declaration::{Declaration, Delivery, Problem};
 use crate::key::{Digest, Prefix};
@@ -42,9 +43,11 @@ pub struct Observed {
     pub status: ApiKeyStatus,
     /// The Secret that the spec names.
     pub secret: SecretState,
+    /// The digest of the key in the source that the spec names.
+    pub source: Result<Digest, SourceProblem>,
     /// Whether the API server would take the Secret. Asked only after a key did not reach its Secret.
     pub obstacle: Option<Obstacle>,
-    /// Who owns the digest that the spec submits.
+    /// Who owns the digest that the spec submits, or that of the key in its source.
     pub ownership: Ownership,
     /// The records of this ApiKey, by ascending serial. Revoked ones may be left out below the newest.
     pub records: Vec<Record>,
@@ -131,23 +134,51 @@ impl Observed {
         record.spec.api_key == self.reference && record.name() == record_name(&self.reference.uid, record.spec.serial)
     }
 
-    /// The record whose key is let in unless something in it says otherwise: of the key in the Secret, or of the submitted
-    /// one.
+    /// The record whose key is let in unless something in it says otherwise: of the key in the Secret or in the source, or
+    /// of the submitted one.
     pub(super) fn in_force(&self) -> Option<&Record> {
         match self.declared.as_ref().ok()?.delivery {
-            Delivery::Secret { .. } => self.current(),
+            Delivery::Secret { .. } | Delivery::Source { .. } => self.current(),
             Delivery::Submitted(_) => self.live_records().next(),
         }
     }
 
-    /// The live records of older keys than this one, by ascending serial.
-    pub(super) fn older_than(&self, current: &Record) -> impl Iterator<Item = &Record> {
-        let serial = current.spec.serial;
-        self.live_records().filter(move |record| record.spec.serial < serial)
+    /// Whether the key is read from a source.
+    pub fn has_source(&self) -> bool {
+        self.declared.as_ref().is_ok_and(|declaration| matches!(declaration.delivery, Delivery::Source { .. }))
+    }
+
+    /// The digest that the ApiKey claims: the submitted one, or that of the key in its source.
+    pub fn claimed_digest(&self) -> Option<Digest> {
+        match self.declared.as_ref().ok()?.delivery {
+            Delivery::Secret { .. } => None,
+            Delivery::Submitted(digest) => Some(digest),
+            Delivery::Source { .. } => self.source.ok(),
+        }
+    }
+
+    /// Whether the source holds no key, or another one's: those that it held are on their way out.
+    pub(super) fn has_lost_its_source(&self) -> bool {
+        let is_refused = match &self.ownership {
+            Ownership::Owned(claim) => claim.is_revoked || claim.uid != self.reference.uid,
+            Ownership::Free | Ownership::Unasked => false,
+        };
+        self.has_source() && (self.source.is_err() || is_refused)
+    }
+
+    /// The live records of other keys than `current` that are on their way out, by ascending serial. A source may hold an
+    /// older key again.
+    pub(super) fn older_than(&self, current: Option<&Record>) -> impl Iterator<Item = &Record> {
+        let (current, has_source) = (current.map(|current| current.spec.serial), self.has_source());
+        self.live_records().filter(move |record| match current {
+            Some(current) if has_source => record.spec.serial != current,
+            Some(current) => record.spec.serial < current,
+            None => record.replaced_at.is_some(),
+        })
     }
 
     /// Older keys that are still let in beside `current`, with their ends.
-    pub(super) fn retiring_before(&self, current: &Record, now: Timestamp) -> Vec<Retiring> {
+    pub(super) fn retiring_beside(&self, current: Option<&Record>, now: Timestamp) -> Vec<Retiring> {
         let retiring = self.older_than(current).filter_map(|record| {
             let retires_at = Time(record.not_after().filter(|not_after| *not_after > now)?);
             let (key_prefix, serial) = (record.shown(), record.spec.serial);
@@ -156,10 +187,14 @@ impl Observed {
         retiring.collect()
     }
 
-    /// The live record of the key that is in the Secret. An older key that somebody put back is not it: that one ends
-    /// with its overlap. A status that tells of a newer key than there are records is believed only where the record says
-    /// that it was replaced, too: a status alone does not have a key replaced.
+    /// The live record of the key that is in the Secret or in the source. In the Secret, an older key that somebody put
+    /// back is not it: that one ends with its overlap. A status that tells of a newer key than there are records is believed
+    /// only where the record says that it was replaced, too: a status alone does not have a key replaced.
     pub(super) fn current(&self) -> Option<&Record> {
+        if self.has_source() {
+            let digest = self.source.ok()?.to_string();
+            return self.live_records().find(|record| record.spec.digest == digest);
+        }
         let SecretState::Ours { digest: Some(digest), .. } = &self.secret else {
             return None;
         };

@@ -119,6 +119,7 @@ fn next(observed: &Observed, now: Timestamp) -> Plan {
     }
     match &declaration.delivery {
         Delivery::Submitted(digest) => plan_submitted(observed, declaration, *digest, now),
+        Delivery::Source { .. } => plan_source(observed, declaration, now),
         Delivery::Secret { .. } => plan_delivered(observed, declaration, now),
     }
 }
@@ -155,13 +156,21 @@ fn plan_invalid(observed: &Observed, problems: &[Problem]) -> Plan {
 /// The write that makes a live record say what is declared, where it says something else.
 fn align(observed: &Observed, declaration: &Declaration, record: &Record, now: Timestamp) -> Option<RecordUpdate> {
     let mut aligned = declared(declaration, record.spec.clone());
-    let current = observed.current().map(|current| current.spec.serial);
-    if record.spec.serial >= current.unwrap_or_else(|| observed.newest_serial()) {
-        return (aligned != record.spec).then(|| record.with(aligned));
+    let current = observed.current();
+    if !is_on_its_way_out(observed, record) {
+        return match record.replaced_at {
+            // Its source holds it again, too late: nothing brings back a key that has ended.
+            Some(at) if record.not_after().is_some_and(|end| now >= end) => {
+                Some(record.replaced(revoked(&record.spec, RevocationReason::Replaced, now), at))
+            }
+            Some(_) => Some(record.reinstated(aligned)),
+            None => (aligned != record.spec).then(|| record.with(aligned)),
+        };
     }
     // Only the newest key follows the declared expiry into the future. An older one can end sooner and never later, or a
     // longer overlap would bring back a key that was already refused.
-    let replaced_at = record.replaced_at.or(current.map(|_| now));
+    let is_replaced = current.is_some() || observed.has_lost_its_source();
+    let replaced_at = record.replaced_at.or(is_replaced.then_some(now));
     // Not after now: the clock may have been set back since.
     let overlap_ends = replaced_at.and_then(|at| latest_end(declaration.rotation, at.min(now), record.held_until));
     let end = [declaration.expires_at, record.not_after(), overlap_ends].into_iter().flatten().min();
@@ -175,28 +184,92 @@ fn align(observed: &Observed, declaration: &Declaration, record: &Record, now: T
     }
 }
 
+/// Whether a live record is of a key that has had its time: another one has taken its place, or will.
+fn is_on_its_way_out(observed: &Observed, record: &Record) -> bool {
+    match observed.current() {
+        Some(current) => observed.older_than(Some(current)).any(|older| older.spec.serial == record.spec.serial),
+        None => {
+            let is_newest = record.spec.serial >= observed.newest_serial();
+            !is_newest || record.replaced_at.is_some() || observed.has_lost_its_source()
+        }
+    }
+}
+
 fn plan_submitted(observed: &Observed, declaration: &Declaration, digest: Digest, now: Timestamp) -> Plan {
     let wanted = digest.to_string();
     if let Some(stray) = observed.live_records().find(|record| record.spec.digest != wanted) {
         return revoke(stray, RevocationReason::Tampered, now);
     }
-    let own = observed.live_records().next();
-    match (&observed.ownership, own) {
-        (Ownership::Owned(owner), Some(own)) if !owner.is_of(own.name()) => Plan::Write(Write::RemoveRecord(Removal {
-            name: own.name().to_owned(),
-            uid: own.metadata.uid.clone(),
-            resource_version: own.metadata.resource_version.clone(),
-        })),
-        (_, Some(own)) => {
-            let finding = Finding::in_force(declaration, &observed.retiring_before(own, now), now);
+    match claim(observed, digest, observed.live_records().next()) {
+        Claimed::InForce(own) => {
+            let finding = Finding::in_force(declaration, &observed.retiring_beside(Some(own), now), now);
             let is_in_vain = observed.asks_to_replace(own);
             Plan::Rest(if is_in_vain { finding.with_a_rotation_in_vain() } else { finding })
         }
-        (Ownership::Owned(owner), None) if !owner.is_revoked => Plan::Rest(Finding::not_ours(Reason::DigestTaken)),
-        (Ownership::Owned(_), None) => Plan::Rest(Finding::not_ours(Reason::DigestRevoked)),
-        (_, None) if !observed.records.is_empty() => Plan::Rest(Finding::not_ours(Reason::DigestRevoked)),
-        (Ownership::Free, None) => create_record(observed, declaration, NewKey::Submitted(digest), Cause::First, now),
-        (Ownership::Unasked, None) => Plan::Rest(Finding::issuing(now + SignedDuration::from_secs(1))),
+        Claimed::Lost(own) => remove_record(own),
+        Claimed::Refused(reason) => Plan::Rest(Finding::not_ours(reason, declaration)),
+        // Whatever record there was, it had this serial.
+        Claimed::Free if !observed.records.is_empty() => {
+            Plan::Rest(Finding::not_ours(Reason::DigestRevoked, declaration))
+        }
+        Claimed::Free => create_record(observed, declaration, NewKey::Submitted(digest), Cause::First, now),
+        Claimed::Unknown => Plan::Rest(Finding::issuing(now + SignedDuration::from_secs(1))),
+    }
+}
+
+fn plan_source(observed: &Observed, declaration: &Declaration, now: Timestamp) -> Plan {
+    let retiring = || observed.retiring_beside(None, now);
+    let digest = match observed.source {
+        Ok(digest) => digest,
+        Err(problem) => return Plan::Rest(Finding::source_unusable(declaration, problem, &retiring(), now)),
+    };
+    match claim(observed, digest, observed.current()) {
+        Claimed::InForce(own) => match held_longer(observed, declaration, own, now) {
+            Some(held) => update_record(held),
+            None => Plan::Rest(in_force(observed, declaration, own, now)),
+        },
+        Claimed::Lost(own) => remove_record(own),
+        Claimed::Refused(reason) => Plan::Rest(Finding::not_ours(reason, declaration).until_retired(&retiring())),
+        Claimed::Free => match observed.live_records().next() {
+            Some(oldest) if observed.live_records().count() > MAX_OLDER_KEYS => {
+                revoke(oldest, RevocationReason::Replaced, now)
+            }
+            _ => {
+                let cause = if observed.newest_serial() == 0 { Cause::First } else { Cause::SourceChanged };
+                create_record(observed, declaration, NewKey::Submitted(digest), cause, now)
+            }
+        },
+        Claimed::Unknown => Plan::Rest(Finding::issuing(now + SignedDuration::from_secs(1))),
+    }
+}
+
+/// What has come of an ApiKey's claim to a digest.
+enum Claimed<'o> {
+    /// This record is the oldest that has it.
+    InForce(&'o Record),
+    /// Another one is older than this record.
+    Lost(&'o Record),
+    /// Another ApiKey's, or revoked.
+    Refused(Reason),
+    /// Nobody has it.
+    Free,
+    /// It was not asked.
+    Unknown,
+}
+
+/// `own` is this ApiKey's live record with the digest.
+fn claim<'o>(observed: &Observed, digest: Digest, own: Option<&'o Record>) -> Claimed<'o> {
+    let digest = digest.to_string();
+    match (&observed.ownership, own) {
+        (Ownership::Owned(owner), Some(own)) if !owner.is_of(own.name()) => Claimed::Lost(own),
+        (_, Some(own)) => Claimed::InForce(own),
+        (Ownership::Owned(owner), None) if !owner.is_revoked => Claimed::Refused(Reason::DigestTaken),
+        (Ownership::Owned(_), None) => Claimed::Refused(Reason::DigestRevoked),
+        (_, None) if observed.records.iter().any(|record| record.spec.digest == digest) => {
+            Claimed::Refused(Reason::DigestRevoked)
+        }
+        (Ownership::Free, None) => Claimed::Free,
+        (Ownership::Unasked, None) => Claimed::Unknown,
     }
 }
 
@@ -242,7 +315,9 @@ fn plan_undelivered(observed: &Observed, declaration: &Declaration, record: &Rec
             // Another controller is replacing a key, which works meanwhile.
             return Plan::Rest(observed.current().map_or_else(
                 || Finding::issuing(until),
-                |current| Finding::in_force(declaration, &observed.retiring_before(current, now), now).or_at(until),
+                |current| {
+                    Finding::in_force(declaration, &observed.retiring_beside(Some(current), now), now).or_at(until)
+                },
             ));
         }
         _ => None,
@@ -252,13 +327,10 @@ fn plan_undelivered(observed: &Observed, declaration: &Declaration, record: &Rec
 
 /// The key in the Secret is in force; what is left is to tidy up around it.
 fn plan_current(observed: &Observed, declaration: &Declaration, current: &Record, now: Timestamp) -> Plan {
-    let mut older = observed.older_than(current);
-    if let Some(held) = older.find_map(|record| Some(record.held(hold(declaration, record, now)?))) {
+    if let Some(held) = held_longer(observed, declaration, current, now) {
         return update_record(held);
     }
-    let finding = Finding::in_force(declaration, &observed.retiring_before(current, now), now);
-    let in_use = observed.older_in_use(declaration, current, now);
-    let finding = in_use.into_iter().fold(finding, |finding, (_, until)| finding.or_at(until));
+    let finding = in_force(observed, declaration, current, now);
     match observed.cause_of_rotation(declaration, current, now) {
         Some(cause) if declaration.lets_in_at(now) => {
             plan_rotation(observed, declaration, current, cause, finding, now)
@@ -269,6 +341,24 @@ fn plan_current(observed: &Observed, declaration: &Declaration, current: &Record
             None => finding,
         }),
     }
+}
+
+/// An older key that is to be valid for longer, as it is used.
+fn held_longer(
+    observed: &Observed,
+    declaration: &Declaration,
+    current: &Record,
+    now: Timestamp,
+) -> Option<RecordUpdate> {
+    let mut older = observed.older_than(Some(current));
+    older.find_map(|record| Some(record.held(hold(declaration, record, now)?)))
+}
+
+/// What there is to say of the key that is in force.
+fn in_force(observed: &Observed, declaration: &Declaration, current: &Record, now: Timestamp) -> Finding {
+    let finding = Finding::in_force(declaration, &observed.retiring_beside(Some(current), now), now);
+    let in_use = observed.older_in_use(declaration, current, now);
+    in_use.into_iter().fold(finding, |finding, (_, until)| finding.or_at(until))
 }
 
 /// The key in the Secret works, and another one is to take its place.
@@ -283,8 +373,8 @@ fn plan_rotation(
     if let Some(obstacle) = observed.obstacle_at(now) {
         return Plan::Rest(finding.with_an_obstructed_rotation(declaration, &obstacle, now));
     }
-    if observed.older_than(current).count() >= MAX_OLDER_KEYS
-        && let Some(oldest) = observed.older_than(current).next()
+    if observed.older_than(Some(current)).count() >= MAX_OLDER_KEYS
+        && let Some(oldest) = observed.older_than(Some(current)).next()
     {
         return revoke(oldest, RevocationReason::Replaced, now);
     }
@@ -295,14 +385,23 @@ fn revoke(record: &Record, reason: RevocationReason, now: Timestamp) -> Plan {
     update_record(record.revoked(reason, now))
 }
 
+/// A claim that never counted leaves no tombstone.
+fn remove_record(record: &Record) -> Plan {
+    Plan::Write(Write::RemoveRecord(Removal {
+        name: record.name().to_owned(),
+        uid: record.metadata.uid.clone(),
+        resource_version: record.metadata.resource_version.clone(),
+    }))
+}
+
 fn update_record(update: RecordUpdate) -> Plan {
     Plan::Write(Write::UpdateRecord(Box::new(update)))
 }
 
 fn create_record(observed: &Observed, declaration: &Declaration, key: NewKey, cause: Cause, now: Timestamp) -> Plan {
-    let serial = match key {
-        NewKey::Minted => observed.newest_serial().saturating_add(1),
-        NewKey::Submitted(_) => 1,
+    let serial = match declaration.delivery {
+        Delivery::Submitted(_) => 1,
+        Delivery::Secret { .. } | Delivery::Source { .. } => observed.newest_serial().saturating_add(1),
     };
     let request = observed.rotate_request.as_ref();
     let record = NewRecord::new(&observed.reference, serial, key, cause, request, declaration, now);

@@ -91,6 +91,14 @@ impl Record {
         update
     }
 
+    /// The record of a key that was replaced and has its place again.
+    pub(super) fn reinstated(&self, spec: ApiKeyRecordSpec) -> RecordUpdate {
+        let mut update = self.with(spec);
+        let annotations = update.metadata.annotations.get_or_insert_default();
+        annotations.retain(|name, _| ![REPLACED_AT_ANNOTATION, HELD_UNTIL_ANNOTATION].contains(&&**name));
+        update
+    }
+
     /// The record of a replaced key that ends at this time instead of earlier.
     pub(super) fn held(&self, until: Timestamp) -> RecordUpdate {
         let mut update = self.with(ApiKeyRecordSpec { not_after: Some(Time(until)), ..self.spec.clone() });
@@ -233,16 +241,19 @@ pub enum Cause {
     RotationRequested,
     /// The last key has reached the age of `spec.rotation.every`.
     RotationScheduled,
+    /// The source holds another key.
+    SourceChanged,
 }
 
 impl Cause {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::First,
         Self::SecretMissing,
         Self::SecretChanged,
         Self::RecordLost,
         Self::RotationRequested,
         Self::RotationScheduled,
+        Self::SourceChanged,
     ];
 
     /// The word in the annotation.
@@ -254,6 +265,7 @@ impl Cause {
             Self::RecordLost => "RecordLost",
             Self::RotationRequested => "RotationRequested",
             Self::RotationScheduled => "RotationScheduled",
+            Self::SourceChanged => "SourceChanged",
         }
     }
 

@@ -75,7 +75,7 @@ impl Observed {
         now: Timestamp,
     ) -> Vec<(&Record, Timestamp)> {
         let notice = (declaration.rotation.overlap / 2).min(LONGEST_NOTICE);
-        let in_use = self.older_than(current).filter_map(|record| {
+        let in_use = self.older_than(Some(current)).filter_map(|record| {
             let (used, ends) = (record.last_used_at?, record.not_after()?);
             let (told_from, until) = (record.replaced_at?.checked_add(notice).ok()?, used.checked_add(notice).ok()?);
             (used >= told_from && now < until && now < ends).then_some((record, until))

@@ -14,7 +14,8 @@ use crate::declaration::Delivery;
 fn answers(reason: &Reason) -> (bool, bool, bool) {
     match reason {
         Reason::Suspended | Reason::Expired => (false, true, false),
-        Reason::Invalid | Reason::SecretNameTaken | Reason::DigestTaken | Reason::DigestRevoked => (false, false, true),
+        Reason::Invalid | Reason::SecretNameTaken | Reason::SourceUnusable => (false, false, true),
+        Reason::DigestTaken | Reason::DigestRevoked => (false, false, true),
         Reason::Issuing | Reason::Revoking | Reason::MintBudget => (false, false, false),
         Reason::Active | Reason::Rotating => (true, true, false),
         Reason::NotExpiringSoon | Reason::ExpiringSoon | Reason::NotStalled => (false, false, false),
@@ -35,13 +36,14 @@ pub fn render(observed: &Observed, finding: &Finding, now: Timestamp) -> ApiKeyS
             status.retiring.clear();
             status.next_rotation_at = None;
         }
+        _ if observed.has_source() && !finding.is_in_force() => status.retiring = observed.retiring_beside(None, now),
         _ if finding.owns_nothing() => (status.key_prefix, status.serial, status.issued_at) = (None, None, None),
         Some(current) if finding.is_in_force() => {
             status.key_prefix = current.shown();
             status.serial = Some(current.spec.serial);
             status.issued_at = Some(Time(current.created()));
             status.secret_name = secret_name(observed);
-            status.retiring = observed.retiring_before(current, now);
+            status.retiring = observed.retiring_beside(Some(current), now);
             status.rotate_request = rotate_request(observed, current);
             status.next_rotation_at = next_rotation_at(observed, current, now).map(Time);
         }
@@ -101,7 +103,7 @@ fn conditions(observed: &Observed, finding: &Finding, expiring: (Reason, String)
 /// Whether older keys are still used, while there are any.
 fn use_of_older_keys(observed: &Observed, finding: &Finding, now: Timestamp) -> Option<(Reason, String)> {
     let current = observed.in_force().filter(|_| finding.is_in_force())?;
-    let retiring = observed.retiring_before(current, now);
+    let retiring = observed.retiring_beside(Some(current), now);
     let in_use = observed.older_in_use(observed.declared.as_ref().ok()?, current, now);
     let words = |old: &Retiring| {
         let used =
@@ -141,6 +143,8 @@ fn last_used(observed: &Observed) -> Option<Time> {
 fn rotate_request(observed: &Observed, current: &Record) -> Option<String> {
     let before = observed.status.rotate_request.clone();
     match &observed.rotate_request {
+        // The source was read after the request.
+        Some(request) if observed.has_source() => Some(request.shown.clone()),
         Some(request) if observed.asks_to_replace(current) => before.filter(|before| *before != request.shown),
         Some(request) => Some(request.shown.clone()),
         None => before,
@@ -156,7 +160,7 @@ fn next_rotation_at(observed: &Observed, current: &Record, now: Timestamp) -> Op
 
 fn secret_name(observed: &Observed) -> Option<String> {
     match &observed.declared.as_ref().ok()?.delivery {
-        Delivery::Secret { name, .. } => Some(name.clone()),
+        Delivery::Secret { name, .. } | Delivery::Source { name, .. } => Some(name.clone()),
         Delivery::Submitted(_) => None,
     }
 }

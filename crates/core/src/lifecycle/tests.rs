@@ -3,6 +3,7 @@
 
 mod ownership;
 mod rotation;
+mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,6 +39,8 @@ struct World {
     other_finalizers: Vec<String>,
     status: ApiKeyStatus,
     secret: SecretState,
+    /// What the source holds.
+    source: Result<Digest, SourceProblem>,
     /// The value of the annotation `keywright.dev/rotate`.
     rotate: Option<String>,
     /// What the API server says of a Secret with a key in it.
@@ -74,6 +77,7 @@ impl World {
             other_finalizers: Vec::new(),
             status: ApiKeyStatus::default(),
             secret: SecretState::Absent,
+            source: Err(SourceProblem::Missing),
             rotate: None,
             obstacle: None,
             rival: None,
@@ -103,6 +107,7 @@ impl World {
             declared: declaration::read(&self.spec, "ci", self.created),
             status: self.status.clone(),
             secret: self.secret.clone(),
+            source: self.source,
             obstacle: None,
             ownership: self.ownership(),
             records: self.records.values().cloned().collect(),
@@ -113,16 +118,27 @@ impl World {
     }
 
     fn ownership(&self) -> Ownership {
-        if self.spec.get("keyHash").is_none() {
-            return Ownership::Unasked;
-        }
-        let own = self.records.values().map(|record| Claim {
+        let claimed = match (self.spec.get("keyHash").and_then(Value::as_str), self.has_source()) {
+            (Some(digest), _) => digest.to_owned(),
+            (None, true) if let Ok(digest) = self.source => digest.to_string(),
+            _ => return Ownership::Unasked,
+        };
+        let own = self.records.values().filter(|record| record.spec.digest == claimed).map(|record| Claim {
             created: record.created(),
             uid: UID.into(),
             serial: record.spec.serial,
             is_revoked: !record.is_live(),
         });
         own.chain(self.rival.clone()).min().map_or(Ownership::Free, Ownership::Owned)
+    }
+
+    fn has_source(&self) -> bool {
+        self.spec.get("keyFrom").is_some()
+    }
+
+    /// Whether the key was made elsewhere.
+    fn is_submitted(&self) -> bool {
+        self.spec.get("keyHash").is_some() || self.has_source()
     }
 
     fn next_version(&mut self) -> String {
@@ -285,9 +301,8 @@ impl World {
         }
         let reason = self.reason();
         for record in &live {
-            let submitted = self.spec.get("keyHash").is_some();
             assert!(
-                submitted
+                self.is_submitted()
                     || self.handed_out.contains(&record.spec.digest)
                     || reason == Reason::Issuing
                     || reason == Reason::Invalid
@@ -302,8 +317,11 @@ impl World {
         {
             let current = self.current().unwrap();
             assert_eq!(self.status.serial, Some(current.spec.serial));
-            assert_eq!(self.status.key_prefix, current.spec.key_prefix);
-            let older = live.iter().filter(|record| record.spec.serial < current.spec.serial);
+            let start_of_digest = current.spec.digest.get(..19).map(str::to_owned);
+            assert_eq!(self.status.key_prefix, current.spec.key_prefix.clone().or(start_of_digest));
+            let is_older =
+                |serial: u32| serial < current.spec.serial || self.has_source() && serial > current.spec.serial;
+            let older = live.iter().filter(|record| is_older(record.spec.serial));
             assert!(older.clone().all(|record| record.spec.not_after.is_some()), "an older key always ends: {self:#?}");
         }
         // A second pass over an unchanged world writes nothing, not even the status.
@@ -347,6 +365,9 @@ every! {
     ShortenOverlap,
     AskForRotation,
     ScheduleRotations,
+    ChangeSource,
+    PutOldSourceBack,
+    LoseSource,
     WaitSeconds,
     WaitMinutes,
     WaitDays,
@@ -400,9 +421,15 @@ impl World {
                 self.edit("rotation", json!({"overlap": "0s"}));
             }
             Meddling::AskForRotation => self.ask_for_rotation(),
-            Meddling::ScheduleRotations if self.spec.get("keyHash").is_none() => {
+            Meddling::ScheduleRotations if !self.is_submitted() => {
                 self.edit("rotation", json!({"every": "5h", "overlap": "1h"}));
             }
+            Meddling::ChangeSource => self.source = Ok(Digest::of(self.next_version().as_bytes())),
+            Meddling::PutOldSourceBack => {
+                self.source =
+                    self.records.values().next().map_or(self.source, |first| Ok(first.spec.digest.parse().unwrap()));
+            }
+            Meddling::LoseSource => self.source = Err(SourceProblem::Missing),
             Meddling::WaitSeconds => self.wait(SignedDuration::from_secs(5)),
             Meddling::WaitMinutes => self.wait(SignedDuration::from_mins(6)),
             Meddling::WaitDays => self.wait(SignedDuration::from_hours(72)),
@@ -440,17 +467,24 @@ impl World {
     }
 }
 
-fn specs() -> [Value; 3] {
+fn specs() -> [Value; 4] {
     [
         json!({}),
         json!({"expiresIn": "1d", "allowedIPs": ["2001:DB8::/32"], "scopes": ["read"], "owner": "ada", "rotation": {"overlap": "1h"}}),
         json!({"keyHash": Digest::of(b"made elsewhere").to_string()}),
+        from_source(json!({"overlap": "1h"})),
     ]
+}
+
+/// A spec whose key is in a source.
+fn from_source(rotation: Value) -> Value {
+    json!({"keyFrom": {"secretRef": {"name": "vault", "key": "token"}}, "rotation": rotation})
 }
 
 /// A world with its key handed out.
 fn issued(spec: Value) -> World {
     let mut world = World::new(spec);
+    world.source = Ok(Digest::of(b"made elsewhere"));
     assert_eq!(world.run(None), Rest::Settled);
     world
 }
@@ -485,7 +519,7 @@ fn the_world_comes_to_rest_whatever_happens_and_wherever_it_crashes() {
             }
         }
     }
-    assert_eq!(runs, 3 * 25 * 25 * 8);
+    assert_eq!(runs, 4 * 28 * 28 * 8);
 }
 
 /// A crash after each write of the first issue: the key of a lost memory is revoked, and the next serial is handed out.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::super::plan::DELIVERY_GRACE;
 use super::super::tombstones::Tombstone;
 use super::super::*;
+use super::from_source;
 use crate::api::{ApiKeyRecord, ApiKeyReference, ApiKeyStatus, FINALIZER, Reason};
 use crate::declaration;
 use crate::key::{Digest, Prefix};
@@ -31,6 +32,8 @@ struct Declared {
     finalizer: bool,
     status: ApiKeyStatus,
     secret: SecretState,
+    /// What its source holds, if its spec names one.
+    source: Result<Digest, SourceProblem>,
 }
 
 #[derive(Default)]
@@ -51,8 +54,11 @@ struct Cluster {
 
 #[derive(Clone, Debug)]
 enum Action {
-    /// Submit one of the digests; beyond them, one of a generated key if there is any, and else generate a key.
+    /// Submit one of the digests; beyond them, one of a generated key if there is any, then generate a key, and then have
+    /// the key in a source.
     Declare(usize, usize),
+    /// Put one of the digests into the source, or nothing.
+    Fill(usize, usize),
     Delete(usize),
     Suspend(usize, bool),
     /// One write of a pass, on what it has observed at its beginning.
@@ -68,7 +74,8 @@ enum Action {
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        4 => (0..NAMES, 0..DIGESTS + 2).prop_map(|(name, digest)| Action::Declare(name, digest)),
+        4 => (0..NAMES, 0..DIGESTS + 4).prop_map(|(name, digest)| Action::Declare(name, digest)),
+        3 => (0..NAMES, 0..DIGESTS + 1).prop_map(|(name, digest)| Action::Fill(name, digest)),
         3 => (0..NAMES).prop_map(Action::Delete),
         1 => (0..NAMES, any::<bool>()).prop_map(|(name, suspended)| Action::Suspend(name, suspended)),
         12 => (0..NAMES).prop_map(Action::Step),
@@ -93,6 +100,11 @@ impl Cluster {
     fn take(&mut self, action: Action) {
         match action {
             Action::Declare(name, digest) => self.declare(name, digest),
+            Action::Fill(name, digest) => {
+                if let Some(api_key) = self.api_keys.get_mut(&name) {
+                    api_key.source = submitted(digest).ok_or(SourceProblem::Missing);
+                }
+            }
             Action::Delete(name) => {
                 let version = self.next_version();
                 if let Some(api_key) = self.api_keys.get_mut(&name) {
@@ -129,9 +141,10 @@ impl Cluster {
             return;
         }
         let spec = match digest {
-            digest if digest < DIGESTS => json!({"keyHash": Digest::of(&[digest as u8]).to_string()}),
+            digest if let Some(digest) = submitted(digest) => json!({"keyHash": digest.to_string()}),
             DIGESTS if !self.generated.is_empty() => json!({"keyHash": self.generated[self.generated.len() / 2]}),
-            _ => json!({}),
+            digest if digest <= DIGESTS + 1 => json!({}),
+            _ => from_source(json!({"overlap": "20s"})),
         };
         self.uids += 1;
         let hash = Digest::of(&self.uids.to_be_bytes()).to_string();
@@ -139,7 +152,9 @@ impl Cluster {
         let uid = format!("{}-0000-4000-8000-{}", &digits[..8], &digits[8..20]);
         let (created, version) = (self.now(), self.next_version());
         let (status, secret) = (ApiKeyStatus::default(), SecretState::Absent);
-        let declared = Declared { uid, spec, created, version, deleting: false, finalizer: true, status, secret };
+        let source = submitted(digest % (DIGESTS + 1)).ok_or(SourceProblem::Missing);
+        let declared =
+            Declared { uid, spec, created, version, deleting: false, finalizer: true, status, secret, source };
         self.api_keys.insert(name, declared);
     }
 
@@ -162,8 +177,8 @@ impl Cluster {
     }
 
     fn ownership(&self, api_key: &Declared) -> Ownership {
-        let Some(digest) = api_key.spec.get("keyHash").and_then(Value::as_str) else { return Ownership::Unasked };
-        self.ruling(digest).map_or(Ownership::Free, |record| {
+        let Some(digest) = api_key.claimed() else { return Ownership::Unasked };
+        self.ruling(&digest).map_or(Ownership::Free, |record| {
             Ownership::Owned(Claim {
                 created: record.created(),
                 uid: record.spec.api_key.uid.clone(),
@@ -190,6 +205,7 @@ impl Cluster {
             declared: declaration::read(&api_key.spec, &object, api_key.created),
             status: api_key.status.clone(),
             secret: api_key.secret.clone(),
+            source: api_key.source,
             obstacle: None,
             ownership: self.ownership(api_key),
             records,
@@ -327,7 +343,7 @@ impl Cluster {
     /// A key is about to be revoked.
     fn revoke(&mut self, record: &Record) {
         let owner = self.api_keys.values().find(|api_key| api_key.uid == record.spec.api_key.uid);
-        let is_submitted = record.spec.key_prefix.is_none();
+        let is_submitted = owner.is_some_and(|owner| owner.spec.get("keyHash").is_some());
         assert!(!is_submitted || owner.is_none_or(|owner| owner.deleting), "nobody else revokes a key: {record:?}");
         if self.ruling(&record.spec.digest).is_some_and(|ruling| ruling.name() == record.name()) {
             self.revoked.insert(record.spec.digest.clone());
@@ -364,8 +380,7 @@ impl Cluster {
         };
         let over: Vec<_> = self.records.values().filter(is_over).cloned().collect();
         for record in over {
-            let digest = json!(record.spec.digest);
-            if self.api_keys.values().any(|api_key| api_key.spec.get("keyHash") == Some(&digest)) {
+            if self.api_keys.values().any(|api_key| api_key.claimed().as_ref() == Some(&record.spec.digest)) {
                 continue;
             }
             self.tell_removal(&record);
@@ -402,21 +417,22 @@ impl Cluster {
         }
         let mut owners = BTreeMap::new();
         for api_key in self.api_keys.values() {
-            let Some(digest) = api_key.spec.get("keyHash").and_then(Value::as_str) else { continue };
-            let ruling = self.ruling(digest).unwrap();
+            let Some(digest) = api_key.claimed() else { continue };
+            let ruling = self.ruling(&digest).unwrap();
             let is_own = ruling.spec.api_key.uid == api_key.uid;
             let reason = |status: &ApiKeyStatus| status.conditions[0].reason.clone();
             let suspended = api_key.spec.get("suspended") == Some(&json!(true));
             let expected = match (is_own, ruling.is_live()) {
                 (true, true) if suspended => Reason::Suspended,
+                (true, true) if !api_key.status.retiring.is_empty() => Reason::Rotating,
                 (true, true) => Reason::Active,
                 (false, true) => Reason::DigestTaken,
                 (_, false) => Reason::DigestRevoked,
             };
             assert_eq!(reason(&api_key.status), expected, "{digest} {:#?}", self.records);
             if is_own && ruling.is_live() {
-                assert_eq!(self.lets_in(digest), !suspended, "its own ApiKey says so");
-                assert!(owners.insert(digest.to_owned(), ()).is_none(), "one owner");
+                assert_eq!(self.lets_in(&digest), !suspended, "its own ApiKey says so");
+                assert!(owners.insert(digest, ()).is_none(), "one owner");
             }
         }
         let live: Vec<_> = self.records.values().filter(|record| record.is_live()).collect();
@@ -425,6 +441,21 @@ impl Cluster {
             assert!(own, "a live key of nobody: {record:#?}");
         }
     }
+}
+
+impl Declared {
+    /// The digest that it submits, or that its source holds.
+    fn claimed(&self) -> Option<String> {
+        if self.spec.get("keyFrom").is_some() {
+            return self.source.ok().map(|digest| digest.to_string());
+        }
+        self.spec.get("keyHash").and_then(Value::as_str).map(str::to_owned)
+    }
+}
+
+/// One of the digests that people submit.
+fn submitted(number: usize) -> Option<Digest> {
+    (number < DIGESTS).then(|| Digest::of(&[number as u8]))
 }
 
 fn as_stored(record: Record) -> ApiKeyRecord {

@@ -525,7 +525,7 @@ fn a_crash_anywhere_in_a_rotation_ends_in_one_new_key_and_refuses_nobody() {
 
 /// A record in a state of the enumeration.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Undelivered,
     Delivered,
     Retiring,
@@ -539,7 +539,7 @@ const KINDS: [Kind; 6] =
 
 /// A Secret in a state of the enumeration.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Place {
+pub(super) enum Place {
     Missing,
     HoldsTheNewest,
     HoldsAnOlder,
@@ -561,18 +561,18 @@ const PLACES: [Place; 7] = [
 
 /// What a state of the enumeration is made of.
 #[derive(Clone, Copy, Debug)]
-struct Circumstances {
-    finalizer: bool,
-    deleting: bool,
-    suspended: bool,
-    expired: bool,
-    asked: bool,
-    scheduled: bool,
+pub(super) struct Circumstances {
+    pub(super) finalizer: bool,
+    pub(super) deleting: bool,
+    pub(super) suspended: bool,
+    pub(super) expired: bool,
+    pub(super) asked: bool,
+    pub(super) scheduled: bool,
 }
 
 impl World {
     /// A world in any state that a crash, a person or an older version can have left behind.
-    fn in_state(kinds: &[Kind], place: Place, circumstances: Circumstances) -> Self {
+    pub(super) fn in_state(kinds: &[Kind], place: Place, circumstances: Circumstances) -> Self {
         let Circumstances { finalizer, deleting, suspended, expired, asked, scheduled } = circumstances;
         let every = if scheduled { json!("5h") } else { Value::Null };
         let expires_in = if expired { "9h" } else { "3650d" };
