@@ -68,6 +68,11 @@ unit: ## Run the tests that need nothing but this machine
 	cargo test --locked --package keywright-core --lib
 	cargo test --locked --lib --bins --test allocations
 
+.PHONY: mutants
+mutants: ## Break the program on purpose, in each of the ways in tests/mutants, and see that a test notices (NAMES="a b" for some)
+	@tests/testbed/tools.sh base
+	@tests/mutants.sh $(NAMES)
+
 .PHONY: instructions
 instructions: ## Count the instructions of the verifier's work beside reviewed ones (WRITE=1 writes them anew, for review)
 	@tests/testbed/tools.sh base instructions

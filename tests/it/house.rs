@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// One for each role of the program. None uses another.
 const ROLES: [&str; 4] = ["certificates", "controller", "verifier", "webhook"];
@@ -131,6 +132,19 @@ fn tests_named_in_the_documentation_exist() {
 }
 
 /// `make rights` in a page, or in a message of ours, helps nobody if there is no such target.
+#[test]
+fn every_mutant_still_fits_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mutants = fs::read_dir(root.join("tests/mutants")).unwrap().map(|entry| entry.unwrap().path());
+    for mutant in mutants {
+        let change = fs::File::open(&mutant).unwrap();
+        let mut patch = Command::new("patch");
+        patch.args(["--dry-run", "--strip", "1", "--fuzz", "0"]).current_dir(root).stdin(change);
+        let tried = patch.output().unwrap();
+        assert!(tried.status.success(), "{}: {}", mutant.display(), String::from_utf8_lossy(&tried.stdout));
+    }
+}
+
 #[test]
 fn make_targets_named_in_the_documentation_exist() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));

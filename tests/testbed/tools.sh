@@ -14,7 +14,7 @@ envoy=$cache/envoy-1.40.0
 declare -A reason=([base]="compile C code and run the test bed" [node]="run a node and its Pods" [proxies]="try them with Keywright"
   [fuzz]="compile the fuzzer" [instructions]="count instructions")
 declare -A tools=(
-  [base]="cc=gcc curl=curl jq=jq openssl=openssl setpriv=util-linux flock=util-linux python3=python3"
+  [base]="cc=gcc curl=curl jq=jq openssl=openssl patch=patch setpriv=util-linux flock=util-linux python3=python3"
   [node]="runc=runc nft=nftables ip=iproute2 pgrep=procps busybox=busybox-static"
   [fuzz]="c++=g++" [instructions]="valgrind=valgrind" [proxies]="")
 # Their packages would start servers on this machine, so only their files are taken, and the libraries that they need.
