@@ -11,7 +11,8 @@ names=("$@")
 rm -rf "$tree"
 mkdir -p "$tree"
 (cd "$root" && git ls-files -z | xargs -0 cp --parents --no-dereference --target-directory "$tree")
-export CARGO_TARGET_DIR=$root/target
+# One of its own: cargo tells the artifacts of two copies apart by their times alone.
+export CARGO_TARGET_DIR=$tree-target
 cd "$tree"
 
 passed=()

@@ -4,6 +4,7 @@
 mod ownership;
 mod rotation;
 mod source;
+mod states;
 
 use std::collections::{BTreeMap, BTreeSet};
 

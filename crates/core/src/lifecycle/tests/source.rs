@@ -165,7 +165,7 @@ fn a_deletion_revokes_every_key_that_the_source_held() {
 
 /// What a source holds in a state of the enumeration.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Holds {
+pub(super) enum Holds {
     Nothing,
     Unfit,
     First,
@@ -179,16 +179,7 @@ const HOLDS: [Holds; 7] =
     [Holds::Nothing, Holds::Unfit, Holds::First, Holds::Second, Holds::Another, Holds::Taken, Holds::Revoked];
 
 /// A world in any state that a crash, a person or another ApiKey can have left behind.
-fn in_state(kinds: &[Kind], holds: Holds, bits: u8) -> World {
-    let is_set = |bit: u8| bits & (1 << bit) != 0;
-    let circumstances = Circumstances {
-        finalizer: is_set(0),
-        deleting: is_set(1),
-        suspended: is_set(2),
-        expired: is_set(3),
-        asked: is_set(4),
-        scheduled: false,
-    };
+pub(super) fn in_state(kinds: &[Kind], holds: Holds, circumstances: Circumstances) -> World {
     let mut world = World::in_state(kinds, Place::Missing, circumstances);
     world.spec["keyFrom"] = from_source(Value::Null)["keyFrom"].clone();
     world.records.values_mut().for_each(|record| record.spec.key_prefix = None);
@@ -222,7 +213,16 @@ fn every_state_of_a_source_comes_to_rest() {
     for kinds in &lists {
         for holds in HOLDS {
             for bits in 0..32_u8 {
-                let start = in_state(kinds, holds, bits);
+                let is_set = |bit: u8| bits & (1 << bit) != 0;
+                let circumstances = Circumstances {
+                    finalizer: is_set(0),
+                    deleting: is_set(1),
+                    suspended: is_set(2),
+                    expired: is_set(3),
+                    asked: is_set(4),
+                    scheduled: false,
+                };
+                let start = in_state(kinds, holds, circumstances);
                 states += 1;
                 for crash in 0..4 {
                     comes_to_rest(&start, crash);
