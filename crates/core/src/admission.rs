@@ -171,6 +171,13 @@ fn identity_problems(new: &ApiKey<'_>, old: Option<&ApiKey<'_>>, user: &str) -> 
             format!("is immutable, and is \"{stays}\": create another ApiKey for another data key"),
         );
     }
+    if new.secret_type() != old.secret_type() {
+        let stays = printable(old.secret_type());
+        refuse(
+            "spec.secret.template.type",
+            format!("is immutable, and is \"{stays}\": create another ApiKey for another type"),
+        );
+    }
     if new.text("/keyHash") != old.text("/keyHash") {
         refuse("spec.keyHash", "is immutable: create another ApiKey for another key".to_owned());
     }

@@ -6,7 +6,7 @@ mod schema;
 
 pub use apikey::{
     ApiKey, ApiKeySpec, ApiKeyStatus, Condition, ConditionStatus, ConditionType, Reason, Retiring, Rotation,
-    SecretTarget,
+    SecretMetadata, SecretTarget, SecretTemplate,
 };
 pub use record::{ApiKeyRecord, ApiKeyRecordSpec, ApiKeyRecordStatus, ApiKeyReference, Revocation};
 
@@ -34,6 +34,10 @@ pub const KEY_PREFIX_ANNOTATION: &str = "keywright.dev/key-prefix";
 pub const SERIAL_ANNOTATION: &str = "keywright.dev/serial";
 /// Annotation of a Secret: when the key in it expires (RFC 3339). Absent: never.
 pub const EXPIRES_AT_ANNOTATION: &str = "keywright.dev/expires-at";
+
+/// Annotation of a Secret: the labels and annotations that `spec.secret.template` gave it, as JSON. Those that the template
+/// no longer names are removed, and those of others stay.
+pub const TEMPLATE_ANNOTATION: &str = "keywright.dev/template";
 
 /// Annotation of a record: why its key was issued, one of the [`crate::lifecycle::Cause`]s.
 pub const CAUSE_ANNOTATION: &str = "keywright.dev/cause";

@@ -28,7 +28,7 @@ const COVERED_LENGTH: usize = 49;
 /// Length of the checksum, in symbols.
 const CHECKSUM_LENGTH: usize = 6;
 /// Length of what may be shown of a key: the start and 8 random symbols.
-const PREFIX_LENGTH: usize = 14;
+pub(crate) const PREFIX_LENGTH: usize = 14;
 /// Number of different symbols.
 const BASE: u8 = 62;
 /// Random bytes from here on are dropped: they would favour low symbols, as 256 is not a multiple of 62.

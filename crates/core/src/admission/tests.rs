@@ -234,8 +234,13 @@ fn what_stands_fast_is_refused_when_it_changes() {
     let other_name = "spec.secret.name: is immutable, and is \"other\": create another ApiKey for another Secret";
     let key = "spec.secret.key: is immutable, and is \"api-key\": create another ApiKey for another data key";
     let hash = "spec.keyHash: is immutable: create another ApiKey for another key";
+    let opaque = "spec.secret.template.type: is immutable, and is \"Opaque\": create another ApiKey for another type";
+    let basic = json!({"secret": {"template": {"type": "kubernetes.io/basic-auth", "data": {"password": "$(KEY)"}}}});
     for (old, new, said) in [
-        (json!({}), json!({"secret": {"name": "other"}}), &[name][..]),
+        (json!({}), basic.clone(), &[opaque][..]),
+        (json!({}), json!({"secret": {"template": {"type": "Opaque"}}}), &[]),
+        (basic.clone(), json!({}), &[&opaque.replace("Opaque", "kubernetes.io/basic-auth")]),
+        (json!({}), json!({"secret": {"name": "other"}}), &[name]),
         (json!({"secret": {"name": "other"}}), json!({}), &[other_name]),
         (json!({}), json!({"secret": {"name": "ci", "key": "api-key"}}), &[]),
         (json!({"secret": {"name": "ci"}}), json!({"secret": {"key": "a"}}), &[key]),
