@@ -25,6 +25,7 @@ mod proxies;
 mod rights;
 mod rotation;
 mod scene;
+mod secret_template;
 mod tombstones;
 mod verifier;
 mod verifier_tls;

@@ -191,6 +191,7 @@ impl Cluster {
             status: api_key.status.clone(),
             secret: api_key.secret.clone(),
             obstacle: None,
+            secret_attempt: SecretAttempt::None,
             ownership: self.ownership(api_key),
             records,
             held: None,
@@ -282,7 +283,8 @@ impl Cluster {
                 let delivered = observed.held.as_ref().map(|held| held.digest);
                 let mut stored = draft.object("its key is not known here");
                 stored.metadata.resource_version = Some(next.to_string());
-                api_key.secret = SecretState::read(stored, &observed.reference, &draft.data_key);
+                let contents = SecretContents::declared(&observed.reference, observed.declared.as_ref().unwrap());
+                api_key.secret = SecretState::read(stored, &observed.reference, &contents.unwrap());
                 if let SecretState::Ours { digest, .. } = &mut api_key.secret {
                     *digest = delivered;
                 }
@@ -290,7 +292,7 @@ impl Cluster {
                 self.generated.extend(delivered.map(|digest| digest.to_string()));
                 true
             }
-            Write::AddFinalizer(_) | Write::UpdateStatus(_) => panic!("not in this world"),
+            Write::AddFinalizer(_) | Write::UpdateStatus(_) | Write::UpdateSecret(_) => panic!("not in this world"),
         }
     }
 
