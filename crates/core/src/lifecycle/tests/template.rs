@@ -286,6 +286,26 @@ fn a_secret_of_another_type_is_a_foreign_one() {
 }
 
 #[test]
+fn a_secret_is_read_by_what_is_declared_for_the_key_in_it() {
+    let world = issued(with_template(env()));
+    let has_declared_entries = |data: &BTreeMap<String, ByteString>| {
+        let stored = Secret { metadata: world.metadata().clone(), data: Some(data.clone()), ..Secret::default() };
+        match SecretState::read(stored, &reference(), &world.contents()) {
+            SecretState::Ours { has_declared_entries, .. } => has_declared_entries,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(has_declared_entries(&world.data));
+    for name in ["api-key", ".env", "who", "another"] {
+        let mut changed = world.data.clone();
+        changed.insert(name.into(), ByteString(key_number(7).into()));
+        assert!(!has_declared_entries(&changed), "{name}");
+        changed.remove(name);
+        assert_eq!(has_declared_entries(&changed), name == "another", "{name}");
+    }
+}
+
+#[test]
 fn what_is_observed_of_a_secret_holds_no_part_of_its_key() {
     let world = issued(with_template(env()));
     let update = {
