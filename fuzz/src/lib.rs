@@ -14,6 +14,7 @@ mod credential;
 mod http;
 mod key;
 mod record;
+mod secret_text;
 
 pub use address::address_entry;
 pub use admission::admission_review;
@@ -23,12 +24,13 @@ pub use credential::credential;
 pub use http::http_head;
 pub use key::key;
 pub use record::record;
+pub use secret_text::secret_text;
 
 /// A function of this crate by its name, which is also the name of its binary and of its folder in `corpus/`.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("address_entry", address_entry),
     ("client_address", client_address),
     ("credential", credential),
@@ -37,6 +39,7 @@ pub const TARGETS: [Target; 8] = [
     ("check_request", check_request),
     ("record", record),
     ("admission_review", admission_review),
+    ("secret_text", secret_text),
 ];
 
 /// The test vectors of `tests/cases/keys.tsv`, and one that was made elsewhere.

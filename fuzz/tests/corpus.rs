@@ -48,6 +48,7 @@ fn the_corpus_holds_the_cases() {
         ("address_entry", entries()),
         ("client_address", client_addresses()),
         ("credential", credentials()),
+        ("secret_text", secret_texts()),
         ("key", rows("keys.tsv").map(|row| unescaped(&row[0]).into_bytes()).collect()),
     ];
     for (target, inputs) in cases {
@@ -112,6 +113,15 @@ fn credentials() -> Vec<Vec<u8>> {
         lines.collect::<Vec<_>>().join(&b'\n')
     };
     rows("credentials.tsv").map(input).collect()
+}
+
+/// Each beside what it becomes.
+fn secret_texts() -> Vec<Vec<u8>> {
+    let input = |row: Vec<String>| {
+        let rendered = if row[1] == "accept" { unescaped(&row[2]) } else { String::new() };
+        format!("{rendered}\n{}", unescaped(&row[0])).into_bytes()
+    };
+    rows("secret-texts.tsv").map(input).collect()
 }
 
 /// Names in lower case; each character of a value is one octet.

@@ -5,9 +5,12 @@
 use k8s_openapi::api::core::v1::Secret;
 use keywright_core::api::{ApiKeyRecord, ApiKeyStatus};
 use keywright_core::key::Key;
-use keywright_core::lifecycle::{Finalizers, Held, NewKey, NewRecord, RecordUpdate, Removal, SecretDraft, Write};
+use keywright_core::lifecycle::{
+    Finalizers, Held, NewKey, NewRecord, Obstacle, RecordUpdate, Removal, SecretAttempt, SecretDraft, SecretUpdate,
+    Write,
+};
 use kube::ResourceExt;
-use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use rand::rngs::SysRng;
 use serde_json::json;
 use tracing::warn;
@@ -15,7 +18,7 @@ use tracing::warn;
 use super::cluster::Cluster;
 use super::error::Error;
 use super::observe::Observation;
-use super::obstacle::is_refusal;
+use super::obstacle::{is_refusal, obstacle};
 
 /// A key on its way from its record to its Secret: the one place where one is kept.
 pub(super) struct HeldKey {
@@ -30,12 +33,14 @@ impl HeldKey {
     }
 }
 
-/// What a write has brought about that people are told of.
+/// What a write has brought about that people are told of, or that is remembered.
 pub(super) enum Effect {
     /// Nothing yet.
     None,
     /// The held key is in its Secret.
     KeyDelivered,
+    /// The Secret holds what is declared, or the API server has refused that.
+    SecretAttempted,
     /// Every key is revoked, and our finalizer is gone.
     KeysRevoked,
     /// The status is another than this.
@@ -77,6 +82,7 @@ pub(super) async fn apply(
             Ok(Effect::None)
         }
         Write::CreateSecret(draft) | Write::ReplaceSecret(draft) => deliver(cluster, observation, &draft, held).await,
+        Write::UpdateSecret(update) => update_declared(cluster, observation, &update).await,
     }
 }
 
@@ -120,7 +126,7 @@ async fn deliver(
     };
     match answer.map_err(Error::from) {
         Ok(stored) => {
-            observation.note_secret(stored, &draft.data_key);
+            observation.note_secret(stored);
             Ok(Effect::KeyDelivered)
         }
         Err(error) if matches!(&error, Error::Refused(status) if is_refusal(status)) => {
@@ -144,18 +150,45 @@ async fn remove_record(cluster: &Cluster, observation: &mut Observation, removal
     Ok(())
 }
 
-/// Has the Secret say of its key what is right, and leaves the key. Reads it anew, because its octets were not kept, and
-/// writes it back under the resource version that was observed. Answers the version that came of it.
-pub(super) async fn annotate_secret(
+/// Makes the Secret hold what is declared. A refusal is no failure: the plan goes on from there.
+async fn update_declared(
     cluster: &Cluster,
-    namespace: &str,
-    metadata: ObjectMeta,
-) -> Result<Option<String>, Error> {
+    observation: &mut Observation,
+    update: &SecretUpdate,
+) -> Result<Effect, Error> {
+    match update_secret(cluster, &observation.observed.reference.namespace, update).await {
+        Ok(stored) => {
+            observation.note_secret(stored);
+            observation.observed.secret_attempt = SecretAttempt::Taken;
+        }
+        Err(error) if matches!(&error, Error::Refused(status) if is_refusal(status)) => {
+            // The refusal's own words may repeat the key; those for people come from a dry run with another one.
+            warn!(
+                code = error.code(),
+                "the API server refused to update the Secret; its key is not affected. Ready says why"
+            );
+            let words = match obstacle(cluster, observation).await? {
+                Some(Obstacle::Refused(words) | Obstacle::Unknown(words)) => words,
+                None => {
+                    "the API server accepts a dry run but refuses the write. Check webhooks and policies on Secrets"
+                        .to_owned()
+                }
+            };
+            observation.observed.secret_attempt = SecretAttempt::refused(&words);
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(Effect::SecretAttempted)
+}
+
+/// Changes the Secret around the key that is in it. Reads it anew, because its octets were not kept, and writes it back
+/// under the resource version that was observed. Answers what is stored then.
+pub(super) async fn update_secret(cluster: &Cluster, namespace: &str, update: &SecretUpdate) -> Result<Secret, Error> {
     let secrets = cluster.secrets(namespace);
-    let name = metadata.name.clone().unwrap_or_default();
-    let secret = Secret { metadata, ..secrets.get(&name).await? };
-    let stored = secrets.replace(&name, &PostParams::default(), &secret).await?;
-    Ok(stored.resource_version())
+    let name = update.metadata.name.clone().unwrap_or_default();
+    let stored = secrets.get_opt(&name).await?.ok_or(Error::SecretChanged)?;
+    let secret = update.object(stored).ok_or(Error::SecretChanged)?;
+    Ok(secrets.replace(&name, &PostParams::default(), &secret).await?)
 }
 
 /// Writes the status under the resource version that it was derived from.

@@ -23,6 +23,9 @@ pub(super) enum Error {
     /// The operating system gave no random octets. There is nothing to fall back to.
     #[error("the operating system gave no random octets: {0}")]
     Random(String),
+    /// Somebody has put another key into the Secret, or removed it, since it was observed.
+    #[error("the Secret has changed since it was observed")]
+    SecretChanged,
     /// A plan that hands a key out without one in memory.
     #[error("no key is held that could be handed out")]
     NothingHeld,
@@ -44,6 +47,7 @@ impl Error {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Refused(status) if status.code == 409 => "conflict",
+            Self::SecretChanged => "conflict",
             Self::Refused(status) if status.code == 403 => "forbidden",
             Self::Refused(_) => "refused",
             Self::Unanswered(_) | Self::Unreadable { .. } => "unanswered",
@@ -57,7 +61,7 @@ impl Error {
     pub(super) fn is_worth_another_look(&self) -> bool {
         match self {
             Self::Refused(status) => status.code == 409 || status.code >= 500,
-            Self::Unanswered(_) | Self::Unreadable { .. } => true,
+            Self::Unanswered(_) | Self::Unreadable { .. } | Self::SecretChanged => true,
             _ => false,
         }
     }

@@ -6,8 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-
 use keywright_core::api::Reason;
+use keywright_core::lifecycle::SecretAttempt;
+
+/// How long a refusal to write a Secret is taken as the answer: a little less than the time after which a pass comes back
+/// for another try.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(25);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -23,6 +27,15 @@ struct Remembered {
     is_disturbed: bool,
     /// The version of the Secret that was last tried to be made to say the right things of its key.
     marked: Option<String>,
+    /// The last try to make the Secret hold what is declared, when, and what came of it.
+    attempt: Option<(Attempted, Instant, SecretAttempt)>,
+}
+
+/// What a try to write a Secret is about: its version, and the generation of the ApiKey that declares what it is to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Attempted {
+    pub(super) secret: String,
+    pub(super) generation: i64,
 }
 
 /// An ApiKey for which there was nothing left to do.
@@ -113,6 +126,20 @@ impl Memory {
     /// Remembers the version of the Secret that was tried, or that came of it.
     pub(super) fn mark(&self, uid: &str, version: &str) {
         self.lock().entry(uid.to_owned()).or_default().marked = Some(version.to_owned());
+    }
+
+    /// What came of the last try about this; nothing if it was refused so long ago that it is time for another one.
+    pub(super) fn attempt(&self, uid: &str, what: &Attempted, now: Instant) -> SecretAttempt {
+        match self.lock().get(uid).and_then(|remembered| remembered.attempt.as_ref()) {
+            Some((_, at, SecretAttempt::Refused(_))) if now.duration_since(*at) >= REFUSAL_PAUSE => SecretAttempt::None,
+            Some((last, _, outcome)) if last == what => outcome.clone(),
+            _ => SecretAttempt::None,
+        }
+    }
+
+    /// Remembers what came of a try.
+    pub(super) fn note_attempt(&self, uid: &str, what: Attempted, outcome: &SecretAttempt, now: Instant) {
+        self.lock().entry(uid.to_owned()).or_default().attempt = Some((what, now, outcome.clone()));
     }
 
     /// Remembers that no version tells anything any more: the next pass over each ApiKey observes everything.
@@ -218,5 +245,22 @@ mod tests {
         assert!(memory.is_marked("a", "1") && !memory.is_marked("a", "2") && !memory.is_marked("b", "1"));
         memory.mark("a", "2");
         assert!(!memory.is_marked("a", "1") && memory.is_marked("a", "2"));
+    }
+
+    #[test]
+    fn a_try_is_remembered_for_one_secret_and_one_generation_and_a_refusal_for_a_while() {
+        let (memory, now) = (Memory::default(), Instant::now());
+        let what = |secret: &str, generation| Attempted { secret: secret.into(), generation };
+        let refused = SecretAttempt::Refused("frozen".into());
+        assert_eq!(memory.attempt("a", &what("1", 1), now), SecretAttempt::None);
+        memory.note_attempt("a", what("1", 1), &refused, now);
+        assert_eq!(memory.attempt("a", &what("1", 1), now), refused);
+        for other in [what("2", 1), what("1", 2)] {
+            assert_eq!(memory.attempt("a", &other, now), SecretAttempt::None, "{other:?}");
+        }
+        assert_eq!(memory.attempt("b", &what("1", 1), now), SecretAttempt::None);
+        assert_eq!(memory.attempt("a", &what("1", 1), now + REFUSAL_PAUSE), SecretAttempt::None, "tried again");
+        memory.note_attempt("a", what("2", 1), &SecretAttempt::Taken, now);
+        assert_eq!(memory.attempt("a", &what("2", 1), now + 100 * REFUSAL_PAUSE), SecretAttempt::Taken);
     }
 }

@@ -10,7 +10,8 @@ use keywright_core::api::{ApiKeyRecord, ApiKeyReference, ApiKeyStatus, ROTATE_AN
 use keywright_core::declaration::{self, Declaration, Delivery, Problem};
 use keywright_core::key::Digest;
 use keywright_core::lifecycle::{
-    Claim, Held, Observed, Ownership, Record, RotateRequest, SecretState, SourceProblem, read_source,
+    Claim, Held, Observed, Ownership, Record, RotateRequest, SecretAttempt, SecretContents, SecretState, SourceProblem,
+    read_source,
 };
 use keywright_core::record_name::{record_name, serial_in};
 use kube::ResourceExt;
@@ -64,13 +65,13 @@ pub(super) async fn observe(
     let status = status(&object);
     let mut serials = index.serials(&reference.uid);
     serials.extend(held.as_ref().map(|held| held.serial).into_iter().chain(status.serial));
-    let delivery = declared.as_ref().ok().map(|declaration| &declaration.delivery).filter(|_| !is_deleting);
+    let declaration = declared.as_ref().ok().filter(|_| !is_deleting);
     // Whether a submitted digest is this ApiKey's own is told by its record.
-    let is_delivered = matches!(delivery, Some(Delivery::Secret { .. }));
+    let is_delivered = declaration.is_some_and(|declared| matches!(declared.delivery, Delivery::Secret { .. }));
     let is_new = is_delivered && serials.is_empty() && status == ApiKeyStatus::default();
     let mut source = Err(SourceProblem::Missing);
     let (secret, records) = if look == Look::First && is_new {
-        let secret = secret(cluster, &reference, delivery).await?;
+        let secret = secret(cluster, &reference, declaration).await?;
         let records = match secret {
             SecretState::Absent => Vec::new(),
             _ => records(cluster, &reference.uid, serials).await?,
@@ -82,7 +83,7 @@ pub(super) async fn observe(
         source = read_source(stored, key);
         (SecretState::Absent, records)
     } else {
-        futures::try_join!(secret(cluster, &reference, delivery), records(cluster, &reference.uid, serials))?
+        futures::try_join!(secret(cluster, &reference, declaration), records(cluster, &reference.uid, serials))?
     };
     let observed = Observed {
         generation: object.metadata.generation.unwrap_or_default(),
@@ -96,6 +97,7 @@ pub(super) async fn observe(
         secret,
         source,
         obstacle: None,
+        secret_attempt: SecretAttempt::None,
         ownership: Ownership::Unasked,
         records: records.into_iter().map(Record::from).collect(),
         held,
@@ -141,8 +143,12 @@ impl Observation {
     }
 
     /// Takes in the Secret that the API server answered with.
-    pub(super) fn note_secret(&mut self, stored: Secret, data_key: &str) {
-        self.observed.secret = SecretState::read(stored, &self.observed.reference, data_key);
+    pub(super) fn note_secret(&mut self, stored: Secret) {
+        let declaration = self.observed.declared.as_ref().ok();
+        let contents = declaration.and_then(|declared| SecretContents::declared(&self.observed.reference, declared));
+        if let Some(contents) = contents {
+            self.observed.secret = SecretState::read(stored, &self.observed.reference, &contents);
+        }
     }
 
     /// Asks who owns a digest.
@@ -211,11 +217,15 @@ fn status(object: &DynamicObject) -> ApiKeyStatus {
 async fn secret(
     cluster: &Cluster,
     reference: &ApiKeyReference,
-    delivery: Option<&Delivery>,
+    declaration: Option<&Declaration>,
 ) -> Result<SecretState, Error> {
-    let Some(Delivery::Secret { name, key }) = delivery else { return Ok(SecretState::Absent) };
+    let Some(declaration) = declaration else { return Ok(SecretState::Absent) };
+    let contents = SecretContents::declared(reference, declaration);
+    let (Delivery::Secret { name, .. }, Some(contents)) = (&declaration.delivery, contents) else {
+        return Ok(SecretState::Absent);
+    };
     let stored = cluster.secrets(&reference.namespace).get_opt(name).await?;
-    Ok(stored.map_or(SecretState::Absent, |secret| SecretState::read(secret, reference, key)))
+    Ok(stored.map_or(SecretState::Absent, |secret| SecretState::read(secret, reference, &contents)))
 }
 
 /// The records with these serials, and any that follow the newest of them, by ascending serial.

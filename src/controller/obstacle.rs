@@ -22,7 +22,7 @@ pub(super) async fn ask_obstacle(cluster: &Cluster, observation: &mut Observatio
 
 /// Whether the API server would take a Secret with a key in it: a quota, somebody's policy, somebody's webhook, or a
 /// namespace that is going may refuse. A dry run of the very write, with a key that nobody will ever hold.
-async fn obstacle(cluster: &Cluster, observation: &Observation) -> Result<Option<Obstacle>, Error> {
+pub(super) async fn obstacle(cluster: &Cluster, observation: &Observation) -> Result<Option<Obstacle>, Error> {
     let key = Key::mint(&mut SysRng).map_err(Error::random)?;
     let Some(probe) = secret_to_probe(&observation.observed, key.prefix()) else { return Ok(None) };
     let secrets = cluster.secrets(&observation.observed.reference.namespace);

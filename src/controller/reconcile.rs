@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 use futures::channel::mpsc::UnboundedSender;
 use jiff::Timestamp;
 use keywright_core::api::{ApiKey, ApiKeyStatus};
-use keywright_core::lifecycle::{self, Announcement, Finding, Plan, Write};
-use kube::api::{ApiResource, DynamicObject, ObjectMeta};
+use keywright_core::lifecycle::{self, Announcement, Finding, Observed, Plan, SecretState, SecretUpdate, Write};
+use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 use rand::RngExt;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use super::apply::{Effect, HeldKey, annotate_secret, apply, write_status};
+use super::apply::{Effect, HeldKey, apply, update_secret, write_status};
 use super::cluster::Cluster;
 use super::error::Error;
 use super::events;
 use super::fairness::Fairness;
 use super::heads::Watched;
 use super::index::RecordIndex;
-use super::memory::{Memory, Rest, Versions};
+use super::memory::{Attempted, Memory, Rest, Versions};
 use super::observe::{Look, Observation, observe};
 use super::obstacle::ask_obstacle;
 use crate::clock;
@@ -140,6 +140,7 @@ async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<End
                 }
             }
         };
+        context.recall_secret_attempt(&mut seen);
         ask_obstacle(&context.cluster, &mut seen).await?;
         context.wake_losers(&mut seen);
         let done = match lifecycle::plan(&seen.observed, clock::now()) {
@@ -185,6 +186,12 @@ async fn carry_out(
             let since = if observed.is_new() { observed.created } else { started };
             context.metrics.observe_issue(clock::now().duration_since(since));
         }
+        Effect::SecretAttempted => {
+            let observed = &observation.observed;
+            if let Some(what) = attempted(observed) {
+                context.memory.note_attempt(&observed.reference.uid, what, &observed.secret_attempt, Instant::now());
+            }
+        }
         Effect::KeysRevoked => {
             let note = "every key of this ApiKey is revoked for good".to_owned();
             publish(context, &observation.object, Announcement { reason: "Revoked", warning: false, note }).await;
@@ -218,15 +225,17 @@ async fn publish_changes(context: &Context, observation: &Observation, before: &
 
 /// Has the Secret say the right things of its key, once for each version of the Secret. Whoever wants it otherwise is not
 /// fought, and whatever refuses it holds nothing up.
-async fn correct_annotations(context: &Context, observation: &Observation, corrected: ObjectMeta) {
+async fn correct_annotations(context: &Context, observation: &Observation, corrected: SecretUpdate) {
     let reference = &observation.observed.reference;
-    let Some(seen) = corrected.resource_version.clone() else { return };
+    let Some(seen) = corrected.metadata.resource_version.clone() else { return };
     if context.memory.is_marked(&reference.uid, &seen) {
         return;
     }
     context.memory.mark(&reference.uid, &seen);
-    match annotate_secret(&context.cluster, &reference.namespace, corrected).await {
-        Ok(version) => context.memory.mark(&reference.uid, version.as_deref().unwrap_or(&seen)),
+    match update_secret(&context.cluster, &reference.namespace, &corrected).await {
+        Ok(stored) => {
+            context.memory.mark(&reference.uid, stored.metadata.resource_version.as_deref().unwrap_or(&seen));
+        }
         Err(error) => {
             // Not in its own words, which may repeat the key.
             let (kind, code) = (error.kind(), error.code());
@@ -267,6 +276,12 @@ fn rest(observation: &Observation, finding: &Finding, seen: Option<u64>, left: D
     }
 }
 
+/// What a try to write the Secret is about.
+fn attempted(observed: &Observed) -> Option<Attempted> {
+    let SecretState::Ours { metadata, .. } = &observed.secret else { return None };
+    Some(Attempted { secret: metadata.resource_version.clone()?, generation: observed.generation })
+}
+
 /// A resource version as a number.
 fn version(text: Option<&str>) -> Option<u64> {
     text?.parse().ok()
@@ -279,6 +294,14 @@ impl Context {
             self.memory.disturb(&loser.uid);
             // The receiver is gone only while the controller stops.
             let _ = self.waking.unbounded_send(ObjectRef::new(&loser.name).within(&loser.namespace));
+        }
+    }
+
+    /// Has an observation show what came of the last try to write the Secret.
+    fn recall_secret_attempt(&self, observation: &mut Observation) {
+        let observed = &mut observation.observed;
+        if let Some(what) = attempted(observed) {
+            observed.secret_attempt = self.memory.attempt(&observed.reference.uid, &what, Instant::now());
         }
     }
 

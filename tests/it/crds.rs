@@ -71,6 +71,12 @@ async fn every_rule_refuses_with_a_message_that_helps() {
         unspecified, the broadcast or a multicast address";
     let lifetime = "expiresIn must be Never or a duration such as 1d, 30d, 90d or 1d12h, from 1m to 3650d";
     let every = "every must be a duration such as 30d or 12h, from 1m to 3650d";
+    let data_key = "an entry must be named as a Secret's data key: 1 to 253 letters, digits and -._, and not . or \
+        beginning with ..";
+    let named = "labels and annotations must be named as in Kubernetes: an optional DNS name and /, then 1 to 63 letters, \
+        digits and -._, the first and last of them a letter or digit";
+    let reserved = "names under keywright.dev/ and kubernetes.io/, app.kubernetes.io/managed-by and \
+        kubectl.kubernetes.io/last-applied-configuration are reserved: choose another name";
     for (good, bad, expected) in [
         (
             json!({"displayName": "Ä".repeat(128)}),
@@ -189,6 +195,84 @@ async fn every_rule_refuses_with_a_message_that_helps() {
             "spec.secret.key: Invalid value: \"a/b\": secret.key must be letters, digits and -._",
         ),
         (
+            json!({"secret": {"template": {"type": "Opaque"}}}),
+            json!({"secret": {"template": {"type": "opaque"}}}),
+            "spec.secret.template.type: Unsupported value: \"opaque\": supported values: \"Opaque\", \"kubernetes.io/basic-auth\"",
+        ),
+        (
+            json!({"secret": {"key": "password", "template": {"type": "kubernetes.io/basic-auth"}}}),
+            json!({"secret": {"template": {"type": "kubernetes.io/basic-auth", "data": {"login": "ci"}}}}),
+            "spec.secret: Invalid value: the type kubernetes.io/basic-auth needs username or password: as secret.key, or as an entry of template.data",
+        ),
+        (
+            json!({"secret": {"template": {"type": "kubernetes.io/basic-auth", "data": {"username": "ci"}}}}),
+            json!({"secret": {"template": {"data": {"api-key": "$(KEY)"}}}}),
+            "spec.secret: Invalid value: template.data must not name the entry that holds the key: choose another name, or another secret.key",
+        ),
+        (
+            template_data(texts(16)),
+            template_data(texts(17)),
+            "spec.secret.template.data: Too many: 17: must have at most 16 items",
+        ),
+        (
+            template_data(json!({"a": "ä".repeat(4096)})),
+            template_data(json!({"a": "x".repeat(4097)})),
+            "spec.secret.template.data.a: Too long: may not be more than 4096 bytes",
+        ),
+        (
+            template_data(json!({"a".repeat(253): "", ".env": "", "data": ""})),
+            template_data(json!({"a".repeat(254): ""})),
+            &*format!("spec.secret.template.data: Invalid value: {data_key}"),
+        ),
+        (template_data(json!({"a..b": ""})), template_data(json!({"..a": ""})), data_key),
+        (template_data(json!({"..a".replace("..", "a.."): ""})), template_data(json!({".": ""})), data_key),
+        (template_data(json!({"A_b-C": ""})), template_data(json!({"a/b": ""})), data_key),
+        (
+            template_metadata("labels", "app.kubernetes.io/part-of", "shop"),
+            template_metadata("labels", "app.kubernetes.io/managed-by", "shop"),
+            &*format!("spec.secret.template.metadata.labels: Invalid value: {reserved}"),
+        ),
+        (
+            template_metadata("labels", "keywright.dev.example.org/a", "b"),
+            template_metadata("labels", "keywright.dev/source", "true"),
+            reserved,
+        ),
+        (
+            template_metadata("labels", "mykeywright.dev/a", "b"),
+            template_metadata("labels", "docs.keywright.dev/a", "b"),
+            reserved,
+        ),
+        (
+            template_metadata("annotations", "batch.kubernetes.io/a", "b"),
+            template_metadata("annotations", "kubernetes.io/a", "b"),
+            &*format!("spec.secret.template.metadata.annotations: Invalid value: {reserved}"),
+        ),
+        (
+            template_metadata("annotations", "a", "x y, $ and $$"),
+            template_metadata("annotations", "kubectl.kubernetes.io/last-applied-configuration", "{}"),
+            reserved,
+        ),
+        (
+            template_metadata("labels", &"a".repeat(63), ""),
+            template_metadata("labels", &"a".repeat(64), ""),
+            &*format!("spec.secret.template.metadata.labels: Invalid value: {named}"),
+        ),
+        (
+            template_metadata("annotations", "a.b/c", &"ä".repeat(4096)),
+            template_metadata("annotations", "a/b/c", ""),
+            &*format!("spec.secret.template.metadata.annotations: Invalid value: {named}"),
+        ),
+        (
+            template_metadata("labels", "a", "A.b_c-9"),
+            template_metadata("labels", "a", "-b"),
+            "Invalid value: \"-b\": must be a label's value: at most 63 letters, digits and -._, the first and last of them a letter or digit",
+        ),
+        (
+            template_metadata("annotations", "a", "$KEY (KEY)"),
+            template_metadata("annotations", "a", "$(KEY)"),
+            "Invalid value: \"$(KEY)\": must not hold $(: annotations have no variables, as more people may read them than Secrets",
+        ),
+        (
             json!({"keyHash": digest}),
             json!({"keyHash": "sha256:00"}),
             "spec.keyHash: Invalid value: keyHash must be sha256: and 64 lower-case hexadecimal digits",
@@ -266,6 +350,54 @@ fn from_vault(mut spec: Value) -> Value {
     spec
 }
 
+fn template_data(data: Value) -> Value {
+    json!({"secret": {"template": {"data": data}}})
+}
+
+fn template_metadata(kind: &str, name: &str, value: &str) -> Value {
+    json!({"secret": {"template": {"metadata": {kind: {name: value}}}}})
+}
+
+fn texts(count: u32) -> Value {
+    (0..count).map(|index| (format!("entry-{index}"), json!("$(KEY)"))).collect::<serde_json::Map<_, _>>().into()
+}
+
+#[tokio::test]
+async fn every_text_of_a_template_gets_its_verdict_from_the_definition_alone() {
+    let installation = Installation::new("crd-texts").await;
+    let api = installation.tenant::<ApiKey>();
+    let mut rows = 0;
+    for row in include_str!("../cases/secret-texts.tsv").lines().filter(|line| !line.starts_with('#')) {
+        let columns: Vec<_> = row.split('\t').collect();
+        let text: String = serde_json::from_str(&format!("\"{}\"", columns[0])).unwrap();
+        let answer = create(&api, template_data(json!({ "a": text }))).await;
+        assert_eq!(answer.is_ok(), columns[1] == "accept", "{row}: {answer:?}");
+        if let Err(said) = answer {
+            assert!(
+                said.contains("a $ must begin $(KEY), $(NAME), $(NAMESPACE), $(PREFIX) or $(EXPIRES_AT)"),
+                "{said}"
+            );
+        }
+        rows += 1;
+    }
+    assert!(rows > 25, "{rows}");
+}
+
+/// A template that is as large as it may be, and whose texts cost the most to check.
+#[tokio::test]
+async fn the_largest_template_is_taken() {
+    let installation = Installation::new("crd-template").await;
+    let api = installation.tenant::<ApiKey>();
+    let data: serde_json::Map<_, _> =
+        (0..16).map(|index| (format!("{index:0>253}"), json!("$(EXPIRES_AT)$$keyw".repeat(215)))).collect();
+    let name = |index: u32| format!("{}/{index:0>63}", ["a".repeat(63), "b".repeat(63), "c".repeat(63)].join("."));
+    let labels: serde_json::Map<_, _> = (0..32).map(|index| (name(index), json!("a".repeat(63)))).collect();
+    let annotations: serde_json::Map<_, _> =
+        (0..32).map(|index| (name(index), json!("$$keyw1_".repeat(500)))).collect();
+    let metadata = json!({"labels": labels, "annotations": annotations});
+    create(&api, json!({"secret": {"template": {"data": data, "metadata": metadata}}})).await.unwrap();
+}
+
 /// Where the webhook is not there.
 #[tokio::test]
 async fn the_commonest_slips_get_a_hint_and_a_key_is_not_repeated() {
@@ -295,6 +427,15 @@ async fn the_commonest_slips_get_a_hint_and_a_key_is_not_repeated() {
     for text in [key.to_owned(), key.to_uppercase(), format!("{key}{key}")] {
         let refused = create(&api, json!({ "keyHash": text })).await.unwrap_err();
         assert!(!refused.to_lowercase().contains("keyw1"), "{refused}");
+        for spec in [
+            template_data(json!({"a": format!("API_KEY={text} $(")})),
+            template_metadata("annotations", "a", &format!("{text} $(KEY)")),
+            template_metadata("labels", "a", &format!("{} $(KEY)", &text[..40])),
+        ] {
+            let refused = create(&api, spec).await.unwrap_err();
+            assert!(refused.contains("looks like it holds a key"), "{refused}");
+            assert!(!refused.to_lowercase().contains("keyw1"), "{refused}");
+        }
         if text.len() <= 71 {
             let expected = "spec.keyHash: Invalid value: this looks like a key, not its digest; treat it as leaked";
             assert!(refused.contains(expected), "{refused}");
@@ -342,6 +483,8 @@ async fn what_is_immutable_stays() {
         "keyHash is immutable: create another ApiKey for another key",
         "keyFrom is immutable: create another ApiKey for another source",
     );
+    let secret_type = "secret.template.type is immutable: create another ApiKey for another type";
+    let basic = json!({"type": "kubernetes.io/basic-auth", "data": {"password": "$(KEY)"}});
     for (index, (before, allowed, refused, expected)) in [
         (
             json!({}),
@@ -351,6 +494,18 @@ async fn what_is_immutable_stays() {
         ),
         (json!({"secret": {"name": "other"}}), json!({"owner": "ada"}), json!({"secret": null}), name),
         (json!({"secret": {"key": "A"}}), json!({"owner": "ada"}), json!({"secret": {"key": null}}), key),
+        (
+            json!({}),
+            json!({"secret": {"template": {"type": "Opaque", "data": {"a": "b"}}}}),
+            json!({"secret": {"template": basic}}),
+            secret_type,
+        ),
+        (
+            json!({"secret": {"template": basic}}),
+            json!({"secret": {"template": {"data": {"password": "x"}}}}),
+            json!({"secret": null}),
+            secret_type,
+        ),
         (json!({}), json!({"owner": "ada"}), json!({"keyHash": digest}), hash),
         (json!({"keyHash": digest}), json!({"owner": "ada"}), json!({"keyHash": null}), hash),
         (json!({"keyHash": digest}), json!({"suspended": true}), json!({"keyHash": digest.replace('7', "1")}), hash),

@@ -1,6 +1,7 @@
 //! What people copy out of the documents, as they would.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -17,7 +18,8 @@ fn block(page: &str, title: &str) -> String {
     let text = std::fs::read_to_string(project().join(page)).unwrap();
     let (_, after) = text.split_once(title).unwrap_or_else(|| panic!("{page} has no {title:?}"));
     let lines = after.lines().skip_while(|line| !line.starts_with("    "));
-    lines.map_while(|line| line.strip_prefix("    ")).fold(String::new(), |block, line| block + line + "\n")
+    let lines = lines.map_while(|line| if line.is_empty() { Some("") } else { line.strip_prefix("    ") });
+    lines.fold(String::new(), |block, line| block + line + "\n").trim_end().to_owned() + "\n"
 }
 
 /// A shell with `kubectl` in it; `input` is what is typed.
@@ -75,6 +77,100 @@ async fn every_example_is_accepted() {
     }
     assert!(tried >= 5, "the examples are not where they were");
     output(&mut control_plane.kubectl(["delete", "namespace", "--wait=false", &namespace])).unwrap();
+}
+
+#[tokio::test]
+async fn every_recipe_for_the_secret_is_accepted() {
+    let control_plane = ControlPlane::shared().await;
+    let namespace = format!("documents-{:06x}", rand::random::<u32>() >> 8);
+    output(&mut control_plane.kubectl(["create", "namespace", &namespace])).unwrap();
+    let file = control_plane.folder().join("recipe.yaml");
+    for title in ["### Environment variables", "### Files", "### Restart with Stakater Reloader"] {
+        std::fs::write(&file, block("docs/apikeys.md", title)).unwrap();
+        accepted(control_plane, &file, &namespace);
+    }
+    let spec = block("docs/apikeys.md", "## The Secret");
+    let api_key = format!("apiVersion: keywright.dev/v1alpha1\nkind: ApiKey\nmetadata: {{name: ci}}\n{spec}");
+    std::fs::write(&file, api_key).unwrap();
+    accepted(control_plane, &file, &namespace);
+    output(&mut control_plane.kubectl(["delete", "namespace", "--wait=false", &namespace])).unwrap();
+}
+
+/// The clients of docs/apikeys.md read the key again once the kubelet has swapped the folder's link.
+#[test]
+fn the_clients_in_the_documents_use_a_new_key_without_a_restart() {
+    const ECHO_PYTHON: &str = "
+import sys
+for line in sys.stdin:
+    print(call(line.strip()).read().decode(), flush=True)
+";
+    const ECHO_NODE: &str = "
+import { createInterface } from 'node:readline';
+for await (const line of createInterface({ input: process.stdin })) {
+  console.log(await (await call(line)).text());
+}
+";
+    for (program, title, file, echo) in
+        [("python3", "\nPython:\n", "client.py", ECHO_PYTHON), ("node", "\nNode.js:\n", "client.mjs", ECHO_NODE)]
+    {
+        if Command::new(program).arg("--version").output().is_err() {
+            println!("{program} is not installed: its client is not tried");
+            continue;
+        }
+        let folder = std::env::temp_dir().join(format!("keywright-client-{:08x}", rand::random::<u32>()));
+        let mounted = folder.join("mounted");
+        std::fs::create_dir_all(&mounted).unwrap();
+        mount(&mounted, "1", "first");
+        std::os::unix::fs::symlink("..data/api-key", mounted.join("api-key")).unwrap();
+        let code = block("docs/apikeys.md", title);
+        assert!(code.contains("/var/run/keywright"), "{title} has no client");
+        let code = code.replace("/var/run/keywright", mounted.to_str().unwrap()) + echo;
+        std::fs::write(folder.join(file), code).unwrap();
+        let mut client = Command::new(program);
+        let client = client.arg(folder.join(file)).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut client = client.spawn().unwrap();
+        let (mut input, output) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
+        let (url, mut said) = (echoing_server(), BufReader::new(output).lines());
+        for key in ["first", "second"] {
+            mount(&mounted, key, key);
+            writeln!(input, "{url}").unwrap();
+            assert_eq!(said.next().unwrap().unwrap(), format!("Bearer {key}"), "{program}");
+        }
+        drop(input);
+        assert!(client.wait().unwrap().success(), "{program}");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+/// Writes a folder beside the old one and swaps the link to it, as the kubelet does.
+fn mount(folder: &Path, version: &str, key: &str) {
+    let target = format!("..{version}");
+    std::fs::create_dir_all(folder.join(&target)).unwrap();
+    std::fs::write(folder.join(&target).join("api-key"), key).unwrap();
+    std::os::unix::fs::symlink(target, folder.join("..data_tmp")).unwrap();
+    std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+}
+
+/// Answers each request with its `Authorization`, for as long as the test runs.
+fn echoing_server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let lines = BufReader::new(connection.try_clone().unwrap()).lines().map(Result::unwrap);
+            let head: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
+            let field = |line: &String| {
+                let (name, value) = line.split_once(':')?;
+                name.eq_ignore_ascii_case("authorization").then(|| value.trim().to_owned())
+            };
+            let said = head.iter().find_map(field).unwrap_or_default();
+            let length = said.len();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+            connection.write_all(format!("{head}{said}").as_bytes()).unwrap();
+        }
+    });
+    url
 }
 
 /// In a namespace that exists, as a dry run makes none.

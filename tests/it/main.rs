@@ -26,6 +26,7 @@ mod proxies;
 mod rights;
 mod rotation;
 mod scene;
+mod secret_template;
 mod source;
 mod tombstones;
 mod verifier;

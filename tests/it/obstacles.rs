@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use super::scene::{INSIDE, Scene, is};
+use super::scene::{INSIDE, OUTSIDE, Scene, is};
 use keywright_testing::wait;
 
 /// Somebody else's admission policy in the tenant's namespace. It goes when it is dropped.
@@ -42,6 +42,42 @@ impl<'s> Policy<'s> {
         }
         let policy = Self::install(scene, vec![policy, binding]);
         wait::until("the policy is in force", async || is_refused(scene).await).await;
+        policy
+    }
+
+    /// Gives every Secret this label with a value of its own.
+    async fn labelling(scene: &'s Scene, label: &str) -> Self {
+        let name = format!("{}-labels", scene.installation.tenant_namespace);
+        let mutating = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingAdmissionPolicy",
+            "metadata": {"name": name},
+            "spec": {
+                "failurePolicy": "Fail",
+                "reinvocationPolicy": "Never",
+                "matchConstraints": {"resourceRules": [
+                    {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["secrets"]},
+                ]},
+                "mutations": [{
+                    "patchType": "ApplyConfiguration",
+                    "applyConfiguration": {
+                        "expression": format!(
+                            "Object{{metadata: Object.metadata{{labels: {{'{label}': 'somebody-else'}}}}}}"
+                        ),
+                    },
+                }],
+            },
+        });
+        let binding = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingAdmissionPolicyBinding",
+            "metadata": {"name": name},
+            "spec": {"policyName": name, "matchResources": own_namespace(scene)},
+        });
+        let policy = Self::install(scene, vec![mutating, binding]);
+        let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+        let is_labelled = async || !scene.secrets().create(&dry_run, &probe()).await.unwrap().labels().is_empty();
+        wait::until("the policy is in force", is_labelled).await;
         policy
     }
 
@@ -177,37 +213,68 @@ async fn a_refused_note_in_the_secret_does_not_hold_up_the_status() {
 }
 
 #[tokio::test]
+async fn a_refused_change_of_a_template_is_said_and_made_once_it_is_taken() {
+    let scene = Scene::new("template-frozen").await;
+    let uid = scene.declare("ci", json!({})).await.uid().unwrap();
+    let key = scene.key("ci", 1).await;
+    let policy = Policy::refusing(&scene, &["UPDATE"]).await;
+    let entry =
+        json!({"secret": {"template": {"data": {"entry": "$(KEY) $(PREFIX)"}}}, "allowedIPs": ["192.0.2.0/24"]});
+    scene.edit("ci", entry).await;
+    let told = told(&scene, "ci", "frozen").await;
+    assert!(is(&told, Reason::Active), "the key works all the same");
+    let (_, message) = condition(&told, ConditionType::Ready);
+    assert!(message.contains("what spec.secret.template declares waits"), "{message}");
+    assert!(!message.contains(&key[..15]), "{message}");
+    scene.answers(&key, OUTSIDE, 403).await;
+    for _ in 0..10 {
+        touch(&scene, "ci").await;
+    }
+    scene.edit("ci", json!({"suspended": true})).await;
+    scene.reason("ci", Reason::Suspended).await;
+    scene.edit("ci", json!({"suspended": false})).await;
+    scene.reason("ci", Reason::Active).await;
+    let requests = scene.installation.audited_requests().await;
+    let by_controller = |user: &str| user.ends_with(":keywright-controller");
+    let updates = requests.iter().filter(|request| request.verb == "update" && request.resource == "secrets");
+    let tries = updates.filter(|request| by_controller(&request.user)).count();
+    assert!(tries <= 9, "{tries}: for each edit a try, its dry run, and what the Secret says of its key");
+    assert_eq!(serials(&scene, &uid).await, [1], "no key is made for it");
+
+    policy.lift().await;
+    wait::for_object(&scene.secrets(), "ci", move |secret: &Secret| {
+        let entry = secret.data.as_ref().and_then(|data| data.get("entry"));
+        entry.is_some_and(|entry| entry.0 == format!("{key} {}", &key[..14]).into_bytes())
+    })
+    .await;
+    wait::for_object(&scene.api_keys(), "ci", |api_key: &ApiKey| {
+        condition(api_key, ConditionType::Ready).1 == "the key is let in"
+    })
+    .await;
+    assert_eq!(scene.check_in_force("ci").await.status.unwrap().serial, Some(1));
+}
+
+/// Somebody's policy has its own idea of a label that a template gives, too.
+#[tokio::test]
+async fn nobody_is_fought_over_a_templates_label() {
+    let scene = Scene::new("template-labels").await;
+    let _policy = Policy::labelling(&scene, "team").await;
+    scene.declare("ci", json!({"secret": {"template": {"metadata": {"labels": {"team": "a"}}}}})).await;
+    scene.key("ci", 1).await;
+    for _ in 0..10 {
+        touch(&scene, "ci").await;
+    }
+    scene.edit("ci", json!({"suspended": true})).await;
+    scene.reason("ci", Reason::Suspended).await;
+    let requests = scene.installation.audited_requests().await;
+    let updates = requests.iter().filter(|request| request.verb == "update" && request.resource == "secrets").count();
+    assert!(updates <= 2, "{updates}: one try for one version of the Secret and one generation of the ApiKey");
+}
+
+#[tokio::test]
 async fn nobody_is_fought_over_what_a_secret_says() {
     let scene = Scene::new("labels").await;
-    let name = format!("{}-labels", scene.installation.tenant_namespace);
-    let webhook = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "MutatingAdmissionPolicy",
-        "metadata": {"name": name},
-        "spec": {
-            "failurePolicy": "Fail",
-            "reinvocationPolicy": "Never",
-            "matchConstraints": {"resourceRules": [
-                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["secrets"]},
-            ]},
-            "mutations": [{
-                "patchType": "ApplyConfiguration",
-                "applyConfiguration": {
-                    "expression": "Object{metadata: Object.metadata{labels: {'app.kubernetes.io/managed-by': 'somebody-else'}}}",
-                },
-            }],
-        },
-    });
-    let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "MutatingAdmissionPolicyBinding",
-        "metadata": {"name": name},
-        "spec": {"policyName": name, "matchResources": own_namespace(&scene)},
-    });
-    let _policy = Policy::install(&scene, vec![webhook, binding]);
-    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    let is_labelled = async || !scene.secrets().create(&dry_run, &probe()).await.unwrap().labels().is_empty();
-    wait::until("the policy is in force", is_labelled).await;
+    let _policy = Policy::labelling(&scene, "app.kubernetes.io/managed-by").await;
     scene.declare("ci", json!({})).await;
     let key = scene.key("ci", 1).await;
     scene.answers(&key, INSIDE, 200).await;

@@ -251,7 +251,11 @@ async fn the_controller_writes_only_secrets_that_an_apikey_owns() {
     let stored = installation.tenant::<Secret>().get("foreign").await.unwrap();
     assert_eq!(stored.resource_version(), foreign.resource_version());
 
-    secrets.create(&dry_run(), &secret("ci", "Opaque", json!([ours]))).await.unwrap();
+    for type_ in ["Opaque", "kubernetes.io/basic-auth"] {
+        let mut allowed = secret("ci", type_, json!([ours]));
+        allowed.string_data = Some([("password".to_owned(), "any".to_owned())].into());
+        secrets.create(&dry_run(), &allowed).await.unwrap();
+    }
     let mut issued = secrets.create(&post, &secret("ci", "Opaque", json!([ours]))).await.unwrap();
     let given_away = json!({"metadata": {"ownerReferences": [own(&another)]}});
     let dropped = json!({"metadata": {"ownerReferences": null}});

@@ -174,6 +174,13 @@ fn identity_problems(new: &ApiKey<'_>, old: Option<&ApiKey<'_>>, user: &str) -> 
     if new.spec.get("keyFrom") != old.spec.get("keyFrom") {
         refuse("spec.keyFrom", "is immutable: create another ApiKey for another source".to_owned());
     }
+    if new.secret_type() != old.secret_type() {
+        let stays = printable(old.secret_type());
+        refuse(
+            "spec.secret.template.type",
+            format!("is immutable, and is \"{stays}\": create another ApiKey for another type"),
+        );
+    }
     if new.text("/keyHash") != old.text("/keyHash") {
         refuse("spec.keyHash", "is immutable: create another ApiKey for another key".to_owned());
     }

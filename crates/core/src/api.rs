@@ -6,7 +6,7 @@ mod schema;
 
 pub use apikey::{
     ApiKey, ApiKeySpec, ApiKeyStatus, Condition, ConditionStatus, ConditionType, KeySource, Reason, Retiring, Rotation,
-    SecretEntry, SecretTarget,
+    SecretEntry, SecretMetadata, SecretTarget, SecretTemplate,
 };
 pub use record::{ApiKeyRecord, ApiKeyRecordSpec, ApiKeyRecordStatus, ApiKeyReference, Revocation};
 
@@ -37,6 +37,10 @@ pub const EXPIRES_AT_ANNOTATION: &str = "keywright.dev/expires-at";
 
 /// The label and the value by which the owner of a Secret lets ApiKeys of its namespace use a key in it.
 pub const SOURCE: (&str, &str) = ("keywright.dev/source", "true");
+
+/// Annotation of a Secret: the labels and annotations that `spec.secret.template` gave it, as JSON. Those that the template
+/// no longer names are removed, and those of others stay.
+pub const TEMPLATE_ANNOTATION: &str = "keywright.dev/template";
 
 /// Annotation of a record: why its key was issued, one of the [`crate::lifecycle::Cause`]s.
 pub const CAUSE_ANNOTATION: &str = "keywright.dev/cause";

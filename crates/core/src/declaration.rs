@@ -4,6 +4,7 @@
 //! because a spec can be older than a rule, or stored while the webhook was down. The CRD's rules refuse almost all bad
 //! specs too, but CEL cannot express every rule (duplicates after canonicalisation), and its messages say less.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
@@ -13,6 +14,7 @@ use crate::address::{AllowedAddresses, MAX_ENTRIES, Network, as_written};
 use crate::date_time;
 use crate::duration::{self, InvalidDuration, hint};
 use crate::key::{Digest, begins_like_a_key, may_hold_a_key};
+use crate::secret_template::{SecretTemplate, SecretType, Text};
 use crate::words::{Owner, Scope, is_word};
 
 /// A spec that can be acted on.
@@ -61,6 +63,8 @@ pub enum Delivery {
         name: String,
         /// The data key in the Secret.
         key: String,
+        /// What else the Secret holds.
+        template: SecretTemplate,
     },
     /// Made elsewhere. Only its digest is known, and nothing is delivered.
     Submitted(Digest),
@@ -97,6 +101,18 @@ const DEFAULT_OVERLAP: SignedDuration = SignedDuration::from_hours(24);
 
 /// The longest list of scopes.
 const MAX_SCOPES: usize = 32;
+
+/// Entries of a Secret that a template makes.
+const MAX_DATA: usize = 16;
+
+/// Labels, and as many annotations, of a template.
+const MAX_LABELS: usize = 32;
+
+/// Characters of a template's entry or annotation.
+const LONGEST_TEXT: usize = 4096;
+
+const DATA_KEY_RULE: &str =
+    "must be a Secret's data key: 1 to 253 letters, digits and -._, and not . or beginning with ..";
 
 /// Reads the raw `spec` of the ApiKey `name`, which was created at `created`.
 ///
@@ -406,10 +422,10 @@ impl Reader {
                 Err(problem) => self.refuse("spec.keyHash", format!("{problem}{}", slip_in(&digest))),
             }
         }
-        Delivery::Secret {
-            name: self.secret_name(secret, "spec.secret").unwrap_or_else(|| name.to_owned()),
-            key: self.data_key(secret, "spec.secret").unwrap_or_else(|| DEFAULT_SECRET_KEY.to_owned()),
-        }
+        let name = self.secret_name(secret, "spec.secret").unwrap_or_else(|| name.to_owned());
+        let key = self.data_key(secret, "spec.secret").unwrap_or_else(|| DEFAULT_SECRET_KEY.to_owned());
+        let template = self.secret_template(secret, &key);
+        Delivery::Secret { name, key, template }
     }
 
     /// Where a key that was made elsewhere is read from, if there is such a place.
@@ -445,10 +461,162 @@ impl Reader {
     }
 
     fn data_key(&mut self, within: &Value, path: &str) -> Option<String> {
-        let rule = "must be a Secret's data key: 1 to 253 letters, digits and -._, and not . or beginning with ..";
-        let fits = |text: &str| is_word(text, 253, b"-._") && text != "." && !text.starts_with("..");
-        self.text(within, path, "key", rule, fits)
+        self.text(within, path, "key", DATA_KEY_RULE, is_data_key)
     }
+
+    fn secret_template(&mut self, secret: &Value, key: &str) -> SecretTemplate {
+        let path = "spec.secret.template";
+        let template = self.fields(secret, "spec.secret", "template");
+        let metadata = self.fields(template, path, "metadata");
+        let secret_type = self.secret_type(template);
+        let labels = self.labels(metadata);
+        let annotations = self.annotations(metadata);
+        let data = self.template_data(template, key);
+        let demanded = secret_type.demands_one_of();
+        let is_given =
+            |name: &&str| *name == key || given(template, "data").is_some_and(|data| data.get(*name).is_some());
+        if !demanded.is_empty() && !demanded.iter().any(is_given) {
+            let (type_, names) = (secret_type.as_str(), demanded.join(" or "));
+            self.refuse(path, format!("the type {type_} needs {names}: as spec.secret.key, or as an entry of data"));
+        }
+        SecretTemplate { labels, annotations, secret_type, data }
+    }
+
+    fn secret_type(&mut self, template: &Value) -> SecretType {
+        let [first, second] = SecretType::ALL.map(SecretType::as_str);
+        let rule = format!("must be {first} or {second}");
+        let name = self.text(template, "spec.secret.template", "type", &rule, |name| SecretType::parse(name).is_some());
+        name.as_deref().and_then(SecretType::parse).unwrap_or_default()
+    }
+
+    fn template_data(&mut self, template: &Value, key: &str) -> BTreeMap<String, Text> {
+        let path = "spec.secret.template.data";
+        let mut data = BTreeMap::new();
+        for (name, text) in self.texts(template, path, "data", MAX_DATA) {
+            let path = entry(path, &name);
+            let fits = self.check(&name, &path, DATA_KEY_RULE, is_data_key);
+            if fits && name == key {
+                self.refuse(&path, "is the entry that holds the key; choose another name, or another spec.secret.key");
+            }
+            match Text::parse(&text) {
+                Ok(text) => drop(data.insert(name, text)),
+                Err(problem) => self.refuse(path, problem.to_string()),
+            }
+        }
+        data
+    }
+
+    fn labels(&mut self, metadata: &Value) -> BTreeMap<String, String> {
+        let path = "spec.secret.template.metadata.labels";
+        let labels = self.texts(metadata, path, "labels", MAX_LABELS);
+        for (name, value) in &labels {
+            let path = entry(path, name);
+            self.check_metadata_name(&path, name);
+            let rule = "must be a label's value: at most 63 letters, digits and -._, the first and last of them a letter or \
+                        digit";
+            self.check(value, &path, rule, |value| value.is_empty() || is_qualified_part(value));
+        }
+        labels
+    }
+
+    fn annotations(&mut self, metadata: &Value) -> BTreeMap<String, String> {
+        let path = "spec.secret.template.metadata.annotations";
+        let annotations = self.texts(metadata, path, "annotations", MAX_LABELS);
+        for (name, value) in &annotations {
+            let path = entry(path, name);
+            self.check_metadata_name(&path, name);
+            if value.contains("$(") {
+                self.refuse(
+                    path,
+                    "must not hold $(: annotations have no variables, as more people may read them than Secrets; write the \
+                     value itself, or an entry of data",
+                );
+            }
+        }
+        annotations
+    }
+
+    fn check_metadata_name(&mut self, path: &str, name: &str) {
+        let rule = "must be named as in Kubernetes: an optional DNS name and /, then 1 to 63 letters, digits and -._, the \
+                    first and last of them a letter or digit";
+        if self.check(name, path, rule, is_qualified_name) && is_reserved(name) {
+            self.refuse(path, "is reserved for Keywright or Kubernetes; choose another name");
+        }
+    }
+
+    /// The object in a field, or null.
+    fn fields<'v>(&mut self, within: &'v Value, path: &str, name: &str) -> &'v Value {
+        match given(within, name) {
+            Some(value) if !value.is_object() => {
+                self.refuse(format!("{path}.{name}"), "must be an object");
+                &Value::Null
+            }
+            value => value.unwrap_or(&Value::Null),
+        }
+    }
+
+    /// The texts of a map with at most `most` entries, but for those that may hold a key.
+    fn texts(&mut self, within: &Value, path: &str, name: &str, most: usize) -> BTreeMap<String, String> {
+        let values = match given(within, name) {
+            None => return BTreeMap::new(),
+            Some(Value::Object(values)) if values.len() <= most => values,
+            Some(Value::Object(values)) => {
+                self.refuse(path, format!("has {} entries; write at most {most}", values.len()));
+                return BTreeMap::new();
+            }
+            Some(_) => {
+                self.refuse(path, "must be a map of strings");
+                return BTreeMap::new();
+            }
+        };
+        let mut texts = BTreeMap::new();
+        for (name, value) in values {
+            let path = entry(path, name);
+            let Value::String(text) = value else {
+                self.refuse(path, format!("must be a string{}", quotes_for(value)));
+                continue;
+            };
+            let length = text.chars().count();
+            if length > LONGEST_TEXT {
+                self.refuse(path, format!("has {length} characters; write at most {LONGEST_TEXT}"));
+            } else if self.check(text, &path, "", |_| true) {
+                texts.insert(name.clone(), text.clone());
+            }
+        }
+        texts
+    }
+}
+
+/// The path of a map's entry.
+fn entry(path: &str, name: &str) -> String {
+    format!("{path}[\"{}\"]", as_written(name))
+}
+
+fn is_data_key(text: &str) -> bool {
+    is_word(text, 253, b"-._") && text != "." && !text.starts_with("..")
+}
+
+/// Whether a text can be the name of a label or an annotation.
+fn is_qualified_name(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((prefix, name)) => is_dns_subdomain(prefix) && is_qualified_part(name),
+        None => is_qualified_part(text),
+    }
+}
+
+/// Whether a text can be a label's value, and the last part of a label's name.
+fn is_qualified_part(text: &str) -> bool {
+    let is_outer = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    is_word(text, 63, b"-._") && is_outer(text.bytes().next()) && is_outer(text.bytes().last())
+}
+
+/// Whether a label or annotation says something that a template must not say of a Secret.
+fn is_reserved(name: &str) -> bool {
+    let prefix = name.split_once('/').map_or("", |(prefix, _)| prefix);
+    prefix == "keywright.dev"
+        || prefix.ends_with(".keywright.dev")
+        || prefix == "kubernetes.io"
+        || ["app.kubernetes.io/managed-by", "kubectl.kubernetes.io/last-applied-configuration"].contains(&name)
 }
 
 /// The value of a field. `None` if it is absent or null.

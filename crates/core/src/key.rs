@@ -44,7 +44,7 @@ const COVERED_LENGTH: usize = 49;
 /// Length of the checksum, in symbols.
 const CHECKSUM_LENGTH: usize = 6;
 /// Length of what may be shown of an own key: the start and 8 random symbols.
-const PREFIX_LENGTH: usize = 14;
+pub(crate) const PREFIX_LENGTH: usize = 14;
 /// Length of what is shown in place of a foreign key: `sha256:` and 12 digits.
 const DIGEST_START_LENGTH: usize = 19;
 /// Number of different symbols.

@@ -4,6 +4,7 @@
 //!
 //! - [`api`]: the two kinds as Kubernetes sees them.
 //! - [`declaration`]: what an ApiKey's spec means. [`admission`] completes or refuses an ApiKey by it.
+//! - [`secret_template`]: what a Secret holds beside the key.
 //! - [`lifecycle`]: what the controller does next for an observed ApiKey.
 //! - [`authority`]: what to do about the webhook's CA.
 //! - [`election`]: which controller leads.
@@ -20,6 +21,7 @@ pub mod duration;
 pub mod key;
 pub mod record_name;
 pub mod resource_version;
+pub mod secret_template;
 pub mod words;
 
 pub mod admission;

@@ -25,11 +25,11 @@ pub mod tombstones;
 
 pub use self::events::{Announcement, announcements};
 pub use self::messages::Finding;
-pub use self::observed::{Claim, Held, Observed, Obstacle, Ownership};
+pub use self::observed::{Claim, Held, Observed, Obstacle, Ownership, SecretAttempt};
 pub use self::plan::{Finalizers, Plan, Removal, Write, plan, secret_to_probe};
 pub use self::record::{Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason};
 pub use self::rotation::RotateRequest;
-pub use self::secret::{SecretAnnotations, SecretDraft, SecretState};
+pub use self::secret::{SecretAnnotations, SecretContents, SecretDraft, SecretState, SecretUpdate};
 pub use self::source::{SourceProblem, read_source};
 pub use self::status::{annotations_due, render};
 

@@ -23,7 +23,7 @@ use crate::declaration::Problem;
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
-/// Bytes of the largest spec that is parsed. A valid one has less than 64 KiB.
+/// Bytes of the largest spec that is parsed. A valid one has less, unless most of a large template is beyond ASCII.
 const MAX_SPEC: usize = 256 * 1024;
 
 /// Problems in the summary of a refusal. All of them are in the causes.

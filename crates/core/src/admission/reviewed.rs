@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::review::Object;
 use crate::declaration::DEFAULT_SECRET_KEY;
+use crate::secret_template::SecretType;
 
 /// The parts of an ApiKey that are checked: of the new object, or of the old one.
 pub(super) struct ApiKey<'a> {
@@ -29,6 +30,10 @@ impl<'a> ApiKey<'a> {
 
     pub(super) fn secret_key(&self) -> &str {
         self.text("/secret/key").unwrap_or(DEFAULT_SECRET_KEY)
+    }
+
+    pub(super) fn secret_type(&self) -> &str {
+        self.text("/secret/template/type").unwrap_or(SecretType::default().as_str())
     }
 
     pub(super) fn has_owner(&self) -> bool {

@@ -236,8 +236,13 @@ fn what_stands_fast_is_refused_when_it_changes() {
     let hash = "spec.keyHash: is immutable: create another ApiKey for another key";
     let source = "spec.keyFrom: is immutable: create another ApiKey for another source";
     let from = |name: &str| json!({"keyFrom": {"secretRef": {"name": name, "key": "token"}}});
+    let opaque = "spec.secret.template.type: is immutable, and is \"Opaque\": create another ApiKey for another type";
+    let basic = json!({"secret": {"template": {"type": "kubernetes.io/basic-auth", "data": {"password": "$(KEY)"}}}});
     for (old, new, said) in [
-        (json!({}), json!({"secret": {"name": "other"}}), &[name][..]),
+        (json!({}), basic.clone(), &[opaque][..]),
+        (json!({}), json!({"secret": {"template": {"type": "Opaque"}}}), &[]),
+        (basic.clone(), json!({}), &[&opaque.replace("Opaque", "kubernetes.io/basic-auth")]),
+        (json!({}), json!({"secret": {"name": "other"}}), &[name]),
         (json!({"secret": {"name": "other"}}), json!({}), &[other_name]),
         (json!({}), json!({"secret": {"name": "ci", "key": "api-key"}}), &[]),
         (json!({"secret": {"name": "ci"}}), json!({"secret": {"key": "a"}}), &[key]),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::duplicated_attributes, reason = "each printed column is an attribute of the same name")]
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::ValidationRule;
@@ -77,6 +78,8 @@ use super::schema;
         .message("keyFrom is immutable: create another ApiKey for another source"),
     validation = Rule::new(SAME_SECRET_KEY)
         .message("secret.key is immutable: create another ApiKey for another data key"),
+    validation = Rule::new(SAME_SECRET_TYPE)
+        .message("secret.template.type is immutable: create another ApiKey for another type"),
 )]
 pub struct ApiKeySpec {
     /// A name for people. Default: the object's name.
@@ -174,7 +177,15 @@ pub struct Rotation {
 /// The Secret that receives the key.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(crates(kube_core = "::kube_core"))]
+#[x_kube(
+    crates(kube_core = "::kube_core"),
+    validation = Rule::new("!(self.?key.orValue('api-key') in self.?template.?data.orValue({}))")
+        .message("template.data must not name the entry that holds the key: choose another name, or another secret.key"),
+    validation = Rule::new("self.?template.?type.orValue('Opaque') != 'kubernetes.io/basic-auth' \
+        || self.?key.orValue('api-key') in ['username', 'password'] \
+        || ['username', 'password'].exists(name, name in self.?template.?data.orValue({}))")
+        .message("the type kubernetes.io/basic-auth needs username or password: as secret.key, or as an entry of template.data"),
+)]
 pub struct SecretTarget {
     /// The Secret's name. Default: the ApiKey's name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -187,6 +198,49 @@ pub struct SecretTarget {
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("secret.key must be letters, digits and -._"))]
     pub key: Option<String>,
+
+    /// What the Secret holds beside the key. A change rewrites the Secret and makes no new key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<SecretTemplate>,
+}
+
+/// What a Secret holds beside the key.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(crates(kube_core = "::kube_core"))]
+pub struct SecretTemplate {
+    /// Labels and annotations of the Secret. Those that others added stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<SecretMetadata>,
+
+    /// The type of the Secret: `Opaque`, or `kubernetes.io/basic-auth`, which needs a `username` or a `password`. Immutable.
+    /// Default: `Opaque`.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::secret_type")]
+    pub secret_type: Option<String>,
+
+    /// Further entries of the Secret, each made from a text. In it, `$(KEY)` stands for the key, `$(NAME)` and
+    /// `$(NAMESPACE)` for those of the ApiKey, `$(PREFIX)` for `status.keyPrefix`, `$(EXPIRES_AT)` for the expiry (an RFC
+    /// 3339 time, or `Never`), and `$$` for a dollar. At most 16 entries of 4096 characters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::template_data")]
+    pub data: BTreeMap<String, String>,
+}
+
+/// Labels and annotations of a Secret.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(crates(kube_core = "::kube_core"))]
+pub struct SecretMetadata {
+    /// Labels of the Secret, at most 32. Not under `keywright.dev/` or `kubernetes.io/`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::template_labels")]
+    pub labels: BTreeMap<String, String>,
+
+    /// Annotations of the Secret, at most 32. Not under `keywright.dev/` or `kubernetes.io/`, and without variables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::template_annotations")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Where a key that was made elsewhere is read from.
@@ -229,6 +283,10 @@ const SAME_SECRET_NAME: &str = "(has(self.spec.secret) && has(self.spec.secret.n
 
 const SAME_SECRET_KEY: &str = "(has(self.secret) && has(self.secret.key) ? self.secret.key : 'api-key') \
     == (has(oldSelf.secret) && has(oldSelf.secret.key) ? oldSelf.secret.key : 'api-key')";
+
+// Of two types each is what the other is not; a comparison of texts would cost too much.
+const SAME_SECRET_TYPE: &str = "(self.?secret.?template.?type.orValue('Opaque') == 'Opaque') \
+    == (oldSelf.?secret.?template.?type.orValue('Opaque') == 'Opaque')";
 
 /// CEL: `overlap` is no longer than `every`. Other rules check that both are durations.
 fn overlap_within_every() -> String {

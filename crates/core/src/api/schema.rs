@@ -7,6 +7,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube_core::Rule;
 use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+use crate::secret_template::SecretType;
 
 /// A list of addresses and networks, with the rules of [`crate::address::Network`].
 ///
@@ -67,6 +70,99 @@ pub(super) fn scopes(_: &mut SchemaGenerator) -> Schema {
                 "message": "a scope is 1 to 64 letters, digits and ._:/-",
             }],
         },
+    })
+}
+
+/// The types of [`crate::secret_template::SecretType`].
+pub(super) fn secret_type(_: &mut SchemaGenerator) -> Schema {
+    // The length is for the estimated cost of rules about it.
+    json_schema!({"type": "string", "maxLength": 24, "enum": SecretType::ALL.map(SecretType::as_str)})
+}
+
+/// Texts with the grammar of [`crate::secret_template::Text`], by the data keys of a Secret.
+pub(super) fn template_data(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 4096,
+            "x-kubernetes-validations": [{
+                "rule": format!("self.matches('{A_KEY}') || self.matches('^([^$]|[$][$]|[$][(](KEY|NAME|NAMESPACE|PREFIX|EXPIRES_AT)[)])*$')"),
+                "message": "a $ must begin $(KEY), $(NAME), $(NAMESPACE), $(PREFIX) or $(EXPIRES_AT): write $$ for a dollar",
+            }],
+        },
+        "x-kubernetes-validations": [
+            {
+                "rule": "self.all(name, name.matches('^[-._a-zA-Z0-9]{1,253}$') && name != '.' && !name.startsWith('..'))",
+                "message": "an entry must be named as a Secret's data key: 1 to 253 letters, digits and -._, and not . or \
+                    beginning with ..",
+            },
+            holds_no_key(),
+        ],
+    })
+}
+
+/// Labels that a template may give a Secret.
+pub(super) fn template_labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 63,
+            "x-kubernetes-validations": [{
+                "rule": format!("self.matches('{A_KEY}') || !format.labelValue().validate(self).hasValue()"),
+                "message": "must be a label's value: at most 63 letters, digits and -._, the first and last of them a letter \
+                    or digit",
+            }],
+        },
+        "x-kubernetes-validations": [is_named_well(), is_not_reserved(), holds_no_key()],
+    })
+}
+
+/// Annotations that a template may give a Secret.
+pub(super) fn template_annotations(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 4096,
+            "x-kubernetes-validations": [{
+                "rule": format!("self.matches('{A_KEY}') || !self.contains('$(')"),
+                "message": "must not hold $(: annotations have no variables, as more people may read them than Secrets",
+            }],
+        },
+        "x-kubernetes-validations": [is_named_well(), is_not_reserved(), holds_no_key()],
+    })
+}
+
+/// What [`crate::key::may_hold_a_key`] finds. The API server repeats a value that a rule of its own refuses, so that such
+/// a text is refused by a rule of the map.
+const A_KEY: &str = "(?i)keyw[0-9]_[0-9a-z]{9}";
+
+fn holds_no_key() -> Value {
+    json!({
+        "rule": format!("!self.exists(name, self[name].matches('{A_KEY}'))"),
+        "message": "an entry looks like it holds a key, and no field may hold one; treat it as leaked",
+    })
+}
+
+fn is_named_well() -> Value {
+    json!({
+        "rule": "self.all(name, !format.qualifiedName().validate(name).hasValue())",
+        "message": "labels and annotations must be named as in Kubernetes: an optional DNS name and /, then 1 to 63 letters, \
+            digits and -._, the first and last of them a letter or digit",
+    })
+}
+
+fn is_not_reserved() -> Value {
+    json!({
+        "rule": "!self.exists(name, name.matches('^(([^/]*[.])?keywright[.]dev|kubernetes[.]io)/') \
+            || name in ['app.kubernetes.io/managed-by', 'kubectl.kubernetes.io/last-applied-configuration'])",
+        "message": "names under keywright.dev/ and kubernetes.io/, app.kubernetes.io/managed-by and \
+            kubectl.kubernetes.io/last-applied-configuration are reserved: choose another name",
     })
 }
 

@@ -18,7 +18,11 @@ fn an_empty_spec_is_a_key_for_anybody_that_never_expires() {
             suspended: false,
             expires_at: None,
             rotation: Rotation { every: None, overlap: SignedDuration::from_hours(24), hold_while_in_use: false },
-            delivery: Delivery::Secret { name: "ci".into(), key: "api-key".into() },
+            delivery: Delivery::Secret {
+                name: "ci".into(),
+                key: "api-key".into(),
+                template: SecretTemplate::default(),
+            },
         })
     );
 }
@@ -121,6 +125,34 @@ fn a_source_is_named_by_its_secret_and_its_entry() {
     assert_eq!(read(json!({"keyHash": null, "secret": null})).delivery, overlap.delivery, "null is absent");
 }
 
+#[test]
+fn a_template_is_read_with_its_types_texts_labels_and_annotations() {
+    let read_template = |secret: Value| match read(&json!({ "secret": secret }), "ci", created()) {
+        Ok(Declaration { delivery: Delivery::Secret { template, .. }, .. }) => template,
+        other => panic!("{other:?}"),
+    };
+    let labels = json!({"app.kubernetes.io/part-of": "shop", "team": "", "keywright.example.org/a": "b"});
+    let annotations = json!({"reloader.stakater.com/match": "true", "example.org/price": "5 $, $$"});
+    let data: serde_json::Map<_, _> =
+        (0..14).map(|index| (format!("entry-{index}"), "ä".repeat(LONGEST_TEXT).into())).collect();
+    let mut template =
+        json!({"type": "Opaque", "metadata": {"labels": labels, "annotations": annotations}, "data": data});
+    template["data"]["..data".trim_start_matches('.')] = json!("$(KEY)");
+    template["data"]["a".repeat(253)] = json!("");
+    let read = read_template(json!({ "template": template }));
+    assert_eq!(json!(read.labels), labels);
+    assert_eq!(json!(read.annotations), annotations, "no variable, and so a $ is a $");
+    assert_eq!((read.data.len(), &read.data["data"]), (16, &Text::parse("$(KEY)").unwrap()));
+
+    for (key, data) in [("password", json!({})), ("api-key", json!({"username": "ci"})), ("username", json!({}))] {
+        let secret = json!({"key": key, "template": {"type": "kubernetes.io/basic-auth", "data": data}});
+        assert_eq!(read_template(secret).secret_type, SecretType::BasicAuth);
+    }
+    for nothing in [Value::Null, json!({}), json!({"metadata": {}, "data": {}}), json!({"type": null, "data": null})] {
+        assert_eq!(read_template(json!({ "template": nothing })), SecretTemplate::default());
+    }
+}
+
 /// The one problem of this spec.
 fn problem(spec: &Value) -> String {
     let problems = read(spec, "ci", created()).unwrap_err();
@@ -159,6 +191,23 @@ fn what_may_be_a_key_is_never_repeated() {
         ("owner", json!({ "owner": KEY.to_lowercase() })),
         ("scopes[0]", json!({ "scopes": [KEY] })),
         ("secret.key", json!({ "secret": {"key": KEY} })),
+        ("secret.template.type", json!({ "secret": {"template": {"type": KEY}} })),
+        (
+            "secret.template.data[\"a\"]",
+            json!({ "secret": {"template": {"data": {"a": format!("API_KEY={KEY} $(")}}} }),
+        ),
+        (
+            "secret.template.data[\"(not repeated here)\"]",
+            json!({ "secret": {"template": {"data": {KEY: "$(NAME)"}}} }),
+        ),
+        (
+            "secret.template.metadata.labels[\"a\"]",
+            json!({ "secret": {"template": {"metadata": {"labels": {"a": KEY}}}} }),
+        ),
+        (
+            "secret.template.metadata.annotations[\"a\"]",
+            json!({ "secret": {"template": {"metadata": {"annotations": {"a": KEY}}}} }),
+        ),
     ] {
         let said = "this looks like a key, and no field may hold one; treat it as leaked";
         assert_eq!(problem(&spec), format!("spec.{field}: {said}"));

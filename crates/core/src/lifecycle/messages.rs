@@ -87,6 +87,14 @@ impl Finding {
         finding.or_at(now.saturating_add(SECRET_RETRY).unwrap_or(now))
     }
 
+    /// The same, of a key whose Secret is to hold something else beside it and cannot be written.
+    pub(super) fn with_an_obstructed_update(self, declaration: &Declaration, obstacle: &str, now: Timestamp) -> Self {
+        let fact = format!("what spec.secret.template declares waits; {}", self.message);
+        let message = format!("Secret {:?}{CANNOT_BE_WRITTEN}{obstacle}; {fact}", secret_name(declaration));
+        let finding = Self { message: cut(message), ..self };
+        finding.or_at(now.saturating_add(SECRET_RETRY).unwrap_or(now))
+    }
+
     fn and(self, fact: &str) -> Self {
         Self { message: cut(format!("{}; {fact}", self.message)), ..self }
     }

@@ -16,6 +16,9 @@ use crate::record_name::record_name;
 /// cannot make the operator mint in a loop.
 pub(super) const MINT_PERIOD: SignedDuration = SignedDuration::from_mins(5);
 
+/// What keeps a Secret from being changed, and what to do.
+pub(super) const IS_IMMUTABLE: &str = "it is immutable: delete it, and the controller creates a new one";
+
 /// A status that shows a higher serial than this is not believed: whoever edits it would leave no serial to go on with.
 pub(super) const MAX_SHOWN_SERIAL: u32 = 1 << 31;
 
@@ -47,6 +50,8 @@ pub struct Observed {
     pub source: Result<Digest, SourceProblem>,
     /// Whether the API server would take the Secret. Asked only after a key did not reach its Secret.
     pub obstacle: Option<Obstacle>,
+    /// What came of the last try to make the Secret hold what is declared.
+    pub secret_attempt: SecretAttempt,
     /// Who owns the digest that the spec submits, or that of the key in its source.
     pub ownership: Ownership,
     /// The records of this ApiKey, by ascending serial. Revoked ones may be left out below the newest.
@@ -62,6 +67,19 @@ pub enum Obstacle {
     Refused(String),
     /// It cannot say: an admission webhook does not support dry runs.
     Unknown(String),
+}
+
+/// What came of the last try to make this version of the Secret hold what this generation of the ApiKey declares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SecretAttempt {
+    /// There was none, or it is time for another one.
+    #[default]
+    None,
+    /// The API server took it. If the Secret does not hold what is declared all the same, then others want it otherwise,
+    /// and they are not fought.
+    Taken,
+    /// The API server refused it, in these words.
+    Refused(String),
 }
 
 /// Who owns a digest: of all records that have it the oldest rules alone, live or revoked.
@@ -100,6 +118,14 @@ pub struct Held {
     pub prefix: Prefix,
     /// Whether the API server refused the Secret with this key in it.
     pub is_refused: bool,
+}
+
+impl SecretAttempt {
+    /// One that was refused in these words. It is remembered, and so it takes no more than a line or two of them.
+    pub fn refused(words: &str) -> Self {
+        const LONGEST: usize = 1024;
+        Self::Refused(words.get(..words.floor_char_boundary(LONGEST)).unwrap_or_default().to_owned())
+    }
 }
 
 impl Claim {
@@ -266,7 +292,7 @@ impl Observed {
     /// Why no key can be handed out at `now`.
     pub(super) fn obstacle_at(&self, now: Timestamp) -> Option<String> {
         if let SecretState::Ours { is_immutable: true, .. } = &self.secret {
-            return Some("it is immutable: delete it, and the controller creates a new one".to_owned());
+            return Some(IS_IMMUTABLE.to_owned());
         }
         let refused = self.records.last().filter(|record| {
             let revoked = record.spec.revoked.as_ref();

@@ -4,12 +4,12 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::messages::Finding;
-use super::observed::{Held, Observed, Ownership};
+use super::observed::{Held, IS_IMMUTABLE, Observed, Ownership, SecretAttempt};
 use super::record::{
     Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason, declared, revoked, whole_seconds,
 };
 use super::rotation::{MAX_OLDER_KEYS, hold, latest_end};
-use super::secret::{SecretAnnotations, SecretDraft, SecretState};
+use super::secret::{SecretAnnotations, SecretContents, SecretDraft, SecretState, SecretUpdate};
 use super::status;
 use crate::api::{ApiKeyRecordSpec, ApiKeyStatus, FINALIZER, Reason};
 use crate::declaration::{Declaration, Delivery, Problem};
@@ -52,6 +52,8 @@ pub enum Write {
     CreateSecret(Box<SecretDraft>),
     /// Hand the held key out in the Secret that is there.
     ReplaceSecret(Box<SecretDraft>),
+    /// Make the Secret hold what is declared beside the key that is in it.
+    UpdateSecret(Box<SecretUpdate>),
 }
 
 /// An ApiKey's finalizers as they are to be.
@@ -86,6 +88,7 @@ impl Write {
             Self::RemoveRecord(_) => "RemoveRecord",
             Self::CreateSecret(_) => "CreateSecret",
             Self::ReplaceSecret(_) => "ReplaceSecret",
+            Self::UpdateSecret(_) => "UpdateSecret",
         }
     }
 }
@@ -335,11 +338,14 @@ fn plan_current(observed: &Observed, declaration: &Declaration, current: &Record
         Some(cause) if declaration.lets_in_at(now) => {
             plan_rotation(observed, declaration, current, cause, finding, now)
         }
-        Some(cause) => Plan::Rest(finding.with_a_rotation_to_come(cause)),
-        None => Plan::Rest(match observed.rotation_due_at(declaration, current, now) {
-            Some(due) => finding.or_at(due),
-            None => finding,
-        }),
+        Some(cause) => plan_secret(observed, declaration, current, finding.with_a_rotation_to_come(cause), now),
+        None => {
+            let finding = match observed.rotation_due_at(declaration, current, now) {
+                Some(due) => finding.or_at(due),
+                None => finding,
+            };
+            plan_secret(observed, declaration, current, finding, now)
+        }
     }
 }
 
@@ -359,6 +365,28 @@ fn in_force(observed: &Observed, declaration: &Declaration, current: &Record, no
     let finding = Finding::in_force(declaration, &observed.retiring_beside(Some(current), now), now);
     let in_use = observed.older_in_use(declaration, current, now);
     in_use.into_iter().fold(finding, |finding, (_, until)| finding.or_at(until))
+}
+
+/// The key in the Secret stays, and what else is in it may have to change. A rotation would write all of it anyway.
+fn plan_secret(
+    observed: &Observed,
+    declaration: &Declaration,
+    current: &Record,
+    finding: Finding,
+    now: Timestamp,
+) -> Plan {
+    let contents = SecretContents::declared(&observed.reference, declaration);
+    let annotations = SecretAnnotations::of(current);
+    let update = contents.and_then(|contents| SecretUpdate::to_declared(&observed.secret, contents, &annotations));
+    let Some(update) = update else { return Plan::Rest(finding) };
+    let is_immutable = matches!(observed.secret, SecretState::Ours { is_immutable: true, .. });
+    let obstacle = match &observed.secret_attempt {
+        _ if is_immutable && update.changes_entries() => IS_IMMUTABLE,
+        SecretAttempt::None => return Plan::Write(Write::UpdateSecret(Box::new(update))),
+        SecretAttempt::Taken => return Plan::Rest(finding),
+        SecretAttempt::Refused(words) => words,
+    };
+    Plan::Rest(finding.with_an_obstructed_update(declaration, obstacle, now))
 }
 
 /// The key in the Secret works, and another one is to take its place.
@@ -416,8 +444,9 @@ fn finalizers(observed: &Observed, with_ours: bool) -> Finalizers {
 
 /// The Secret that the ApiKey names, with what it is to say of its key.
 fn secret_with(observed: &Observed, declaration: &Declaration, annotations: &SecretAnnotations) -> Option<SecretDraft> {
-    let Delivery::Secret { name, key } = &declaration.delivery else { return None };
-    Some(SecretDraft::new(&observed.reference, (name, key), &observed.secret, annotations))
+    let Delivery::Secret { name, .. } = &declaration.delivery else { return None };
+    let contents = SecretContents::declared(&observed.reference, declaration)?;
+    Some(SecretDraft::new(&observed.reference, name, contents, &observed.secret, annotations))
 }
 
 /// The Secret that hands out the key after the next one, for a dry run: what would refuse it refuses every key. `None`

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::messages::{Finding, obstacle_in, shown, soon};
-use super::observed::Observed;
+use super::observed::{Observed, SecretAttempt};
 use super::record::{Record, whole_seconds};
-use super::secret::{SecretAnnotations, SecretState};
+use super::secret::{SecretAnnotations, SecretState, SecretUpdate};
 use crate::api::{ApiKeyStatus, Condition, ConditionStatus, ConditionType, Reason, Retiring};
 use crate::declaration::Delivery;
 
@@ -66,14 +66,19 @@ pub fn render(observed: &Observed, finding: &Finding, now: Timestamp) -> ApiKeyS
     status
 }
 
-/// The Secret's metadata as it should be, where it says something else of its key than is right: for a key that is in
-/// force. To be written after the status and tried once for each version of the Secret, so that nobody is fought over it.
-pub fn annotations_due(observed: &Observed, finding: &Finding) -> Option<ObjectMeta> {
+/// What puts right what the Secret says of its key, where that is wrong: for a key that is in force. To be written after
+/// the status and tried once for each version of the Secret, so that nobody is fought over it. What refuses a change of the
+/// template refuses this, too.
+pub fn annotations_due(observed: &Observed, finding: &Finding) -> Option<SecretUpdate> {
     let SecretState::Ours { metadata, .. } = &observed.secret else { return None };
     let right = SecretAnnotations::of(observed.in_force().filter(|_| finding.is_in_force())?);
+    let is_refused = matches!(observed.secret_attempt, SecretAttempt::Refused(_));
+    if is_refused || observed.secret.annotations().as_ref() == Some(&right) {
+        return None;
+    }
     let mut corrected = ObjectMeta::clone(metadata);
     right.write(&mut corrected);
-    (observed.secret.annotations().as_ref() != Some(&right)).then_some(corrected)
+    Some(SecretUpdate::of_annotations(corrected))
 }
 
 fn conditions(observed: &Observed, finding: &Finding, expiring: (Reason, String), now: Timestamp) -> Vec<Condition> {

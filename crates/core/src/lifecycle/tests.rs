@@ -5,10 +5,13 @@ mod ownership;
 mod rotation;
 mod source;
 mod states;
+mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -22,11 +25,26 @@ use crate::api::{
     ApiKeyRecord, ApiKeyRecordSpec, ApiKeyReference, ApiKeyStatus, ConditionStatus, ConditionType, FINALIZER, Reason,
     SERIAL_ANNOTATION,
 };
-use crate::declaration;
-use crate::key::{Digest, Prefix};
+use crate::declaration::{self, Declaration, Problem};
+use crate::key::Digest;
 use crate::record_name::{record_name, serial_in};
 
 const UID: &str = "6a0a1c9e-0000-4000-8000-000000000001";
+
+fn reference() -> ApiKeyReference {
+    ApiKeyReference { namespace: "team-a".into(), name: "ci".into(), uid: UID.into() }
+}
+
+/// What is minted as the key of this number.
+fn key_number(number: u64) -> String {
+    format!("keyw1_{number:08}{:041}", 0)
+}
+
+/// The text with this digest: one of the keys up to `minted`, or somebody's own.
+fn key_with(digest: &Digest, minted: u64) -> String {
+    let minted = (1..=minted).map(key_number).find(|key| Digest::of(key.as_bytes()) == *digest);
+    minted.unwrap_or_else(|| "somebody's own idea of a key".to_owned())
+}
 
 /// What is stored, and who knows what.
 #[derive(Clone, Debug)]
@@ -42,6 +60,10 @@ struct World {
     secret: SecretState,
     /// What the source holds.
     source: Result<Digest, SourceProblem>,
+    /// The entries of the Secret.
+    data: BTreeMap<String, ByteString>,
+    /// What came of the last try to make the Secret hold what is declared, what it was about, and when it was.
+    secret_attempt: Option<(SecretAttempt, (Option<String>, i64), Timestamp)>,
     /// The value of the annotation `keywright.dev/rotate`.
     rotate: Option<String>,
     /// What the API server says of a Secret with a key in it.
@@ -79,6 +101,8 @@ impl World {
             status: ApiKeyStatus::default(),
             secret: SecretState::Absent,
             source: Err(SourceProblem::Missing),
+            data: BTreeMap::new(),
+            secret_attempt: None,
             rotate: None,
             obstacle: None,
             rival: None,
@@ -92,8 +116,9 @@ impl World {
     }
 
     fn observed(&self) -> Observed {
+        let declared = declaration::read(&self.spec, "ci", self.created);
         let observed = Observed {
-            reference: ApiKeyReference { namespace: "team-a".into(), name: "ci".into(), uid: UID.into() },
+            reference: reference(),
             generation: self.generation,
             created: self.created,
             resource_version: "1".into(),
@@ -105,17 +130,48 @@ impl World {
                 .chain(self.other_finalizers.clone())
                 .collect(),
             rotate_request: self.rotate.as_deref().map(RotateRequest::read),
-            declared: declaration::read(&self.spec, "ci", self.created),
             status: self.status.clone(),
-            secret: self.secret.clone(),
+            secret: self.read_secret(&declared),
+            declared,
             source: self.source,
             obstacle: None,
+            secret_attempt: self.recalled_attempt(),
             ownership: self.ownership(),
             records: self.records.values().cloned().collect(),
             held: self.held.clone(),
         };
         let obstacle = self.obstacle.clone().filter(|_| observed.needs_to_know_obstacle(self.now));
         Observed { obstacle, ..observed }
+    }
+
+    /// The Secret as it stands, read by what is declared now.
+    fn read_secret(&self, declared: &Result<Declaration, Vec<Problem>>) -> SecretState {
+        let mut secret = self.secret.clone();
+        let contents = declared.as_ref().ok().and_then(|declared| SecretContents::declared(&reference(), declared));
+        if let (SecretState::Ours { metadata, has_declared_entries, .. }, Some(contents)) = (&mut secret, contents) {
+            *has_declared_entries = contents.are_in(&self.data) || contents.leave_alone(metadata);
+        }
+        secret
+    }
+
+    fn contents(&self) -> SecretContents {
+        SecretContents::declared(&reference(), &self.observed().declared.unwrap()).unwrap()
+    }
+
+    /// The last try, if it was about this Secret and this generation. A refusal counts for a while.
+    fn recalled_attempt(&self) -> SecretAttempt {
+        match &self.secret_attempt {
+            Some((SecretAttempt::Refused(_), _, at)) if self.now.duration_since(*at) >= SECRET_RETRY => {
+                SecretAttempt::None
+            }
+            Some((attempt, about, _)) if *about == (self.secret_version(), self.generation) => attempt.clone(),
+            _ => SecretAttempt::None,
+        }
+    }
+
+    fn secret_version(&self) -> Option<String> {
+        let SecretState::Ours { metadata, .. } = &self.secret else { return None };
+        metadata.resource_version.clone()
     }
 
     fn ownership(&self) -> Ownership {
@@ -162,8 +218,10 @@ impl World {
                 Plan::Rest(finding) => {
                     self.status = render(&self.observed(), &finding, self.now);
                     self.held = None;
-                    if let Some(metadata) = annotations_due(&self.observed(), &finding) {
-                        self.correct_annotations(metadata);
+                    let due = annotations_due(&self.observed(), &finding);
+                    if let Some(update) = due.filter(|_| self.obstacle.is_none()) {
+                        self.writes += 1;
+                        self.store(&update);
                     }
                     return Rest::Settled;
                 }
@@ -191,6 +249,7 @@ impl World {
                 self.assert_secret_version(secret.metadata.resource_version.as_deref());
                 self.hand_out(&secret);
             }
+            Write::UpdateSecret(update) => self.update_secret(&update),
             Write::UpdateStatus(status) => self.status = *status,
             Write::RemoveRecord(removal) => {
                 let serial = serial_in(&removal.name, UID).unwrap();
@@ -206,20 +265,40 @@ impl World {
         self.finalizer = with_ours;
     }
 
-    fn correct_annotations(&mut self, corrected: ObjectMeta) {
-        self.writes += 1;
-        self.assert_secret_version(corrected.resource_version.as_deref());
+    /// Somebody else's rules may refuse it.
+    fn update_secret(&mut self, update: &SecretUpdate) {
+        let outcome = match &self.obstacle {
+            Some(Obstacle::Refused(words) | Obstacle::Unknown(words)) => SecretAttempt::Refused(words.clone()),
+            None => {
+                self.store(update);
+                SecretAttempt::Taken
+            }
+        };
+        self.secret_attempt = Some((outcome, (self.secret_version(), self.generation), self.now));
+    }
+
+    fn store(&mut self, update: &SecretUpdate) {
+        self.assert_secret_version(update.metadata.resource_version.as_deref());
         let version = self.next_version();
-        let SecretState::Ours { metadata, .. } = &mut self.secret else { panic!("not ours") };
-        **metadata = ObjectMeta { resource_version: Some(version), ..corrected };
+        let key = self.data.get("api-key").cloned();
+        let stored = Secret { data: Some(self.data.clone()), ..Secret::default() };
+        let Secret { metadata: written, data, .. } = update.object(stored).expect("the key that was observed");
+        self.data = data.unwrap();
+        assert_eq!(self.data.get("api-key").cloned(), key, "the key stays");
+        let SecretState::Ours { metadata, is_immutable, .. } = &mut self.secret else { panic!("not ours") };
+        assert!(!*is_immutable || !update.changes_entries(), "the API server refuses that");
+        **metadata = ObjectMeta { resource_version: Some(version), ..written };
     }
 
     /// Somebody edits the Secret, if it is ours.
     fn edit_secret(&mut self, edit: impl FnOnce(&mut ObjectMeta, &mut Option<Digest>)) {
-        let version = self.next_version();
+        let (version, minted) = (self.next_version(), self.minted);
         if let SecretState::Ours { metadata, digest, .. } = &mut self.secret {
             edit(metadata, digest);
             metadata.resource_version = Some(version);
+            self.data.remove("api-key");
+            let key = digest.map(|digest| ByteString(key_with(&digest, minted).into()));
+            self.data.extend(key.map(|key| ("api-key".to_owned(), key)));
         }
     }
 
@@ -231,8 +310,8 @@ impl World {
         let mut stored = match record.key {
             NewKey::Submitted(digest) => record.object(digest, None),
             NewKey::Minted => {
-                let digest = Digest::of(&self.minted.to_be_bytes());
-                let prefix: Prefix = format!("keyw1_{:08}", self.minted).parse().unwrap();
+                let key = key_number(self.minted);
+                let (digest, prefix) = (Digest::of(key.as_bytes()), key[..14].parse().unwrap());
                 self.held = Some(Held { serial, digest, prefix, is_refused: false });
                 record.object(digest, Some(prefix))
             }
@@ -277,12 +356,13 @@ impl World {
         let record = &self.records[&held.serial];
         assert!(record.is_live() && record.spec.digest == held.digest.to_string(), "announced before it is handed out");
         self.handed_out.insert(held.digest.to_string());
-        let mut stored = draft.object("its key is not known here");
+        let mut stored = draft.object(&key_with(&held.digest, self.minted));
         stored.metadata.resource_version = Some(self.next_version());
-        self.secret = SecretState::read(stored, &self.observed().reference, &draft.data_key);
+        self.data = stored.data.clone().unwrap();
+        self.secret = SecretState::read(stored, &reference(), &self.contents());
         assert_eq!(self.secret.annotations().unwrap().serial, Some(held.serial));
-        let SecretState::Ours { digest, .. } = &mut self.secret else { panic!("not ours: {:?}", self.secret) };
-        *digest = Some(held.digest);
+        let SecretState::Ours { digest, has_declared_entries, .. } = &self.secret else { panic!("{:?}", self.secret) };
+        assert_eq!((*digest, *has_declared_entries), (Some(held.digest), true), "all of it in one write");
     }
 
     fn reason(&self) -> Reason {
@@ -324,11 +404,29 @@ impl World {
                 |serial: u32| serial < current.spec.serial || self.has_source() && serial > current.spec.serial;
             let older = live.iter().filter(|record| is_older(record.spec.serial));
             assert!(older.clone().all(|record| record.spec.not_after.is_some()), "an older key always ends: {self:#?}");
+            // Another controller that is handing a key out writes all of the Secret.
+            if self.observed().undelivered().is_none() {
+                self.check_secret();
+            }
         }
         // A second pass over an unchanged world writes nothing, not even the status.
         let (writes, status) = (self.writes, self.status.clone());
         assert_eq!(self.run(None), rest);
         assert_eq!((self.writes, &self.status), (writes, &status), "a pass at rest changes nothing");
+    }
+}
+
+impl World {
+    /// The Secret holds what is declared for the key in it, or the status says why not.
+    fn check_secret(&self) {
+        let contents = self.contents();
+        let SecretState::Ours { metadata, has_declared_entries, is_immutable, .. } = self.observed().secret else {
+            panic!("{self:#?}")
+        };
+        let is_declared = has_declared_entries && contents.are_noted_in(&metadata);
+        let message = &self.status.conditions[1].message;
+        assert!(is_declared || message.contains("cannot be written: "), "{self:#?}");
+        assert!(is_declared || is_immutable == message.contains("delete it"), "{self:#?}");
     }
 }
 
@@ -347,10 +445,13 @@ every! {
     enum Meddling as MEDDLINGS {
     DeleteSecret,
     ChangeSecret,
+    ChangeEntries,
     PutOldKeyBack,
     TakeSecretName,
     FreeSecretName,
     SpoilAnnotations,
+    ChangeTemplate,
+    RefuseOrTakeSecrets,
     RevokeNewestByHand,
     DeleteNewestRecord,
     EditRecordByHand,
@@ -394,6 +495,22 @@ impl World {
                 metadata.labels = None;
                 metadata.annotations = Some([(SERIAL_ANNOTATION.to_owned(), "4000000000".to_owned())].into());
             }),
+            Meddling::ChangeEntries => {
+                self.edit_secret(|_, _| {});
+                self.data.insert("extra".to_owned(), ByteString(b"somebody's own entry".to_vec()));
+            }
+            Meddling::ChangeTemplate if self.spec.get("keyHash").is_none() => {
+                let note = format!("$(KEY) {} $(EXPIRES_AT)", self.next_version());
+                let metadata =
+                    json!({"labels": {"team": "a"}, "annotations": {"example.org/note": note.replace('$', "")}});
+                let template = json!({"data": {"note": note}, "metadata": metadata});
+                let is_there = !self.spec["secret"]["template"].is_null();
+                self.edit("secret", if is_there { Value::Null } else { json!({ "template": template }) });
+            }
+            Meddling::RefuseOrTakeSecrets => {
+                let refused = Obstacle::Refused("frozen".into());
+                self.obstacle = if self.obstacle.is_none() { Some(refused) } else { None };
+            }
             Meddling::RevokeNewestByHand => {
                 let (version, now) = (self.next_version(), self.now);
                 if let Some(record) = self.records.values_mut().rfind(|record| record.is_live()) {
@@ -435,7 +552,10 @@ impl World {
             Meddling::WaitMinutes => self.wait(SignedDuration::from_mins(6)),
             Meddling::WaitDays => self.wait(SignedDuration::from_hours(72)),
             Meddling::Delete => self.deleting = true,
-            Meddling::FreeSecretName | Meddling::ShortenOverlap | Meddling::ScheduleRotations => {}
+            Meddling::FreeSecretName
+            | Meddling::ChangeTemplate
+            | Meddling::ShortenOverlap
+            | Meddling::ScheduleRotations => {}
         }
     }
 
@@ -520,7 +640,7 @@ fn the_world_comes_to_rest_whatever_happens_and_wherever_it_crashes() {
             }
         }
     }
-    assert_eq!(runs, 4 * 28 * 28 * 8);
+    assert_eq!(runs, 4 * 31 * 31 * 8);
 }
 
 /// A crash after each write of the first issue: the key of a lost memory is revoked, and the next serial is handed out.
@@ -739,7 +859,7 @@ fn what_the_secret_says_never_comes_before_the_status() {
     let Plan::Rest(finding) = plan(&world.observed(), world.now) else { panic!("not at rest") };
     assert_eq!(finding.reason, Reason::Suspended);
     let due = annotations_due(&world.observed(), &finding).unwrap();
-    assert_eq!(due.annotations.unwrap()[SERIAL_ANNOTATION], "1");
+    assert_eq!(due.metadata.annotations.unwrap()[SERIAL_ANNOTATION], "1");
 }
 
 #[test]

@@ -207,6 +207,7 @@ impl Cluster {
             secret: api_key.secret.clone(),
             source: api_key.source,
             obstacle: None,
+            secret_attempt: SecretAttempt::None,
             ownership: self.ownership(api_key),
             records,
             held: None,
@@ -298,7 +299,8 @@ impl Cluster {
                 let delivered = observed.held.as_ref().map(|held| held.digest);
                 let mut stored = draft.object("its key is not known here");
                 stored.metadata.resource_version = Some(next.to_string());
-                api_key.secret = SecretState::read(stored, &observed.reference, &draft.data_key);
+                let contents = SecretContents::declared(&observed.reference, observed.declared.as_ref().unwrap());
+                api_key.secret = SecretState::read(stored, &observed.reference, &contents.unwrap());
                 if let SecretState::Ours { digest, .. } = &mut api_key.secret {
                     *digest = delivered;
                 }
@@ -306,7 +308,7 @@ impl Cluster {
                 self.generated.extend(delivered.map(|digest| digest.to_string()));
                 true
             }
-            Write::AddFinalizer(_) | Write::UpdateStatus(_) => panic!("not in this world"),
+            Write::AddFinalizer(_) | Write::UpdateStatus(_) | Write::UpdateSecret(_) => panic!("not in this world"),
         }
     }
 

@@ -617,6 +617,8 @@ impl World {
             Place::Leftover => SecretState::Leftover,
             Place::HoldsTheNewest | Place::HoldsAnOlder | Place::Changed | Place::Immutable => world.secret_with(place),
         };
+        // What is in it follows from its digest.
+        world.edit_secret(|_, _| {});
         world
     }
 
@@ -632,7 +634,8 @@ impl World {
             Some(record) => record.spec.digest.parse().ok(),
             None => Some(Digest::of(b"somebody's own idea of a key")),
         };
-        SecretState::Ours { metadata: Box::new(metadata), digest, is_immutable: place == Place::Immutable }
+        let is_immutable = place == Place::Immutable;
+        SecretState::Ours { metadata: Box::new(metadata), digest, has_declared_entries: true, is_immutable }
     }
 }
 

@@ -46,6 +46,7 @@ fn first_write(world: &World) -> &'static str {
     match plan(&world.observed(), world.now) {
         Plan::Write(Write::CreateRecord(_)) => "creates a record",
         Plan::Write(Write::CreateSecret(_) | Write::ReplaceSecret(_)) => "writes the Secret",
+        Plan::Write(Write::UpdateSecret(_)) => "updates the Secret",
         Plan::Write(Write::UpdateRecord(update)) if update.spec.revoked.is_some() => "revokes a record",
         Plan::Write(Write::UpdateRecord(_)) => "updates a record",
         Plan::Write(Write::RemoveRecord(_)) => "removes its record",
