@@ -405,7 +405,7 @@ impl World {
             let older = live.iter().filter(|record| is_older(record.spec.serial));
             assert!(older.clone().all(|record| record.spec.not_after.is_some()), "an older key always ends: {self:#?}");
             // Another controller that is handing a key out writes all of the Secret.
-            if self.observed().undelivered().is_none() {
+            if self.observed().undelivered().is_none() && !self.has_source() {
                 self.check_secret();
             }
         }
@@ -499,7 +499,7 @@ impl World {
                 self.edit_secret(|_, _| {});
                 self.data.insert("extra".to_owned(), ByteString(b"somebody's own entry".to_vec()));
             }
-            Meddling::ChangeTemplate if self.spec.get("keyHash").is_none() => {
+            Meddling::ChangeTemplate if !self.is_submitted() => {
                 let note = format!("$(KEY) {} $(EXPIRES_AT)", self.next_version());
                 let metadata =
                     json!({"labels": {"team": "a"}, "annotations": {"example.org/note": note.replace('$', "")}});
