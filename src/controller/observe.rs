@@ -69,7 +69,6 @@ pub(super) async fn observe(
     // Whether a submitted digest is this ApiKey's own is told by its record.
     let is_delivered = declaration.is_some_and(|declared| matches!(declared.delivery, Delivery::Secret { .. }));
     let is_new = is_delivered && serials.is_empty() && status == ApiKeyStatus::default();
-    let mut source = Err(SourceProblem::Missing);
     let (secret, records) = if look == Look::First && is_new {
         let secret = secret(cluster, &reference, declaration).await?;
         let records = match secret {
@@ -77,14 +76,10 @@ pub(super) async fn observe(
             _ => records(cluster, &reference.uid, serials).await?,
         };
         (secret, records)
-    } else if let Some(Delivery::Source { name, key }) = delivery {
-        let (records, stored) =
-            futures::try_join!(records(cluster, &reference.uid, serials), cluster.secret(&reference.namespace, name))?;
-        source = read_source(stored, key);
-        (SecretState::Absent, records)
     } else {
         futures::try_join!(secret(cluster, &reference, declaration), records(cluster, &reference.uid, serials))?
     };
+    let source = source(cluster, &reference, declaration).await?;
     let observed = Observed {
         generation: object.metadata.generation.unwrap_or_default(),
         created: created(&object.metadata),
@@ -226,6 +221,18 @@ async fn secret(
     };
     let stored = cluster.secrets(&reference.namespace).get_opt(name).await?;
     Ok(stored.map_or(SecretState::Absent, |secret| SecretState::read(secret, reference, &contents)))
+}
+
+/// The digest of the key in the source, if one is declared.
+async fn source(
+    cluster: &Cluster,
+    reference: &ApiKeyReference,
+    declaration: Option<&Declaration>,
+) -> Result<Result<Digest, SourceProblem>, Error> {
+    let Some(Delivery::Source { name, key }) = declaration.map(|declaration| &declaration.delivery) else {
+        return Ok(Err(SourceProblem::Missing));
+    };
+    Ok(read_source(cluster.secret(&reference.namespace, name).await?, key))
 }
 
 /// The records with these serials, and any that follow the newest of them, by ascending serial.
