@@ -261,14 +261,18 @@ impl<'a> Presented<'a> {
     /// The digest, used for the lookup. Computed anew at each call.
     pub fn digest(self) -> Digest {
         match self.0 {
+            // One block: the compiler knows the length.
             Octets::Own(key) => Digest::of(key),
-            Octets::Foreign(key) => Digest::of(key),
+            Octets::Foreign(key) => digest_of_foreign(key),
         }
     }
 
     /// What is shown of the key; `digest` is its own.
     pub fn shown(self, digest: &Digest) -> Shown {
-        self.prefix().map_or_else(|| Shown::Digest(digest.start()), Shown::Prefix)
+        match self.0 {
+            Octets::Own(key) => Shown::Prefix(Prefix::first_of(key)),
+            Octets::Foreign(_) => Shown::Digest(digest.start()),
+        }
     }
 
     /// The part of an own key that may be shown.
@@ -333,6 +337,7 @@ impl MalformedKey {
 
 impl Digest {
     /// SHA-256 of any bytes: of a key, or of a Secret's value that should be one.
+    #[inline]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
@@ -354,6 +359,7 @@ impl Digest {
     }
 
     /// How the digest begins when it is written.
+    #[cold]
     pub fn start(&self) -> DigestStart {
         let mut start = *b"sha256:000000000000";
         let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
@@ -481,7 +487,14 @@ fn check_own(key: &[u8; KEY_LENGTH], symbols: &[u8]) -> Result<(), MalformedKey>
     if checksum_value(checksum) == u64::from(crc32fast::hash(covered)) { Ok(()) } else { Err(MalformedKey::Checksum) }
 }
 
+/// Apart from the hash of an own key, which is of one length.
+#[cold]
+fn digest_of_foreign(key: &[u8]) -> Digest {
+    Digest::of(key)
+}
+
 /// Checks what has not both the length and the start of an own key.
+#[cold]
 fn check_other(bytes: &[u8]) -> Result<(), MalformedKey> {
     if is_reserved(bytes) {
         return Err(if bytes.len() == KEY_LENGTH { MalformedKey::Prefix } else { MalformedKey::Length });
