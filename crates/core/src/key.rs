@@ -261,14 +261,18 @@ impl<'a> Presented<'a> {
     /// The digest, used for the lookup. Computed anew at each call.
     pub fn digest(self) -> Digest {
         match self.0 {
+            // One block: the compiler knows the length.
             Octets::Own(key) => Digest::of(key),
-            Octets::Foreign(key) => Digest::of(key),
+            Octets::Foreign(key) => digest_of_foreign(key),
         }
     }
 
     /// What is shown of the key; `digest` is its own.
     pub fn shown(self, digest: &Digest) -> Shown {
-        self.prefix().map_or_else(|| Shown::Digest(digest.start()), Shown::Prefix)
+        match self.0 {
+            Octets::Own(key) => Shown::Prefix(Prefix::first_of(key)),
+            Octets::Foreign(_) => Shown::Digest(digest.start()),
+        }
     }
 
     /// The part of an own key that may be shown.
@@ -310,7 +314,7 @@ pub fn read_submitted(octets: &[u8]) -> Result<(Digest, Option<Prefix>), UnfitKe
         match octets.len() {
             ..SUBMITTED_FOREIGN_LENGTH => return Err(UnfitKey::Short),
             length if length > *FOREIGN_LENGTHS.end() => return Err(UnfitKey::Long),
-            _ if !octets.iter().all(is_visible) => return Err(UnfitKey::Charset),
+            _ if !are_visible(octets) => return Err(UnfitKey::Charset),
             _ if trivial::TEXTS.iter().any(|text| text.as_bytes() == octets) => return Err(UnfitKey::Trivial),
             _ => {}
         }
@@ -333,6 +337,7 @@ impl MalformedKey {
 
 impl Digest {
     /// SHA-256 of any bytes: of a key, or of a Secret's value that should be one.
+    #[inline]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
@@ -354,6 +359,7 @@ impl Digest {
     }
 
     /// How the digest begins when it is written.
+    #[cold]
     pub fn start(&self) -> DigestStart {
         let mut start = *b"sha256:000000000000";
         let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
@@ -481,7 +487,14 @@ fn check_own(key: &[u8; KEY_LENGTH], symbols: &[u8]) -> Result<(), MalformedKey>
     if checksum_value(checksum) == u64::from(crc32fast::hash(covered)) { Ok(()) } else { Err(MalformedKey::Checksum) }
 }
 
+/// Apart from the hash of an own key, which is of one length.
+#[cold]
+fn digest_of_foreign(key: &[u8]) -> Digest {
+    Digest::of(key)
+}
+
 /// Checks what has not both the length and the start of an own key.
+#[cold]
 fn check_other(bytes: &[u8]) -> Result<(), MalformedKey> {
     if is_reserved(bytes) {
         return Err(if bytes.len() == KEY_LENGTH { MalformedKey::Prefix } else { MalformedKey::Length });
@@ -489,7 +502,7 @@ fn check_other(bytes: &[u8]) -> Result<(), MalformedKey> {
     if !FOREIGN_LENGTHS.contains(&bytes.len()) {
         return Err(MalformedKey::Length);
     }
-    if bytes.iter().all(is_visible) {
+    if are_visible(bytes) {
         return Ok(());
     }
     // An own key behind a space, or behind its scheme: what is wrong is that there is more than the key.
@@ -502,9 +515,10 @@ fn is_reserved(bytes: &[u8]) -> bool {
     bytes.get(..RESERVED_START.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED_START))
 }
 
-/// Whether a foreign key may hold this byte.
-fn is_visible(byte: &u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'"' | b',')
+/// Whether a foreign key may hold all of these bytes. No early exit, so that the loop vectorises.
+fn are_visible(bytes: &[u8]) -> bool {
+    let is_visible = |byte: &u8| byte.is_ascii_graphic() & (*byte != b'"') & (*byte != b',');
+    bytes.iter().fold(true, |all, byte| all & is_visible(byte))
 }
 
 /// `b64token = 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`
