@@ -1,5 +1,7 @@
 //! Rotation on request and by schedule, on the real API server.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,7 +11,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use super::keys::wait_for_event;
-use super::scene::{INSIDE, Scene};
+use super::scene::{INSIDE, Scene, ask_at};
 use keywright_testing::{ApiRequest, Fault, Installation, Occurrence, Outcome, output, wait};
 
 /// The writes of a rotation, in their order.
@@ -225,4 +227,53 @@ async fn the_oldest_of_three_older_keys_ends_at_once_with_an_event() {
     wait_for_event(&scene, "ci", "RetiredEarly").await;
     let status = scene.check_in_force("ci").await.status.unwrap();
     assert_eq!(status.retiring.iter().map(|old| old.serial).collect::<Vec<_>>(), [2, 3]);
+}
+
+/// The order of the writes and the overlap see to that, as long as a verifier learns of a record before a client reads the
+/// Secret that is written after it.
+#[tokio::test]
+async fn a_client_that_reads_its_secret_before_each_request_passes_through_a_hundred_rotations() {
+    const ROTATIONS: usize = 100;
+    let scene = Scene::new("rotation-client").await;
+    let mut verifiers = Vec::new();
+    for _ in 0..2 {
+        verifiers.push(scene.installation.program("verifier").start().await);
+    }
+    let addresses = verifiers.iter().chain([&scene.verifier]).map(|verifier| verifier.address("http"));
+    let addresses: Vec<_> = addresses.collect();
+    scene.declare("ci", json!({"rotation": {"overlap": "1h"}})).await;
+    let first = scene.key("ci", 1).await;
+    scene.answers(&first, INSIDE, 200).await;
+    for verifier in &verifiers {
+        verifier.ready().await;
+    }
+    let (calls, refusals) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let client = |address| {
+        let (scene, calls, refusals) = (&scene, &calls, &refusals);
+        async move {
+            loop {
+                let key = scene.delivered("ci").await;
+                let answer = ask_at(address, &key, INSIDE, "/verify").await;
+                calls.fetch_add(1, Ordering::Relaxed);
+                if answer.status != 200 {
+                    refusals.lock().unwrap().push(format!("{address}: {} {}", &key[..14], answer.head));
+                }
+            }
+        }
+    };
+    let rotations = async {
+        for number in 0..ROTATIONS {
+            let request = format!("request-{number}");
+            rotate(&scene, "ci", &request).await;
+            carried_out(&scene, "ci", &request).await;
+        }
+    };
+    tokio::select! {
+        () = rotations => {}
+        _ = futures::future::join_all(addresses.into_iter().map(client)) => {}
+    }
+    let (calls, refusals) = (calls.into_inner(), refusals.into_inner().unwrap());
+    println!("{calls} calls, {} refused", refusals.len());
+    assert!(calls >= 3 * ROTATIONS, "{calls} calls");
+    assert!(refusals.is_empty(), "{} of {calls} were refused: {refusals:#?}", refusals.len());
 }

@@ -1,5 +1,6 @@
 //! A tenant with a controller and a verifier at work, and the words that tests about keys are told in.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Secret;
@@ -152,16 +153,7 @@ impl Scene {
 
     /// Asks the verifier as a proxy does.
     pub async fn ask(&self, key: &str, client: &str, target: &str) -> Answer {
-        let mut connection = TcpStream::connect(self.verifier.address("http")).await.unwrap();
-        let request = format!(
-            "GET {target} HTTP/1.1\r\nHost: verifier\r\nAuthorization: Bearer {key}\r\nX-Forwarded-For: {client}\r\nConnection: close\r\n\r\n"
-        );
-        connection.write_all(request.as_bytes()).await.unwrap();
-        let mut text = String::new();
-        connection.read_to_string(&mut text).await.unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Answer { status, head: head.to_owned(), body: body.to_owned() }
+        ask_at(self.verifier.address("http"), key, client, target).await
     }
 
     /// Asks until the answer has this status: the verifier hears of a change a moment after the API server.
@@ -218,6 +210,20 @@ impl Scene {
             .map(|request| format!("{} {}", request.verb, request.resource))
             .collect()
     }
+}
+
+/// Asks the verifier at this address.
+pub async fn ask_at(verifier: SocketAddr, key: &str, client: &str, target: &str) -> Answer {
+    let mut connection = TcpStream::connect(verifier).await.unwrap();
+    let request = format!(
+        "GET {target} HTTP/1.1\r\nHost: verifier\r\nAuthorization: Bearer {key}\r\nX-Forwarded-For: {client}\r\nConnection: close\r\n\r\n"
+    );
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    connection.read_to_string(&mut text).await.unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
 }
 
 pub fn api_key(name: &str, spec: Value) -> ApiKey {
