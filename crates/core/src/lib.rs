@@ -8,6 +8,7 @@
 //! - [`lifecycle`]: what the controller does next for an observed ApiKey.
 //! - [`authority`]: what to do about the webhook's CA.
 //! - [`election`]: which controller leads.
+//! - [`fence`]: when no verifier accepts a revoked key any more.
 //! - [`keyring`]: the records that are trusted now. [`verify`] decides a request from it, [`usage`] notes uses.
 //! - [`key`], [`address`], [`duration`], [`date_time`], [`words`]: the values that all of them use.
 
@@ -29,6 +30,7 @@ pub mod declaration;
 
 pub mod authority;
 pub mod election;
+pub mod fence;
 pub mod lifecycle;
 
 pub mod keyring;
