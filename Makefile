@@ -69,7 +69,7 @@ unit: ## Run the tests that need nothing but this machine
 	cargo test --locked --lib --bins --test allocations
 
 .PHONY: mutants
-mutants: ## Break the program on purpose, in each of the ways in tests/mutants, and see that a test notices (NAMES="a b" for some)
+mutants: testbed ## Break the program on purpose, in each of the ways in tests/mutants, and see that a test notices (NAMES="a b" for some)
 	@tests/testbed/tools.sh base
 	@tests/mutants.sh $(NAMES)
 
