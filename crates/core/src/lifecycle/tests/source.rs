@@ -201,6 +201,18 @@ pub(super) fn in_state(kinds: &[Kind], holds: Holds, circumstances: Circumstance
     world
 }
 
+fn circumstances(bits: u8) -> Circumstances {
+    let is_set = |bit: u8| bits & (1 << bit) != 0;
+    Circumstances {
+        finalizer: is_set(0),
+        deleting: is_set(1),
+        suspended: is_set(2),
+        expired: is_set(3),
+        asked: is_set(4),
+        scheduled: false,
+    }
+}
+
 #[test]
 fn every_state_of_a_source_comes_to_rest() {
     const KINDS: [Kind; 4] = [Kind::Delivered, Kind::Retiring, Kind::Over, Kind::Revoked];
@@ -213,16 +225,7 @@ fn every_state_of_a_source_comes_to_rest() {
     for kinds in &lists {
         for holds in HOLDS {
             for bits in 0..32_u8 {
-                let is_set = |bit: u8| bits & (1 << bit) != 0;
-                let circumstances = Circumstances {
-                    finalizer: is_set(0),
-                    deleting: is_set(1),
-                    suspended: is_set(2),
-                    expired: is_set(3),
-                    asked: is_set(4),
-                    scheduled: false,
-                };
-                let start = in_state(kinds, holds, circumstances);
+                let start = in_state(kinds, holds, circumstances(bits));
                 states += 1;
                 for crash in 0..4 {
                     comes_to_rest(&start, crash);
@@ -266,4 +269,36 @@ fn comes_to_rest(start: &World, crash: usize) {
 fn in_force_of(world: &World) -> Option<&String> {
     let digest = world.source.ok().filter(|_| world.rival.is_none())?.to_string();
     world.records.values().map(|record| &record.spec.digest).find(|stored| **stored == digest)
+}
+
+/// Of a submitted digest: every state of its owner, its record and the ApiKey.
+#[test]
+fn every_state_of_a_submitted_digest_comes_to_rest() {
+    let mut states = 0;
+    for kinds in [&[][..], &[Kind::Delivered], &[Kind::Revoked]] {
+        for holds in [Holds::First, Holds::Taken, Holds::Revoked] {
+            for bits in 0..32_u8 {
+                let mut start = in_state(kinds, holds, circumstances(bits));
+                let digest = start
+                    .records
+                    .values()
+                    .next()
+                    .map_or_else(|| Digest::of(b"made elsewhere").to_string(), |record| record.spec.digest.clone());
+                let life = start.spec["expiresIn"].clone();
+                start.spec = json!({"keyHash": digest, "suspended": start.spec["suspended"], "expiresIn": life});
+                states += 1;
+                for crash in 0..4 {
+                    let mut world = start.clone();
+                    world.run(Some(crash));
+                    let rest = world.run(None);
+                    world.check_rest(rest);
+                    let owns = start.rival.is_none() && !kinds.contains(&Kind::Revoked);
+                    let live = world.records.values().filter(|record| record.is_live()).count();
+                    assert_eq!(live, usize::from(owns && rest == Rest::Settled), "{start:#?} {world:#?}");
+                }
+            }
+        }
+    }
+    println!("{states} states, each with four crashes");
+    assert_eq!(states, 3 * 3 * 32);
 }
