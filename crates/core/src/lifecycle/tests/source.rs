@@ -98,8 +98,14 @@ fn a_source_that_holds_no_key_is_told_of_and_what_it_held_retires() {
         world.wait(OVERLAP);
         world.run(None);
         assert!(world.let_in(&["made elsewhere"]).is_empty() && world.status.retiring.is_empty());
+        let mut mended = world.clone();
+        mended.fill("made elsewhere");
+        assert_eq!((mended.reason(), mended.status.serial), (Reason::Active, Some(1)), "the same key, hours later");
+        assert_eq!(mended.let_in(&["made elsewhere"]), ["made elsewhere"]);
         world.fill("second");
         assert_eq!((world.reason(), world.status.serial), (Reason::Active, Some(2)));
+        world.fill("made elsewhere");
+        assert_eq!(world.reason(), Reason::DigestRevoked, "another key has taken its place");
     }
 }
 
@@ -245,7 +251,9 @@ fn comes_to_rest(start: &World, crash: usize) {
     for (serial, before) in &start.records {
         let after = &world.records[serial];
         assert!(before.is_live() || !after.is_live(), "a revoked key stays revoked: {start:#?}");
+        let is_newest = start.records.keys().next_back() == Some(serial);
         let has_ended = before.replaced_at.is_some() && before.not_after().is_some_and(|end| start.now >= end);
+        let has_ended = has_ended && !is_newest;
         assert!(!has_ended || !after.is_live(), "a key that has ended stays so: {start:#?}");
     }
     if rest == Rest::Done {
@@ -253,7 +261,10 @@ fn comes_to_rest(start: &World, crash: usize) {
     }
     let held = start.source.ok().filter(|_| start.rival.is_none()).map(|digest| digest.to_string());
     let before = start.records.values().find(|record| Some(&record.spec.digest) == held.as_ref());
-    let is_good = before.is_none_or(|record| record.is_live() && record.not_after().is_none_or(|end| start.now < end));
+    let is_good = before.is_none_or(|record| {
+        let is_newest = start.records.keys().next_back() == Some(&record.spec.serial);
+        record.is_live() && (is_newest || record.not_after().is_none_or(|end| start.now < end))
+    });
     let in_force = world.current().filter(|_| world.rival.is_none()).map(|record| record.spec.digest);
     let is_expired = start.spec["expiresIn"] == json!("9h");
     if !is_expired {
