@@ -96,7 +96,7 @@ mod tests {
             ("three", Reason::Invalid, Some(hours(9))),
         ] {
             let (versions, until, namespace) = (Versions::default(), Instant::now(), namespace.to_owned());
-            tally.count(&Rest { versions, until, deaf_until: None, reason: Some(reason), expires_at, namespace }, now);
+            tally.count(&Rest { versions, until, reason: Some(reason), expires_at, namespace }, now);
         }
         let reasons = [("Active", 3), ("Expired", 1), ("Invalid", 1)].map(|(reason, n)| (reason.to_owned(), n));
         let expiries = [("one", hours(3)), ("three", hours(9))].map(|(name, at)| (name.to_owned(), at));

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use keywright_core::api::Reason;
-use keywright_core::lifecycle::SecretAttempt;
+use keywright_core::key::Digest;
+use keywright_core::lifecycle::{Claim, SecretAttempt};
 
 /// How long a refusal to write a Secret is taken as the answer: a little less than the time after which a pass comes back
 /// for another try.
@@ -29,6 +30,8 @@ struct Remembered {
     marked: Option<String>,
     /// The last try to make the Secret hold what is declared, when, and what came of it.
     attempt: Option<(Attempted, Instant, SecretAttempt)>,
+    /// Whose the digest is that this ApiKey claims and does not own, and until when that is taken as the answer.
+    owner: Option<(Digest, Claim, Instant)>,
 }
 
 /// What a try to write a Secret is about: its version, and the generation of the ApiKey that declares what it is to hold.
@@ -45,8 +48,6 @@ pub(super) struct Rest {
     pub(super) versions: Versions,
     /// When it is to be observed again, whatever the watches say.
     pub(super) until: Instant,
-    /// Before this time nothing that an edit could say makes a difference.
-    pub(super) deaf_until: Option<Instant>,
     /// The reason of `Active`.
     pub(super) reason: Option<Reason>,
     /// When it expires.
@@ -77,8 +78,8 @@ impl Memory {
         let memory = self.lock();
         let rest = memory.get(uid)?.rest.as_ref()?;
         let is_known = told.is_some_and(|told| told.are_known_to(rest.versions));
-        let until = if is_known { Some(rest.until) } else { rest.deaf_until };
-        until?.checked_duration_since(now).filter(|left| !left.is_zero())
+        let left = rest.until.checked_duration_since(now).filter(|left| !left.is_zero());
+        left.filter(|_| is_known)
     }
 
     /// Remembers that a pass begins, which will observe everything.
@@ -104,8 +105,20 @@ impl Memory {
     /// Remembers that something has happened which no version tells of: the next pass observes everything.
     pub(super) fn disturb(&self, uid: &str) {
         if let Some(remembered) = self.lock().get_mut(uid) {
-            (remembered.rest, remembered.is_disturbed) = (None, true);
+            (remembered.rest, remembered.is_disturbed, remembered.owner) = (None, true, None);
         }
+    }
+
+    /// Who else was found to own this digest. It may have changed since: that only delays a claim, and never grants one.
+    pub(super) fn owner(&self, uid: &str, digest: Digest, now: Instant) -> Option<Claim> {
+        let memory = self.lock();
+        let (known, claim, until) = memory.get(uid)?.owner.as_ref()?;
+        (*known == digest && now < *until).then(|| claim.clone())
+    }
+
+    /// Remembers who else owns a digest.
+    pub(super) fn note_owner(&self, uid: &str, digest: Digest, claim: Claim, until: Instant) {
+        self.lock().entry(uid.to_owned()).or_default().owner = Some((digest, claim, until));
     }
 
     /// Remembers that a pass has failed, and answers how many had failed before it, in a row.
@@ -145,7 +158,7 @@ impl Memory {
     /// Remembers that no version tells anything any more: the next pass over each ApiKey observes everything.
     pub(super) fn disturb_all(&self) {
         for remembered in self.lock().values_mut() {
-            (remembered.rest, remembered.is_disturbed) = (None, true);
+            (remembered.rest, remembered.is_disturbed, remembered.owner) = (None, true, None);
         }
     }
 
@@ -171,7 +184,7 @@ mod tests {
     fn rest(until: Instant) -> Rest {
         let versions = Versions { api_key: 7, records: 5 };
         let (reason, namespace) = (Some(Reason::Active), "team-a".into());
-        Rest { versions, until, deaf_until: None, reason, expires_at: None, namespace }
+        Rest { versions, until, reason, expires_at: None, namespace }
     }
 
     #[test]
@@ -215,16 +228,21 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_that_cannot_make_a_difference_is_not_looked_at_for_a_while() {
+    fn who_else_owns_a_digest_is_known_for_a_while_and_for_that_digest_alone() {
         let (memory, now) = (Memory::default(), Instant::now());
-        let second = Duration::from_secs(1);
-        memory.settle("a", Rest { deaf_until: Some(now + second), ..rest(now + 5 * second) });
-        let edited = Some(Versions { api_key: 8, records: 5 });
-        assert_eq!(memory.rest("a", edited, now), Some(second));
-        assert_eq!(memory.rest("a", edited, now + second), None);
-        assert_eq!(memory.rest("a", Some(Versions::default()), now + second), Some(4 * second), "nothing was edited");
+        let (digest, other) = (Digest::of(b"a"), Digest::of(b"b"));
+        let claim = Claim { created: Timestamp::UNIX_EPOCH, uid: "owner".into(), serial: 1, is_revoked: false };
+        let note = || memory.note_owner("a", digest, claim.clone(), now + Duration::from_secs(30));
+        note();
+        assert_eq!(memory.owner("a", digest, now), Some(claim.clone()));
+        assert_eq!(memory.owner("a", other, now), None);
+        assert_eq!(memory.owner("b", digest, now), None);
+        assert_eq!(memory.owner("a", digest, now + Duration::from_secs(30)), None);
         memory.disturb("a");
-        assert_eq!(memory.rest("a", edited, now), None, "somebody else's claim is gone, say");
+        assert_eq!(memory.owner("a", digest, now), None, "somebody else's claim is gone, say");
+        note();
+        memory.disturb_all();
+        assert_eq!(memory.owner("a", digest, now), None);
     }
 
     #[test]

@@ -98,13 +98,7 @@ pub(super) async fn observe(
         held,
         reference,
     };
-    let mut observation = Observation { object, observed, losers: Vec::new(), is_outdated: false };
-    if let Some(digest) = observation.observed.claimed_digest().filter(|_| !is_deleting)
-        && !observation.is_settled_owner(index, digest)
-    {
-        observation.ask_ownership(cluster, digest).await?;
-    }
-    Ok(Some(observation))
+    Ok(Some(Observation { object, observed, losers: Vec::new(), is_outdated: false }))
 }
 
 impl Observation {
@@ -165,12 +159,20 @@ impl Observation {
         Ok(())
     }
 
-    /// Whether this ApiKey is known to own its digest, and nothing hints at somebody else since then.
-    fn is_settled_owner(&self, index: &RecordIndex, digest: Digest) -> bool {
-        let is_own = |record: &&Record| record.spec.revoked.is_none() && record.spec.digest == digest.to_string();
-        let own = self.observed.records.iter().find(is_own);
-        own.is_some_and(|own| self.observed.status.serial == Some(own.spec.serial))
-            && !index.is_claimed_by_others(&digest, &self.observed.reference.uid)
+    /// The digest whose owner is to be asked for: the ApiKey is not known to own it, or something hints at somebody else
+    /// since then.
+    pub(super) fn contested_digest(&self, index: &RecordIndex) -> Option<Digest> {
+        let digest = self.observed.claimed_digest().filter(|_| !self.observed.is_deleting)?;
+        let is_settled =
+            self.own_record(digest).is_some_and(|own| self.observed.status.serial == Some(own.spec.serial))
+                && !index.is_claimed_by_others(&digest, &self.observed.reference.uid);
+        (self.observed.ownership == Ownership::Unasked && !is_settled).then_some(digest)
+    }
+
+    /// The live record of this ApiKey that has the digest.
+    pub(super) fn own_record(&self, digest: Digest) -> Option<&Record> {
+        let digest = digest.to_string();
+        self.observed.records.iter().find(|record| record.spec.revoked.is_none() && record.spec.digest == digest)
     }
 }
 

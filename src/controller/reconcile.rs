@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use futures::channel::mpsc::UnboundedSender;
 use jiff::Timestamp;
 use keywright_core::api::{ApiKey, ApiKeyStatus};
-use keywright_core::lifecycle::{self, Announcement, Finding, Observed, Plan, SecretState, SecretUpdate, Write};
+use keywright_core::lifecycle::{
+    self, Announcement, Finding, Observed, Ownership, Plan, SecretState, SecretUpdate, Write,
+};
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -34,8 +36,8 @@ const WRITES_PER_PASS: u32 = 64;
 /// Writes that fail and are looked at again at once, in one pass.
 const SECOND_LOOKS: u32 = 3;
 
-/// How long an ApiKey whose digest is somebody else's is left alone however often it is edited: a digest is immutable, and
-/// to ask who owns it makes the API server go through all records.
+/// How long it is remembered who else owns a digest, however often the ApiKey that claims it is edited: to ask makes the API
+/// server go through all records.
 const OWNERSHIP_PAUSE: Duration = Duration::from_secs(30);
 
 /// When an ApiKey is looked at again, at the latest, whose namespace has all the passes that it may have.
@@ -140,6 +142,7 @@ async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<End
                 }
             }
         };
+        context.settle_ownership(&mut seen).await?;
         context.recall_secret_attempt(&mut seen);
         ask_obstacle(&context.cluster, &mut seen).await?;
         context.wake_losers(&mut seen);
@@ -269,7 +272,6 @@ fn rest(observation: &Observation, finding: &Finding, seen: Option<u64>, left: D
             records: records.chain(seen).max().unwrap_or_default(),
         },
         until: Instant::now() + left,
-        deaf_until: finding.owns_nothing().then(|| Instant::now() + OWNERSHIP_PAUSE),
         reason: Some(finding.reason.clone()),
         expires_at: observation.observed.status.expires_at.as_ref().map(|time| time.0),
         namespace: observation.observed.reference.namespace.clone(),
@@ -288,6 +290,26 @@ fn version(text: Option<&str>) -> Option<u64> {
 }
 
 impl Context {
+    /// Has the observation say who owns the digest that the ApiKey claims. Where it is somebody else, the answer of a while
+    /// ago will do for a claim that is still to be made.
+    async fn settle_ownership(&self, observation: &mut Observation) -> Result<(), Error> {
+        let Some(digest) = observation.contested_digest(&self.index) else { return Ok(()) };
+        let (uid, now) = (observation.observed.reference.uid.clone(), Instant::now());
+        if observation.own_record(digest).is_none()
+            && let Some(claim) = self.memory.owner(&uid, digest, now)
+        {
+            observation.observed.ownership = Ownership::Owned(claim);
+            return Ok(());
+        }
+        observation.ask_ownership(&self.cluster, digest).await?;
+        if let Ownership::Owned(claim) = &observation.observed.ownership
+            && (claim.is_revoked || claim.uid != uid)
+        {
+            self.memory.note_owner(&uid, digest, claim.clone(), now + OWNERSHIP_PAUSE);
+        }
+        Ok(())
+    }
+
     /// Has those look again who have a younger claim to this ApiKey's digest: they may have been told that it is theirs.
     fn wake_losers(&self, observation: &mut Observation) {
         for loser in observation.losers.drain(..) {

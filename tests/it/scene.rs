@@ -199,6 +199,13 @@ impl Scene {
         since.filter(|request| request.verb == "get" && request.user.ends_with(":keywright-controller")).count()
     }
 
+    /// How often the controller has listed records, or some of them.
+    pub async fn listings_of_records(&self) -> usize {
+        let requests = self.installation.audited_requests().await;
+        let of_controller = requests.iter().filter(|request| request.user.ends_with(":keywright-controller"));
+        of_controller.filter(|request| request.verb == "list" && request.resource == "apikeyrecords").count()
+    }
+
     /// What the controller wrote, as `verb resource`, Events and Leases apart.
     pub async fn writes(&self) -> Vec<String> {
         let user = format!("system:serviceaccount:{}:keywright-controller", self.installation.system_namespace);

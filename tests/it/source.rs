@@ -1,5 +1,6 @@
 //! A key in somebody else's Secret (`spec.keyFrom`), on the real API server.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use keywright_core::api::{ApiKey, ApiKeyStatus, ConditionStatus, ConditionType, Reason};
 use keywright_core::key::Digest;
@@ -174,4 +175,36 @@ async fn a_digest_in_a_source_has_one_owner_like_any_other() {
     change(&scene, "vault", json!({"stringData": {"token": SECOND}})).await;
     wait::for_absence(&scene.records(), &tombstone).await;
     scene.answers(SECOND, INSIDE, 200).await;
+}
+
+/// Whatever the source holds, the ApiKey's own rules reach the keys that it held before.
+#[tokio::test]
+async fn an_edit_counts_at_once_while_the_source_holds_somebody_elses_key() {
+    let scene = Scene::new("source-edit").await;
+    source(&scene, "vault", FIRST).await;
+    scene.declare("owner", json!({"keyHash": Digest::of(SECOND.as_bytes()).to_string()})).await;
+    scene.reason("owner", Reason::Active).await;
+    scene.declare("ci", from("vault")).await;
+    scene.answers(FIRST, INSIDE, 200).await;
+    change(&scene, "vault", json!({"stringData": {"token": SECOND}})).await;
+    ask(&scene, "ci", "theirs").await;
+    scene.reason("ci", Reason::DigestTaken).await;
+    assert_eq!(scene.ask(FIRST, INSIDE, "/verify").await.status, 200, "what it held before is let in");
+
+    let asked = scene.listings_of_records().await;
+    scene.edit("ci", json!({"suspended": true})).await;
+    scene.answers(FIRST, INSIDE, 401).await;
+    scene.edit("ci", json!({"suspended": false})).await;
+    scene.answers(FIRST, INSIDE, 200).await;
+    scene.edit("ci", json!({"allowedIPs": [INSIDE]})).await;
+    scene.answers(FIRST, OUTSIDE, 403).await;
+    assert_eq!(scene.listings_of_records().await, asked, "who owns the digest is not asked again for each edit");
+
+    change(&scene, "vault", json!({"stringData": {"token": FIRST}})).await;
+    let before = Timestamp::now();
+    let status = look(&scene, "ci", "own").await;
+    assert_eq!((status.serial, status.retiring.len()), (Some(1), 0));
+    assert!(Timestamp::now().duration_since(before).as_secs() < 20, "looked at again at once");
+    scene.reason("ci", Reason::Active).await;
+    assert_eq!(scene.ask(SECOND, INSIDE, "/verify").await.status, 200, "its owner's");
 }

@@ -95,6 +95,11 @@ impl Finding {
         finding.or_at(now.saturating_add(SECRET_RETRY).unwrap_or(now))
     }
 
+    /// The same, while the last key is still let in.
+    pub(super) fn while_let_in(self, last: &str) -> Self {
+        self.and(&format!("{last} is let in until a new key takes its place"))
+    }
+
     fn and(self, fact: &str) -> Self {
         Self { message: cut(format!("{}; {fact}", self.message)), ..self }
     }

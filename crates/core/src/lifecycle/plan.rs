@@ -287,8 +287,10 @@ fn plan_delivered(observed: &Observed, declaration: &Declaration, now: Timestamp
         return plan_undelivered(observed, declaration, record, now);
     }
     match &observed.secret {
-        SecretState::Foreign => return Plan::Rest(Finding::name_taken(declaration, now)),
-        SecretState::Leftover => return Plan::Rest(Finding::leftover(observed.created, declaration, now)),
+        SecretState::Foreign => return without_delivery(observed, Finding::name_taken(declaration, now), now),
+        SecretState::Leftover => {
+            return without_delivery(observed, Finding::leftover(observed.created, declaration, now), now);
+        }
         SecretState::Absent | SecretState::Ours { .. } => {}
     }
     if let Some(current) = observed.current() {
@@ -296,11 +298,11 @@ fn plan_delivered(observed: &Observed, declaration: &Declaration, now: Timestamp
     }
     // Nothing is minted that has no place to go: every try would leave a tombstone.
     if let Some(obstacle) = observed.obstacle_at(now) {
-        return Plan::Rest(Finding::obstructed(declaration, &obstacle, now));
+        return without_delivery(observed, Finding::obstructed(declaration, &obstacle, now), now);
     }
     let cause = observed.cause_of_next();
     if let Some(until) = observed.budget_until(now).filter(|_| cause.is_unrequested()) {
-        return Plan::Rest(Finding::over_budget(until));
+        return without_delivery(observed, Finding::over_budget(until), now);
     }
     if observed.live_records().count() >= MAX_LIVE_KEYS
         && let Some(oldest) = observed.live_records().next()
@@ -308,6 +310,15 @@ fn plan_delivered(observed: &Observed, declaration: &Declaration, now: Timestamp
         return revoke(oldest, RevocationReason::Replaced, now);
     }
     create_record(observed, declaration, NewKey::Minted, cause, now)
+}
+
+/// No key can be put into the Secret. One that was there before is let in until a new one takes its place.
+fn without_delivery(observed: &Observed, finding: Finding, now: Timestamp) -> Plan {
+    let is_let_in = |record: &&Record| !record.spec.suspended && !has_ended(record, now);
+    Plan::Rest(match observed.live_records().filter(is_let_in).last().and_then(Record::shown) {
+        Some(last) => finding.while_let_in(&last),
+        None => finding,
+    })
 }
 
 /// A record whose key has not reached the Secret.

@@ -244,7 +244,9 @@ impl SecretDraft {
             _ => ObjectMeta::default(),
         };
         metadata.name = Some(name.to_owned());
-        metadata.owner_references = Some(vec![owner(api_key)]);
+        // Those of a Secret that is there stay as they are: an API server may refuse to change them to anybody who has no
+        // right to delete the Secret (the admission plugin OwnerReferencesPermissionEnforcement).
+        metadata.owner_references.get_or_insert_with(|| vec![owner(api_key)]);
         contents.note_in(&mut metadata);
         annotations.write(&mut metadata);
         Self { metadata, contents }
