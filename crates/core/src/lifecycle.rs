@@ -7,7 +7,7 @@
 //! When that memory is lost, the record is of a key that nobody holds; it is revoked and the next serial is issued.
 //!
 //! - `observed.rs`: what there is, and the facts that follow from it.
-//! - `rotation.rs`: when a key is replaced on request or by schedule.
+//! - `rotation.rs`: when a key is replaced on request (`rotate_request.rs`) or by schedule.
 //! - `plan.rs`: the one next [`Write`], or why there is none: a [`Finding`] (`messages.rs`).
 //! - `record.rs`, `secret.rs`: the objects that are read and written. `source.rs`: the Secret that is only read.
 //! - `status.rs`: the status that shows a finding. `events.rs`: what people are told when it changes.
@@ -17,6 +17,7 @@ mod messages;
 mod observed;
 mod plan;
 mod record;
+mod rotate_request;
 mod rotation;
 mod secret;
 mod source;
@@ -28,7 +29,7 @@ pub use self::messages::Finding;
 pub use self::observed::{Claim, Held, Observed, Obstacle, Ownership, SecretAttempt};
 pub use self::plan::{Finalizers, Plan, Removal, Write, plan, secret_to_probe};
 pub use self::record::{Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason};
-pub use self::rotation::RotateRequest;
+pub use self::rotate_request::RotateRequest;
 pub use self::secret::{SecretAnnotations, SecretContents, SecretDraft, SecretState, SecretUpdate};
 pub use self::source::{SourceProblem, read_source};
 pub use self::status::{annotations_due, render};

@@ -1,6 +1,8 @@
 use serde_json::json;
 
+use super::reader::LONGEST_TEXT;
 use super::*;
+use crate::secret_template::{SecretType, Text};
 use crate::testing::KEY;
 
 fn created() -> Timestamp {

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::record::{Cause, Record, RevocationReason};
-use super::rotation::RotateRequest;
+use super::rotate_request::RotateRequest;
 use super::secret::SecretState;
 use super::source::SourceProblem;
 use crate::api::{ApiKeyReference, ApiKeyStatus, FINALIZER, Retiring};

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use super::rotation::RotateRequest;
+use super::rotate_request::RotateRequest;
 use super::tombstones;
 use crate::api::{
     ApiKeyRecord, ApiKeyRecordSpec, ApiKeyReference, CAUSE_ANNOTATION, HELD_UNTIL_ANNOTATION, ISSUED_AT_ANNOTATION,

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::observed::Observed;
 use super::record::{Cause, Record};
 use crate::declaration::{Declaration, Rotation};
-use crate::key::{Digest, may_hold_a_key};
+use crate::key::Digest;
 
 /// Older keys that are valid beside the current one after a rotation. Beyond it the oldest ends before its overlap does.
 pub(super) const MAX_OLDER_KEYS: usize = 2;
@@ -19,37 +19,10 @@ const LONGEST_NOTICE: SignedDuration = SignedDuration::from_hours(1);
 /// The longest spread of scheduled rotations.
 const LONGEST_SPREAD: SignedDuration = SignedDuration::from_hours(1);
 
-/// Bytes of a request that a status shows.
-const LONGEST_SHOWN: usize = 256;
-
-/// What the annotation `keywright.dev/rotate` asks for. Its value may be as long as a tenant likes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RotateRequest {
-    /// What the record of the key says that this request leads to.
-    pub digest: Digest,
-    /// What the status says once it is carried out: the value, or its digest if the value is too long or may hold a key.
-    pub shown: String,
-}
-
-impl RotateRequest {
-    /// The request that is this value of the annotation.
-    pub fn read(value: &str) -> Self {
-        let digest = Digest::of(value.as_bytes());
-        let is_shown = value.len() <= LONGEST_SHOWN && !may_hold_a_key(value);
-        Self { digest, shown: if is_shown { value.to_owned() } else { digest.to_string() } }
-    }
-
-    /// Whether a record says that its key was issued under this request. Old records hold the value itself.
-    fn is_in(&self, record: &Record) -> bool {
-        let stored = record.spec.rotate_request.as_deref();
-        stored.is_some_and(|stored| stored.parse().unwrap_or_else(|_| Digest::of(stored.as_bytes())) == self.digest)
-    }
-}
-
 impl Observed {
     /// Whether a rotation was asked for since this key was issued.
     pub(super) fn asks_to_replace(&self, record: &Record) -> bool {
-        self.rotate_request.as_ref().is_some_and(|request| !request.is_in(record))
+        self.rotate_request.as_ref().is_some_and(|request| !request.is(record.spec.rotate_request.as_deref()))
     }
 
     /// When the schedule replaces this key.
@@ -154,17 +127,5 @@ mod tests {
             }
         }
         assert_eq!(spread("uid-1", hours(900)), spread("uid-1", hours(900)), "a restart does not choose anew");
-    }
-
-    #[test]
-    fn a_request_is_shown_unless_it_is_long_or_may_hold_a_key() {
-        let key = format!("keyw1_{}", "a".repeat(49));
-        for (value, is_shown) in
-            [("2026-11-30", true), ("", true), (&"x".repeat(256), true), (&"x".repeat(257), false), (&key, false)]
-        {
-            let RotateRequest { digest, shown } = RotateRequest::read(value);
-            assert_eq!(digest, Digest::of(value.as_bytes()));
-            assert_eq!(shown, if is_shown { value.to_owned() } else { digest.to_string() });
-        }
     }
 }
