@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use keywright_core::api::{ApiKey, ApiKeyStatus, ConditionStatus, ConditionType, Reason};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::keys::wait_for_event;
 use super::scene::{INSIDE, Scene, ask_at};
@@ -276,4 +276,21 @@ async fn a_client_that_reads_its_secret_before_each_request_passes_through_a_hun
     println!("{calls} calls, {} refused", refusals.len());
     assert!(calls >= 3 * ROTATIONS, "{calls} calls");
     assert!(refusals.is_empty(), "{} of {calls} were refused: {refusals:#?}", refusals.len());
+}
+
+/// Where the API server lets only those change owner references who may delete the object.
+#[tokio::test]
+async fn an_owner_reference_that_somebody_changed_holds_no_rotation_up() {
+    let scene = Scene::new("rotation-owner").await;
+    for (name, changed) in [("unblocked", json!(false)), ("bare", Value::Null)] {
+        scene.declare(name, json!({})).await;
+        let first = scene.key(name, 1).await;
+        let mut owner = serde_json::to_value(&scene.secrets().get(name).await.unwrap().owner_references()[0]).unwrap();
+        owner["blockOwnerDeletion"] = changed;
+        let patch = Patch::Merge(json!({"metadata": {"ownerReferences": [owner]}}));
+        scene.secrets().patch(name, &PatchParams::default(), &patch).await.unwrap();
+        rotate(&scene, name, "now").await;
+        assert_eq!(carried_out(&scene, name, "now").await.serial, Some(2));
+        assert_ne!(scene.delivered(name).await, first);
+    }
 }
