@@ -15,10 +15,9 @@ use tracing::{debug, field, info};
 
 use crate::serve::problem::ProblemDocument;
 use crate::verifier::feed::Feed;
-use keywright_core::key::{Presented, Shown};
-use keywright_core::keyring::Entry;
+use keywright_core::key::Presented;
 use keywright_core::usage;
-use keywright_core::verify::{self, Denial, Permit};
+use keywright_core::verify::{self, Denial, Known, Permit};
 
 /// Decides for one protocol.
 pub struct Decisions {
@@ -85,21 +84,15 @@ impl Decisions {
         let now = (self.now)();
         let decision = match self.feed.current(started) {
             Err(_) => Err(self.deny(Denial::Stale, None, now)),
-            Ok(keyring) => match verify::check(&keyring, request, now) {
-                Ok(permit) => {
-                    self.allow(&permit, now);
-                    Ok(allow(&permit))
-                }
-                Err(denial) => {
-                    let key = request.credential.ok().map(|credential| credential.key);
-                    // Junk at full rate is not worth a second look.
-                    let known = key.filter(|_| denial.is_of_known_key());
-                    let digest = known.map(Presented::digest);
-                    match digest.and_then(|digest| Some((key?.shown(&digest), keyring.get(&digest).ok()?))) {
-                        Some((shown, entry)) => Err(self.deny_known(denial, shown, entry, request, now)),
-                        None => Err(self.deny(denial, key, now)),
+            Ok(keyring) => match verify::recognize(&keyring, request) {
+                Ok(known) => match known.check(request, now) {
+                    Ok(permit) => {
+                        self.allow(&permit, now);
+                        Ok(allow(&permit))
                     }
-                }
+                    Err(denial) => Err(self.deny_known(denial, known, request, now)),
+                },
+                Err(denial) => Err(self.deny(denial, request.credential.ok().map(|credential| credential.key), now)),
             },
         };
         self.tally.observe(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
@@ -139,12 +132,12 @@ impl Decisions {
     fn deny_known(
         &self,
         denial: Denial,
-        shown: Shown,
-        entry: Entry<'_>,
+        known: Known<'_>,
         request: &verify::Request<'_>,
         now: Timestamp,
     ) -> ProblemDocument {
         self.tally.count(Err(denial));
+        let entry = known.entry();
         if self.feed.marks().note_denial(entry.slot(), usage::second(now)) {
             info!(
                 reason = denial.reason(),
@@ -152,7 +145,7 @@ impl Decisions {
                 record = %entry.record_name(),
                 namespace = entry.namespace(),
                 name = entry.name(),
-                prefix = %shown,
+                prefix = %known.shown(),
                 client = (request.client_address)().ok().map(field::display),
                 "denied"
             );

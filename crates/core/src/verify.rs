@@ -60,11 +60,17 @@ pub enum Parameter {
     Scope,
 }
 
+/// A key of a request that has a record which can be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'k> {
+    entry: Entry<'k>,
+    shown: Shown,
+}
+
 /// Proof that a request may pass.
 #[derive(Debug)]
 pub struct Permit<'k> {
-    entry: Entry<'k>,
-    shown: Shown,
+    known: Known<'k>,
     client_address: Option<IpAddr>,
 }
 
@@ -110,7 +116,15 @@ pub enum AddressDenial {
 /// The first reason against it, in this order: invalid route, malformed credential, unknown, revoked, suspended, expired,
 /// namespace, scope, address.
 pub fn check<'k>(keyring: &'k Keyring, request: &Request<'_>, now: Timestamp) -> Result<Permit<'k>, Denial> {
-    let route = request.route.as_ref().map_err(|invalid| Denial::Route(*invalid))?;
+    recognize(keyring, request)?.check(request, now)
+}
+
+/// The first half of [`check`]: whose key it is.
+///
+/// # Errors
+/// An invalid route, a malformed credential or an unknown key: the request may be any junk.
+pub fn recognize<'k>(keyring: &'k Keyring, request: &Request<'_>) -> Result<Known<'k>, Denial> {
+    request.route()?;
     let key = request.credential.map_err(Denial::from)?.key;
     // Junk is not worth a hash while nobody has submitted a key.
     if key.is_foreign() && !keyring.has_submitted() {
@@ -118,10 +132,36 @@ pub fn check<'k>(keyring: &'k Keyring, request: &Request<'_>, now: Timestamp) ->
     }
     let digest = key.digest();
     let entry = keyring.get(&digest).map_err(Denial::Unknown)?;
-    check_state(entry, now)?;
-    check_route(entry, route)?;
-    let client_address = check_address(entry, request.client_address)?;
-    Ok(Permit { entry, shown: key.shown(&digest), client_address })
+    Ok(Known { entry, shown: key.shown(&digest) })
+}
+
+impl<'r> Request<'r> {
+    fn route(&self) -> Result<&Route<'r>, Denial> {
+        self.route.as_ref().map_err(|invalid| Denial::Route(*invalid))
+    }
+}
+
+impl<'k> Known<'k> {
+    /// The second half of [`check`]: whether the key may pass at `now`.
+    ///
+    /// # Errors
+    /// The first reason against it, from revoked on.
+    pub fn check(self, request: &Request<'_>, now: Timestamp) -> Result<Permit<'k>, Denial> {
+        check_state(self.entry, now)?;
+        check_route(self.entry, request.route()?)?;
+        let client_address = check_address(self.entry, request.client_address)?;
+        Ok(Permit { known: self, client_address })
+    }
+
+    /// The key's entry in the keyring.
+    pub fn entry(&self) -> Entry<'k> {
+        self.entry
+    }
+
+    /// What is shown of the key.
+    pub fn shown(&self) -> Shown {
+        self.shown
+    }
 }
 
 fn check_state(entry: Entry<'_>, now: Timestamp) -> Result<(), Denial> {
@@ -199,12 +239,12 @@ impl<'r> Values<'r> {
 impl<'k> Permit<'k> {
     /// The key's entry in the keyring.
     pub fn entry(&self) -> Entry<'k> {
-        self.entry
+        self.known.entry
     }
 
     /// What is shown of the key.
     pub fn shown(&self) -> Shown {
-        self.shown
+        self.known.shown
     }
 
     /// The client's address, if the key has an address list.
@@ -248,14 +288,6 @@ impl Denial {
             Self::Address(_) => 8,
             Self::Route(_) => 9,
             Self::Stale => 10,
-        }
-    }
-
-    /// Whether the key has a record that can be read. Otherwise the denial may be about any junk.
-    pub fn is_of_known_key(self) -> bool {
-        match self {
-            Self::Revoked | Self::Suspended | Self::Expired | Self::Namespace | Self::Scope | Self::Address(_) => true,
-            Self::Missing | Self::Malformed | Self::Unknown(_) | Self::Route(_) | Self::Stale => false,
         }
     }
 
