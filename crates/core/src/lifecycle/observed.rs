@@ -192,6 +192,18 @@ impl Observed {
         self.has_source() && (self.source.is_err() || is_refused)
     }
 
+    /// Whether no other key has been in force since this one was: it ended because the source was lost.
+    pub(super) fn was_last_in_force(&self, record: &Record) -> bool {
+        let serial = record.spec.serial;
+        let is_later = |other: &Record| match (other.replaced_at, record.replaced_at) {
+            (None, Some(_)) if other.is_live() => true,
+            (None, _) => other.spec.serial > serial,
+            (Some(_), None) => false,
+            (Some(at), Some(own)) => (at, other.spec.serial) > (own, serial),
+        };
+        !self.records.iter().any(is_later)
+    }
+
     /// The live records of other keys than `current` that are on their way out, by ascending serial. A source may hold an
     /// older key again.
     pub(super) fn older_than(&self, current: Option<&Record>) -> impl Iterator<Item = &Record> {

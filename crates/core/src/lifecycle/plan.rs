@@ -163,7 +163,7 @@ fn align(observed: &Observed, declaration: &Declaration, record: &Record, now: T
     if !is_on_its_way_out(observed, record) {
         return match record.replaced_at {
             // Its source holds it again, too late: another key has taken its place.
-            Some(at) if has_ended(record, now) && record.spec.serial < observed.newest_serial() => {
+            Some(at) if has_ended(record, now) && !observed.was_last_in_force(record) => {
                 Some(record.replaced(revoked(&record.spec, RevocationReason::Replaced, now), at))
             }
             Some(_) => Some(record.reinstated(aligned)),
@@ -172,7 +172,6 @@ fn align(observed: &Observed, declaration: &Declaration, record: &Record, now: T
     }
     // Only the newest key follows the declared expiry into the future. An older one can end sooner and never later, or a
     // longer overlap would bring back a key that was already refused.
-    let is_newest = record.spec.serial >= observed.newest_serial();
     let is_replaced = current.is_some() || observed.has_lost_its_source();
     let replaced_at = record.replaced_at.or(is_replaced.then_some(now));
     // Not after now: the clock may have been set back since.
@@ -181,7 +180,7 @@ fn align(observed: &Observed, declaration: &Declaration, record: &Record, now: T
     aligned.not_after = end.map(Time);
     match replaced_at {
         // A source that is lost may come back, with the same key in it.
-        Some(at) if end.is_some_and(|end| now >= end) && !(current.is_none() && is_newest) => {
+        Some(at) if end.is_some_and(|end| now >= end) && !(current.is_none() && observed.was_last_in_force(record)) => {
             Some(record.replaced(revoked(&record.spec, RevocationReason::Replaced, now), at))
         }
         Some(at) if aligned != record.spec || record.replaced_at != replaced_at => Some(record.replaced(aligned, at)),

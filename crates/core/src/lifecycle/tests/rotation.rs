@@ -41,7 +41,7 @@ impl World {
         &self.status.conditions[0].message
     }
 
-    fn live(&self) -> Vec<u32> {
+    pub(super) fn live(&self) -> Vec<u32> {
         self.records.values().filter(|record| record.is_live()).map(|record| record.spec.serial).collect()
     }
 

@@ -135,6 +135,26 @@ fn a_key_that_comes_back_before_its_end_is_in_force_again_and_one_that_ended_is_
 }
 
 #[test]
+fn a_key_that_was_put_back_outlives_a_loss_of_its_source_too() {
+    let mut world = settled();
+    for value in ["second", "made elsewhere"] {
+        world.wait(SignedDuration::from_secs(1));
+        world.fill(value);
+    }
+    world.wait(OVERLAP);
+    world.run(None);
+    assert_eq!(world.live(), [1], "the second has ended");
+    world.source = Err(SourceProblem::Missing);
+    for _ in 0..3 {
+        world.run(None);
+        world.wait(OVERLAP);
+    }
+    assert_eq!(world.let_in(&["made elsewhere"]), Vec::<&str>::new());
+    world.fill("made elsewhere");
+    assert_eq!((world.reason(), world.let_in(&["made elsewhere"])), (Reason::Active, vec!["made elsewhere"]));
+}
+
+#[test]
 fn at_most_two_older_keys_are_let_in() {
     let mut world = settled();
     let values = ["made elsewhere", "second", "third", "fourth"];
@@ -251,9 +271,8 @@ fn comes_to_rest(start: &World, crash: usize) {
     for (serial, before) in &start.records {
         let after = &world.records[serial];
         assert!(before.is_live() || !after.is_live(), "a revoked key stays revoked: {start:#?}");
-        let is_newest = start.records.keys().next_back() == Some(serial);
         let has_ended = before.replaced_at.is_some() && before.not_after().is_some_and(|end| start.now >= end);
-        let has_ended = has_ended && !is_newest;
+        let has_ended = has_ended && !was_last_in_force(start, *serial);
         assert!(!has_ended || !after.is_live(), "a key that has ended stays so: {start:#?}");
     }
     if rest == Rest::Done {
@@ -262,8 +281,8 @@ fn comes_to_rest(start: &World, crash: usize) {
     let held = start.source.ok().filter(|_| start.rival.is_none()).map(|digest| digest.to_string());
     let before = start.records.values().find(|record| Some(&record.spec.digest) == held.as_ref());
     let is_good = before.is_none_or(|record| {
-        let is_newest = start.records.keys().next_back() == Some(&record.spec.serial);
-        record.is_live() && (is_newest || record.not_after().is_none_or(|end| start.now < end))
+        let was_last = was_last_in_force(start, record.spec.serial);
+        record.is_live() && (was_last || record.not_after().is_none_or(|end| start.now < end))
     });
     let in_force = world.current().filter(|_| world.rival.is_none()).map(|record| record.spec.digest);
     let is_expired = start.spec["expiresIn"] == json!("9h");
@@ -275,6 +294,13 @@ fn comes_to_rest(start: &World, crash: usize) {
     {
         assert!(record.not_after().is_some() && record.replaced_at.is_some(), "what it held ends: {world:#?}");
     }
+}
+
+/// Of these states: the newest one, unless a key is in force that was never replaced.
+fn was_last_in_force(world: &World, serial: u32) -> bool {
+    let mut others = world.records.values().filter(|record| record.spec.serial != serial);
+    world.records.keys().next_back() == Some(&serial)
+        && !others.any(|other| other.is_live() && other.replaced_at.is_none())
 }
 
 fn in_force_of(world: &World) -> Option<&String> {
