@@ -184,11 +184,10 @@ async fn update_declared(
 /// Changes the Secret around the key that is in it. Reads it anew, because its octets were not kept, and writes it back
 /// under the resource version that was observed. Answers what is stored then.
 pub(super) async fn update_secret(cluster: &Cluster, namespace: &str, update: &SecretUpdate) -> Result<Secret, Error> {
-    let secrets = cluster.secrets(namespace);
     let name = update.metadata.name.clone().unwrap_or_default();
-    let stored = secrets.get_opt(&name).await?.ok_or(Error::SecretChanged)?;
+    let stored = cluster.secret(namespace, &name).await?.ok_or(Error::SecretChanged)?;
     let secret = update.object(stored).ok_or(Error::SecretChanged)?;
-    Ok(secrets.replace(&name, &PostParams::default(), &secret).await?)
+    Ok(cluster.secrets(namespace).replace(&name, &PostParams::default(), &secret).await?)
 }
 
 /// Writes the status under the resource version that it was derived from.

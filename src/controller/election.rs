@@ -7,14 +7,12 @@
 use std::time::{Duration, Instant};
 
 use keywright_core::election::{Step, held_by, step};
+use keywright_core::fence::ELECTION_LEASE;
 use kube::Client;
 use tracing::{info, warn};
 
 use crate::clock;
 use crate::lease::NamedLease;
-
-/// The Lease's name.
-const LEASE: &str = "keywright-controller";
 
 /// How long a Lease must stand unchanged before somebody else takes it.
 const DURATION: Duration = Duration::from_secs(15);
@@ -34,7 +32,7 @@ pub(super) struct Candidate {
 impl Candidate {
     /// `identity` must differ between any two processes, also two lives of one Pod.
     pub(super) fn new(client: Client, namespace: &str, identity: String) -> Self {
-        Self { lease: NamedLease::new(client, namespace, LEASE), identity }
+        Self { lease: NamedLease::new(client, namespace, ELECTION_LEASE), identity }
     }
 
     /// Returns once this candidate leads.

@@ -221,7 +221,7 @@ async fn secret(
     let (Delivery::Secret { name, .. }, Some(contents)) = (&declaration.delivery, contents) else {
         return Ok(SecretState::Absent);
     };
-    let stored = cluster.secrets(&reference.namespace).get_opt(name).await?;
+    let stored = cluster.secret(&reference.namespace, name).await?;
     Ok(stored.map_or(SecretState::Absent, |secret| SecretState::read(secret, reference, &contents)))
 }
 

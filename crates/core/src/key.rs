@@ -302,11 +302,11 @@ impl fmt::Debug for Presented<'_> {
     }
 }
 
-/// Reads the value of a Secret as a key of either kind. Answers with its digest, and with the prefix of an own key.
+/// Reads the value of a Secret as a key of either kind. Answers with its digest.
 ///
 /// # Errors
 /// The first rule that `octets` break.
-pub fn read_submitted(octets: &[u8]) -> Result<(Digest, Option<Prefix>), UnfitKey> {
+pub fn read_submitted(octets: &[u8]) -> Result<Digest, UnfitKey> {
     if octets.ends_with(b"\n") {
         return Err(UnfitKey::TrailingNewline);
     }
@@ -319,8 +319,7 @@ pub fn read_submitted(octets: &[u8]) -> Result<(Digest, Option<Prefix>), UnfitKe
             _ => {}
         }
     }
-    let key = Presented::parse(octets).map_err(UnfitKey::Malformed)?;
-    Ok((key.digest(), key.prefix()))
+    Presented::parse(octets).map(Presented::digest).map_err(UnfitKey::Malformed)
 }
 
 impl MalformedKey {

@@ -45,14 +45,14 @@ impl Reader {
         SecretTemplate { labels, annotations, secret_type, data }
     }
 
-    pub(super) fn secret_type(&mut self, template: &Value) -> SecretType {
+    fn secret_type(&mut self, template: &Value) -> SecretType {
         let [first, second] = SecretType::ALL.map(SecretType::as_str);
         let rule = format!("must be {first} or {second}");
         let name = self.text(template, "spec.secret.template", "type", &rule, |name| SecretType::parse(name).is_some());
         name.as_deref().and_then(SecretType::parse).unwrap_or_default()
     }
 
-    pub(super) fn template_data(&mut self, template: &Value, key: &str) -> BTreeMap<String, Text> {
+    fn template_data(&mut self, template: &Value, key: &str) -> BTreeMap<String, Text> {
         let path = "spec.secret.template.data";
         let mut data = BTreeMap::new();
         for (name, text) in self.texts(template, path, "data", MAX_DATA) {
@@ -69,7 +69,7 @@ impl Reader {
         data
     }
 
-    pub(super) fn labels(&mut self, metadata: &Value) -> BTreeMap<String, String> {
+    fn labels(&mut self, metadata: &Value) -> BTreeMap<String, String> {
         let path = "spec.secret.template.metadata.labels";
         let labels = self.texts(metadata, path, "labels", MAX_LABELS);
         for (name, value) in &labels {
@@ -82,7 +82,7 @@ impl Reader {
         labels
     }
 
-    pub(super) fn annotations(&mut self, metadata: &Value) -> BTreeMap<String, String> {
+    fn annotations(&mut self, metadata: &Value) -> BTreeMap<String, String> {
         let path = "spec.secret.template.metadata.annotations";
         let annotations = self.texts(metadata, path, "annotations", MAX_LABELS);
         for (name, value) in &annotations {
@@ -99,7 +99,7 @@ impl Reader {
         annotations
     }
 
-    pub(super) fn check_metadata_name(&mut self, path: &str, name: &str) {
+    fn check_metadata_name(&mut self, path: &str, name: &str) {
         let rule = "must be named as in Kubernetes: an optional DNS name and /, then 1 to 63 letters, digits and -._, the \
                     first and last of them a letter or digit";
         if self.check(name, path, rule, is_qualified_name) && is_reserved(name) {

@@ -38,7 +38,7 @@ impl Reader {
     }
 
     /// The text in a field, and its duration. A number without a unit is refused here.
-    pub(super) fn written_duration(
+    fn written_duration(
         &mut self,
         within: &Value,
         path: &str,
@@ -65,7 +65,7 @@ impl Reader {
     }
 
     /// The duration in `expiresIn`, if it is not `Never`.
-    pub(super) fn life(&mut self, spec: &Value) -> Option<SignedDuration> {
+    fn life(&mut self, spec: &Value) -> Option<SignedDuration> {
         let (path, name) = ("spec.expiresIn", "expiresIn");
         let (text, duration) = self.written_duration(spec, path, name, 'd')?;
         let rule = match duration {
@@ -85,7 +85,7 @@ impl Reader {
         None
     }
 
-    pub(super) fn instant(&mut self, spec: &Value) -> Option<Timestamp> {
+    fn instant(&mut self, spec: &Value) -> Option<Timestamp> {
         let text = match given(spec, "expiresAt")? {
             Value::String(text) => text.clone(),
             Value::Number(number) => number.to_string(),

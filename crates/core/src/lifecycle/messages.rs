@@ -81,15 +81,17 @@ impl Finding {
 
     /// The same, of a key that is to be replaced and cannot be.
     pub(super) fn with_an_obstructed_rotation(self, declaration: &Declaration, obstacle: &str, now: Timestamp) -> Self {
-        let fact = "the key in it is let in, and its rotation waits";
-        let message = format!("Secret {:?}{CANNOT_BE_WRITTEN}{obstacle}; {fact}", secret_name(declaration));
-        let finding = Self { message: cut(message), ..self };
-        finding.or_at(now.saturating_add(SECRET_RETRY).unwrap_or(now))
+        self.obstructed_beside(declaration, obstacle, "the key in it is let in, and its rotation waits", now)
     }
 
     /// The same, of a key whose Secret is to hold something else beside it and cannot be written.
     pub(super) fn with_an_obstructed_update(self, declaration: &Declaration, obstacle: &str, now: Timestamp) -> Self {
         let fact = format!("what spec.secret.template declares waits; {}", self.message);
+        self.obstructed_beside(declaration, obstacle, &fact, now)
+    }
+
+    /// The same reason, with what keeps the Secret from being written.
+    fn obstructed_beside(self, declaration: &Declaration, obstacle: &str, fact: &str, now: Timestamp) -> Self {
         let message = format!("Secret {:?}{CANNOT_BE_WRITTEN}{obstacle}; {fact}", secret_name(declaration));
         let finding = Self { message: cut(message), ..self };
         finding.or_at(now.saturating_add(SECRET_RETRY).unwrap_or(now))

@@ -34,7 +34,7 @@ pub fn read_source(secret: Option<Secret>, data_key: &str) -> Result<Digest, Sou
     let read = match data.get(data_key) {
         _ if label.is_none_or(|value| value != SOURCE.1) => Err(SourceProblem::Unlabelled),
         None => Err(SourceProblem::NoEntry),
-        Some(octets) => read_submitted(&octets.0).map(|(digest, _)| digest).map_err(SourceProblem::Unfit),
+        Some(octets) => read_submitted(&octets.0).map_err(SourceProblem::Unfit),
     };
     data.values_mut().for_each(|octets| octets.0.zeroize());
     read
