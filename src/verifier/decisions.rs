@@ -132,7 +132,7 @@ impl Decisions {
     fn deny_known(
         &self,
         denial: Denial,
-        known: Known<'_>,
+        known: Known<'_, '_>,
         request: &verify::Request<'_>,
         now: Timestamp,
     ) -> ProblemDocument {

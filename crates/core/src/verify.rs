@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::client_address::Unresolved;
 use crate::credential::{Credential, CredentialError};
-use crate::key::Shown;
+use crate::key::{Presented, Shown};
 use crate::keyring::{Entry, Keyring, Untrusted};
 use crate::words::Scope;
 
@@ -62,15 +62,16 @@ pub enum Parameter {
 
 /// A key of a request that has a record which can be read.
 #[derive(Clone, Copy, Debug)]
-pub struct Known<'k> {
+pub struct Known<'k, 'r> {
+    key: Presented<'r>,
     entry: Entry<'k>,
-    shown: Shown,
 }
 
 /// Proof that a request may pass.
 #[derive(Debug)]
 pub struct Permit<'k> {
-    known: Known<'k>,
+    entry: Entry<'k>,
+    shown: Shown,
     client_address: Option<IpAddr>,
 }
 
@@ -123,16 +124,16 @@ pub fn check<'k>(keyring: &'k Keyring, request: &Request<'_>, now: Timestamp) ->
 ///
 /// # Errors
 /// An invalid route, a malformed credential or an unknown key: the request may be any junk.
-pub fn recognize<'k>(keyring: &'k Keyring, request: &Request<'_>) -> Result<Known<'k>, Denial> {
+#[inline]
+pub fn recognize<'k, 'r>(keyring: &'k Keyring, request: &Request<'r>) -> Result<Known<'k, 'r>, Denial> {
     request.route()?;
     let key = request.credential.map_err(Denial::from)?.key;
     // Junk is not worth a hash while nobody has submitted a key.
     if key.is_foreign() && !keyring.has_submitted() {
         return Err(Denial::Malformed);
     }
-    let digest = key.digest();
-    let entry = keyring.get(&digest).map_err(Denial::Unknown)?;
-    Ok(Known { entry, shown: key.shown(&digest) })
+    let entry = keyring.get(&key.digest()).map_err(Denial::Unknown)?;
+    Ok(Known { key, entry })
 }
 
 impl<'r> Request<'r> {
@@ -141,7 +142,7 @@ impl<'r> Request<'r> {
     }
 }
 
-impl<'k> Known<'k> {
+impl<'k> Known<'k, '_> {
     /// The second half of [`check`]: whether the key may pass at `now`.
     ///
     /// # Errors
@@ -150,7 +151,7 @@ impl<'k> Known<'k> {
         check_state(self.entry, now)?;
         check_route(self.entry, request.route()?)?;
         let client_address = check_address(self.entry, request.client_address)?;
-        Ok(Permit { known: self, client_address })
+        Ok(Permit { entry: self.entry, shown: self.shown(), client_address })
     }
 
     /// The key's entry in the keyring.
@@ -160,7 +161,7 @@ impl<'k> Known<'k> {
 
     /// What is shown of the key.
     pub fn shown(&self) -> Shown {
-        self.shown
+        self.key.shown(&self.entry.digest())
     }
 }
 
@@ -239,12 +240,12 @@ impl<'r> Values<'r> {
 impl<'k> Permit<'k> {
     /// The key's entry in the keyring.
     pub fn entry(&self) -> Entry<'k> {
-        self.known.entry
+        self.entry
     }
 
     /// What is shown of the key.
     pub fn shown(&self) -> Shown {
-        self.known.shown
+        self.shown
     }
 
     /// The client's address, if the key has an address list.

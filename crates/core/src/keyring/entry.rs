@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::shard::Claim;
 use crate::address::AllowedAddresses;
+use crate::key::Digest;
 use crate::record_name::RecordName;
 
 /// What a decision needs to know of one key: a view into the keyring.
@@ -16,6 +17,11 @@ impl<'k> Entry<'k> {
     /// What the record says of its key; `None` if it cannot be read.
     pub(super) fn of(claim: Claim<'k>) -> Option<Self> {
         claim.is_readable().then_some(Self(claim))
+    }
+
+    /// The digest of the key.
+    pub fn digest(&self) -> Digest {
+        self.0.digest()
     }
 
     /// Namespace of the ApiKey.
