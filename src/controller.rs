@@ -20,6 +20,7 @@ mod options;
 mod readiness;
 mod reconcile;
 mod sweep;
+mod verifiers;
 mod watches;
 
 use std::pin::pin;
@@ -31,16 +32,23 @@ use prometheus_client::registry::Registry;
 use tracing::info;
 
 use self::error::Error;
-use self::gauges::ApiKeyGauges;
+use self::gauges::{ApiKeyGauges, VerifierGauges};
 use self::memory::Memory;
 pub use self::options::Options;
 use self::readiness::Readiness;
+use self::verifiers::Verifiers;
 use self::watches::work;
 use crate::client;
 use crate::serve::admin;
 use crate::serve::listen::bind;
 use crate::serve::room::ConnectionMetrics;
 use crate::telemetry::ControllerMetrics;
+
+/// What a controller knows from one pass to the next.
+struct Known {
+    memory: Arc<Memory>,
+    verifiers: Arc<Verifiers>,
+}
 
 /// Works until `shutdown`.
 ///
@@ -54,12 +62,15 @@ pub async fn run(config: &Config, options: Options, shutdown: impl Future<Output
     let metrics = ControllerMetrics::new(&mut registry, &Error::KINDS);
     let memory = Arc::new(Memory::default());
     registry.register_collector(Box::new(ApiKeyGauges(memory.clone())));
+    let verifiers = Arc::new(Verifiers::new(metrics.fence_waits.clone()));
+    registry.register_collector(Box::new(VerifierGauges(verifiers.clone())));
+    let known = Known { memory, verifiers };
     let readiness = Readiness::default();
     let checked = readiness.clone();
     let occupancy = ConnectionMetrics::new(&mut registry).of("admin");
     let admin = admin::serve(listener, move || checked.check(), Arc::new(registry), occupancy, future::pending());
     tokio::select! {
-        done = elect(config, options, metrics, memory, readiness, shutdown) => done,
+        done = elect(config, options, metrics, known, readiness, shutdown) => done,
         () = admin => anyhow::bail!("the listener for probes stopped unexpectedly"),
     }
 }
@@ -69,14 +80,14 @@ async fn elect(
     config: &Config,
     options: Options,
     metrics: ControllerMetrics,
-    memory: Arc<Memory>,
+    known: Known,
     readiness: Readiness,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let (requests, watches) = (client::requesting(config)?, client::watching(config)?);
     let shutdown = pin!(shutdown);
     if !options.leader_elect {
-        work(requests, watches, &options, metrics, memory, readiness, shutdown).await;
+        work(requests, watches, &options, metrics, known, readiness, shutdown).await;
         return Ok(());
     }
     let mut candidate = election::Candidate::new(requests.clone(), &options.system_namespace, options.identity.clone());
@@ -89,7 +100,7 @@ async fn elect(
     info!(identity = options.identity, "leading");
     readiness.set(false);
     let lost = {
-        let work = pin!(work(requests, watches, &options, metrics, memory, readiness, shutdown));
+        let work = pin!(work(requests, watches, &options, metrics, known, readiness, shutdown));
         matches!(future::select(pin!(candidate.keep()), work).await, future::Either::Left(_))
     };
     anyhow::ensure!(

@@ -54,6 +54,8 @@ pub struct ControllerMetrics {
     passes: Histogram,
     errors: Family<ErrorKind, Counter>,
     issues: Histogram,
+    /// From a write of a record to its acknowledgement by every verifier.
+    pub fence_waits: Histogram,
     /// Counts failed lists and watches.
     pub watch_errors: WatchErrors,
     /// The number of tombstones in the watch: records of revoked keys.
@@ -74,6 +76,7 @@ impl ControllerMetrics {
             passes: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             errors: Family::default(),
             issues: Histogram::new(exponential_buckets(0.01, 2.0, 14)),
+            fence_waits: Histogram::new(exponential_buckets(0.005, 2.0, 18)),
             watch_errors: WatchErrors::new(registry),
             tombstones: Gauge::default(),
             tombstones_removed_early: Counter::default(),
@@ -90,6 +93,12 @@ impl ControllerMetrics {
             "From the event that made a key necessary to the key in its Secret",
             Unit::Seconds,
             metrics.issues.clone(),
+        );
+        registry.register_with_unit(
+            "fence_wait",
+            "From a write of a record to its acknowledgement by every verifier",
+            Unit::Seconds,
+            metrics.fence_waits.clone(),
         );
         registry.register("tombstones", "Tombstones: records of revoked keys", metrics.tombstones.clone());
         registry.register(

@@ -1,5 +1,6 @@
 //! The objects that the controller may touch, and where they are.
 
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{ApiResource, DynamicObject};
@@ -57,6 +58,11 @@ impl Cluster {
     /// The records, page by page.
     pub(super) fn record_pages(&self) -> Pages {
         Pages::new(self.client.clone(), &ApiKeyRecord::url_path(&(), Some(&self.system_namespace)))
+    }
+
+    /// The Leases of the system namespace: of the leader election and of the verifiers.
+    pub(super) fn leases(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), &self.system_namespace)
     }
 
     pub(super) fn events(&self, namespace: &str) -> Api<Event> {

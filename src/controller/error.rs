@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::telemetry::WatchErrorKind;
+
 /// What went wrong in a pass over one ApiKey. Never holds a key: a refusal does not repeat a Secret's data, and of an
 /// answer that cannot be read only the place is told.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,9 @@ pub(super) enum Error {
     /// A plan that hands a key out without one in memory.
     #[error("no key is held that could be handed out")]
     NothingHeld,
+    /// A list that cannot be told from an older one.
+    #[error("the API server's list has no resourceVersion that can be compared")]
+    NoVersion,
     /// The status could not be written as JSON.
     #[error("cannot write the status as JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -52,7 +57,16 @@ impl Error {
             Self::Refused(_) => "refused",
             Self::Unanswered(_) | Self::Unreadable { .. } => "unanswered",
             Self::Random(_) => "random",
-            Self::NothingHeld | Self::Json(_) => "internal",
+            Self::NothingHeld | Self::NoVersion | Self::Json(_) => "internal",
+        }
+    }
+
+    /// What kind of failure it is of a request that is repeated for ever.
+    pub(super) fn watch_kind(&self) -> WatchErrorKind {
+        match self {
+            Self::Refused(status) => WatchErrorKind::of_status(status),
+            Self::Unanswered(error) => WatchErrorKind::of(error),
+            _ => WatchErrorKind::Other,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
@@ -11,8 +12,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::memory::{Memory, Rest};
+use super::verifiers::Verifiers;
 use crate::clock;
 use keywright_core::api::Reason;
+use keywright_core::fence::State;
 
 /// The gauges of one controller. An ApiKey counts once a pass over it has come to its end.
 #[derive(Debug)]
@@ -52,6 +55,30 @@ impl Collector for ApiKeyGauges {
             ConstGauge::new(expiry.as_second()).encode(family.encode_family(&[("namespace", namespace.as_str())])?)?;
         }
         Ok(())
+    }
+}
+
+/// The gauges of the verifiers, as the last look has shown them.
+#[derive(Debug)]
+pub(super) struct VerifierGauges(pub(super) Arc<Verifiers>);
+
+impl Collector for VerifierGauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let now = clock::since_boot();
+        let (states, lag) = self.0.visit(|fence, oldest| {
+            let states: Vec<_> = fence.states(now).collect();
+            (states, oldest.map_or(Duration::ZERO, |oldest| now.since(oldest)))
+        });
+        let help = "Verifiers by what their Leases say, as this controller sees them while it leads";
+        let mut family = encoder.encode_descriptor("verifiers", help, None, MetricType::Gauge)?;
+        for state in State::ALL {
+            let number = states.iter().filter(|found| **found == state).count();
+            let number = i64::try_from(number).unwrap_or(i64::MAX);
+            ConstGauge::new(number).encode(family.encode_family(&[("state", state.as_str())])?)?;
+        }
+        let help = "For how long the oldest write of a record waits to be acknowledged by every verifier";
+        let lag = ConstGauge::new(lag.as_secs_f64());
+        lag.encode(encoder.encode_descriptor("verifier_applied_lag_seconds", help, None, lag.metric_type())?)
     }
 }
 

@@ -10,8 +10,8 @@ use keywright_core::api::{ApiKeyRecord, ApiKeyReference, ApiKeyStatus, ROTATE_AN
 use keywright_core::declaration::{self, Declaration, Delivery, Problem};
 use keywright_core::key::Digest;
 use keywright_core::lifecycle::{
-    Claim, Held, Observed, Ownership, Record, RotateRequest, SecretAttempt, SecretContents, SecretState, SourceProblem,
-    read_source,
+    Claim, Enforcement, Held, Observed, Ownership, Record, RotateRequest, SecretAttempt, SecretContents, SecretState,
+    SourceProblem, read_source,
 };
 use keywright_core::record_name::{record_name, serial_in};
 use kube::ResourceExt;
@@ -95,6 +95,7 @@ pub(super) async fn observe(
         secret_attempt: SecretAttempt::None,
         ownership: Ownership::Unasked,
         records: records.into_iter().map(Record::from).collect(),
+        enforcement: Enforcement::Unasked,
         held,
         reference,
     };
@@ -124,6 +125,7 @@ impl Observation {
             None => records.push(record),
         }
         records.sort_by_key(|record| record.spec.serial);
+        self.observed.enforcement = Enforcement::Unasked;
     }
 
     /// Takes in that a record is gone.

@@ -8,7 +8,7 @@ use futures::channel::mpsc::UnboundedSender;
 use jiff::Timestamp;
 use keywright_core::api::{ApiKey, ApiKeyStatus};
 use keywright_core::lifecycle::{
-    self, Announcement, Finding, Observed, Ownership, Plan, SecretState, SecretUpdate, Write,
+    self, Announcement, Enforcement, Finding, Observed, Ownership, Plan, Purpose, SecretState, SecretUpdate, Write,
 };
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::controller::Action;
@@ -27,6 +27,7 @@ use super::index::RecordIndex;
 use super::memory::{Attempted, Memory, Rest, Versions};
 use super::observe::{Look, Observation, observe};
 use super::obstacle::ask_obstacle;
+use super::verifiers::{Answer, Verifiers};
 use crate::clock;
 use crate::telemetry::ControllerMetrics;
 
@@ -57,6 +58,7 @@ pub(super) struct Context {
     pub(super) index: Arc<RecordIndex>,
     pub(super) store: Store<Watched>,
     pub(super) memory: Arc<Memory>,
+    pub(super) verifiers: Arc<Verifiers>,
     pub(super) fairness: Arc<Fairness>,
     /// Where other ApiKeys are woken that a pass has found something about.
     pub(super) waking: UnboundedSender<ObjectRef<Watched>>,
@@ -100,6 +102,7 @@ pub(super) async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result
     Ok(match done? {
         End::Gone => {
             context.memory.forget(&uid);
+            context.verifiers.forget(&uid);
             Action::await_change()
         }
         End::Unfinished => {
@@ -107,6 +110,9 @@ pub(super) async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result
             Action::requeue(Duration::ZERO)
         }
         End::Rest { observation, finding } => {
+            if !matches!(observation.observed.enforcement, Enforcement::Pending(_)) {
+                context.verifiers.forget(&uid);
+            }
             let left = context.until(finding.wake);
             context.memory.settle(&observation.observed.reference.uid, rest(&observation, &finding, records, left));
             Action::requeue(left)
@@ -148,16 +154,22 @@ async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<End
         context.wake_losers(&mut seen);
         let done = match lifecycle::plan(&seen.observed, clock::now()) {
             Plan::Done => return Ok(End::Gone),
+            Plan::AskVerifiers(purpose) => {
+                context.ask_verifiers(&mut seen, purpose).await;
+                Ok(())
+            }
             Plan::Rest(finding) => {
                 let status = lifecycle::render(&seen.observed, &finding, clock::now());
-                update_status(context, &mut seen, &status).await?;
-                if seen.is_outdated {
-                    return Ok(End::Unfinished);
+                match update_status(context, &mut seen, &status).await {
+                    Ok(()) if seen.is_outdated => return Ok(End::Unfinished),
+                    Ok(()) => {
+                        if let Some(corrected) = lifecycle::annotations_due(&seen.observed, &finding) {
+                            correct_annotations(context, &seen, corrected).await;
+                        }
+                        return Ok(End::Rest { observation: Box::new(seen), finding });
+                    }
+                    Err(error) => Err(error),
                 }
-                if let Some(corrected) = lifecycle::annotations_due(&seen.observed, &finding) {
-                    correct_annotations(context, &seen, corrected).await;
-                }
-                return Ok(End::Rest { observation: Box::new(seen), finding });
             }
             Plan::Write(write) => carry_out(context, &mut seen, write, &mut held, started).await,
         };
@@ -196,8 +208,8 @@ async fn carry_out(
             }
         }
         Effect::KeysRevoked => {
-            let note = "every key of this ApiKey is revoked for good".to_owned();
-            publish(context, &observation.object, Announcement { reason: "Revoked", warning: false, note }).await;
+            let announcement = lifecycle::revoked_for_good(&observation.observed.enforcement);
+            publish(context, &observation.object, announcement).await;
         }
         Effect::StatusChanged(before) => {
             publish_changes(context, observation, &before, &observation.observed.status).await;
@@ -308,6 +320,17 @@ impl Context {
             self.memory.note_owner(&uid, digest, claim.clone(), now + OWNERSHIP_PAUSE);
         }
         Ok(())
+    }
+
+    /// Has the observation say whether the verifiers decide by what the records say.
+    async fn ask_verifiers(&self, observation: &mut Observation, purpose: Purpose) {
+        let Answer { enforcement, missed } = self.verifiers.ask(&observation.observed, purpose).await;
+        observation.observed.enforcement = enforcement;
+        if let (Purpose::Delivery, Some(missed), Some(held)) = (purpose, missed, &observation.observed.held) {
+            let announcement = lifecycle::handed_out_early(held.serial, &missed);
+            warn!(serial = held.serial, note = announcement.note, "a new key was not acknowledged");
+            publish(self, &observation.object, announcement).await;
+        }
     }
 
     /// Has those look again who have a younger claim to this ApiKey's digest: they may have been told that it is theirs.

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::Known;
 use super::cluster::Cluster;
 use super::fairness::Fairness;
 use super::follow::{Source, follow};
@@ -42,7 +43,7 @@ pub(super) async fn work(
     watches: Client,
     options: &Options,
     metrics: ControllerMetrics,
-    memory: Arc<Memory>,
+    Known { memory, verifiers }: Known,
     readiness: Readiness,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -77,11 +78,17 @@ pub(super) async fn work(
         complained: Mutex::default(),
     };
     let (waking, woken) = channel::unbounded();
+    let looking = {
+        let (cluster, memory, verifiers, waking) = (cluster.clone(), memory.clone(), verifiers.clone(), waking.clone());
+        let errors = metrics.watch_errors.clone();
+        async move { verifiers.look_for_ever(&cluster, &memory, &waking, &errors).await }
+    };
     let context = Arc::new(Context {
         cluster,
         index: index.clone(),
         store: store.clone(),
         memory,
+        verifiers,
         fairness: Arc::new(Fairness::new(options.concurrency, waking.clone())),
         waking,
         metrics,
@@ -101,6 +108,13 @@ pub(super) async fn work(
             index.until_complete().await;
             readiness.set(true);
             tidy_up(&sweeper, departures, options.resync).await;
+        }
+    };
+    // Passes that are under way at the end may still wait for a look.
+    let passes = async {
+        tokio::select! {
+            () = passes => {}
+            never = looking => match never {},
         }
     };
     let working = future::join(passes, stop.run_until_cancelled(tidying));

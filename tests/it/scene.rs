@@ -199,11 +199,12 @@ impl Scene {
         since.filter(|request| request.verb == "get" && request.user.ends_with(":keywright-controller")).count()
     }
 
-    /// How often the controller has listed records, or some of them.
-    pub async fn listings_of_records(&self) -> usize {
+    /// How often the controller has searched the records.
+    pub async fn searches_of_records(&self) -> usize {
         let requests = self.installation.audited_requests().await;
         let of_controller = requests.iter().filter(|request| request.user.ends_with(":keywright-controller"));
-        of_controller.filter(|request| request.verb == "list" && request.resource == "apikeyrecords").count()
+        let of_records = of_controller.filter(|request| request.resource == "apikeyrecords");
+        of_records.filter(|request| request.parameters.iter().any(|one| one.starts_with("fieldSelector="))).count()
     }
 
     /// What the controller wrote, as `verb resource`, Events and Leases apart.

@@ -191,14 +191,14 @@ async fn an_edit_counts_at_once_while_the_source_holds_somebody_elses_key() {
     scene.reason("ci", Reason::DigestTaken).await;
     assert_eq!(scene.ask(FIRST, INSIDE, "/verify").await.status, 200, "what it held before is let in");
 
-    let asked = scene.listings_of_records().await;
+    let asked = scene.searches_of_records().await;
     scene.edit("ci", json!({"suspended": true})).await;
     scene.answers(FIRST, INSIDE, 401).await;
     scene.edit("ci", json!({"suspended": false})).await;
     scene.answers(FIRST, INSIDE, 200).await;
     scene.edit("ci", json!({"allowedIPs": [INSIDE]})).await;
     scene.answers(FIRST, OUTSIDE, 403).await;
-    assert_eq!(scene.listings_of_records().await, asked, "who owns the digest is not asked again for each edit");
+    assert_eq!(scene.searches_of_records().await, asked, "who owns the digest is not asked again for each edit");
 
     change(&scene, "vault", json!({"stringData": {"token": FIRST}})).await;
     let before = Timestamp::now();

@@ -46,7 +46,9 @@ mod lease;
 mod moment;
 mod verifier;
 
-pub use self::controller::{Awaited, DELIVERY_PATIENCE, Delivery, Eviction, Fence, Look, MOST_LEASES, Verdict, View};
+pub use self::controller::{
+    Awaited, DELIVERY_PATIENCE, ENFORCEMENT_PATIENCE, Eviction, Fence, Look, MOST_LEASES, Verdict, View, Wait,
+};
 pub use self::lease::{
     APPLIED_ANNOTATION, Content, ELECTION_LEASE, Holder, LeaseVersion, Precondition, RecordVersion, STATE_ANNOTATION,
     State, Stored,

@@ -9,9 +9,11 @@
 //! - `observed.rs`: what there is, and the facts that follow from it.
 //! - `rotation.rs`: when a key is replaced on request (`rotate_request.rs`) or by schedule.
 //! - `plan.rs`: the one next [`Write`], or why there is none: a [`Finding`] (`messages.rs`).
+//! - `enforcement.rs`: whether the verifiers decide by what the records say.
 //! - `record.rs`, `secret.rs`: the objects that are read and written. `source.rs`: the Secret that is only read.
 //! - `status.rs`: the status that shows a finding. `events.rs`: what people are told when it changes.
 
+mod enforcement;
 mod events;
 mod messages;
 mod observed;
@@ -24,7 +26,8 @@ mod source;
 mod status;
 pub mod tombstones;
 
-pub use self::events::{Announcement, announcements};
+pub use self::enforcement::{Enforcement, Pending, Purpose};
+pub use self::events::{Announcement, announcements, handed_out_early, revoked_for_good};
 pub use self::messages::Finding;
 pub use self::observed::{Claim, Held, Observed, Obstacle, Ownership, SecretAttempt};
 pub use self::plan::{Finalizers, Plan, Removal, Write, plan, secret_to_probe};

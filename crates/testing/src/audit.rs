@@ -20,6 +20,8 @@ pub struct AuditedRequest {
     pub resource: String,
     pub namespace: String,
     pub name: String,
+    /// Of the URL: `limit=1`.
+    pub parameters: Vec<String>,
     /// The HTTP status of the answer.
     pub code: u64,
     /// When it was answered.
@@ -66,12 +68,15 @@ fn parse(line: &str) -> Option<AuditedRequest> {
         Some(subresource) => format!("{}/{subresource}", text(&object["resource"])),
         None => text(&object["resource"]),
     };
+    let query = event["requestURI"].as_str()?.split_once('?').map_or("", |(_, query)| query);
+    let parameters = query.split('&').map(str::to_owned).collect();
     Some(AuditedRequest {
         user: text(&event["user"]["username"]),
         verb,
         resource,
         namespace: text(&object["namespace"]),
         name: text(&object["name"]),
+        parameters,
         code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
         at: event["stageTimestamp"].as_str()?.parse().ok()?,
     })

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 
-use super::lease::{ELECTION_LEASE, LeaseVersion, Precondition, RecordVersion, Stored};
+use super::lease::{ELECTION_LEASE, LeaseVersion, Precondition, RecordVersion, State, Stored};
 use super::moment::Moment;
 
 /// Leases beyond this number are not held in memory. Then nothing is fenced, until some are gone.
@@ -15,6 +15,9 @@ pub const MOST_LEASES: usize = 4096;
 
 /// How long a new key waits for verifiers before it goes into its Secret.
 pub const DELIVERY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the report of a change waits for verifiers, so that one write tells of both.
+pub const ENFORCEMENT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a verifier may rely on a Lease that this controller has not seen: the default of `--lease-duration`.
 const USUAL_DURATION: Duration = Duration::from_secs(600);
@@ -45,8 +48,8 @@ struct Known {
     since: Moment,
     /// A look that did not show this Lease, though completed before this one was first seen. 0: there was none.
     absent_at: u64,
-    /// A delivery went on without it, and it has acknowledged nothing since.
-    has_missed: bool,
+    /// It was waited for as long as this in vain, and has acknowledged nothing since.
+    missed: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -92,6 +95,13 @@ pub struct Awaited {
     since: Moment,
 }
 
+impl Awaited {
+    /// When the version was known.
+    pub fn since(&self) -> Moment {
+        self.since
+    }
+}
+
 /// Whether every verifier has applied a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -119,14 +129,14 @@ pub enum Verdict {
     },
 }
 
-/// Whether a new key goes into its Secret.
+/// Whether a version is waited for any longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// Yes: every verifier knows it, but for those that have missed an earlier one.
-    Known,
-    /// Not yet. At this moment at the latest.
-    Waiting(Moment),
-    /// Yes: it waited long enough. These have missed it. Empty if the Leases could not be read.
+pub enum Wait {
+    /// No: every verifier has applied it, but for those that have missed an earlier one.
+    Over,
+    /// Yes. Until this moment at the latest.
+    Until(Moment),
+    /// No: it was waited for long enough. These have missed it. Empty if the Leases could not be read.
     Missed(Vec<Arc<str>>),
 }
 
@@ -205,34 +215,34 @@ impl Fence {
         }
     }
 
-    /// Whether a key whose record is `awaited` goes into its Secret. A verifier that missed one is not waited for again until
-    /// it has acknowledged something.
-    pub fn deliver(&mut self, awaited: &Awaited, now: Moment) -> Delivery {
-        let until = awaited.since + DELIVERY_PATIENCE;
+    /// Whether `awaited` is waited for any longer, if `patience` is the longest time since it was known. A verifier that was
+    /// waited for as long as that in vain is not waited for again until it has acknowledged something.
+    pub fn wait(&mut self, awaited: &Awaited, patience: Duration, now: Moment) -> Wait {
+        let until = awaited.since + patience;
         let missing: Vec<_> = match self.judge(awaited, now) {
-            Verdict::Passed { .. } => return Delivery::Known,
+            Verdict::Passed { .. } => return Wait::Over,
             Verdict::Waiting { .. } => self
                 .concerned(awaited)
-                .filter(|known| !known.has_missed && !self.has_applied(known, awaited.version))
+                .filter(|known| known.missed < patience && !self.has_applied(known, awaited.version))
                 .map(|known| known.stored.at.uid.clone())
                 .collect(),
-            _ if now < until => return Delivery::Waiting(until),
-            _ => return Delivery::Missed(Vec::new()),
+            _ if now < until => return Wait::Until(until),
+            _ => return Wait::Missed(Vec::new()),
         };
         if missing.is_empty() {
-            return Delivery::Known;
+            return Wait::Over;
         }
         if now < until {
-            return Delivery::Waiting(until);
+            return Wait::Until(until);
         }
         let mut on = Vec::new();
         for uid in missing {
             if let Some(known) = self.leases.get_mut(&uid) {
-                known.has_missed = true;
+                known.missed = patience;
                 on.push(known.stored.name.clone());
             }
         }
-        Delivery::Missed(on)
+        Wait::Missed(on)
     }
 
     /// The version that every verifier had applied at the last look. What was written before that look and is not newer is
@@ -245,9 +255,18 @@ impl Fence {
         self.leases.values().map(applied).min().unwrap_or(self.records)
     }
 
-    /// The Leases of the last look, and when each of them was first seen as it is.
-    pub fn leases(&self) -> impl Iterator<Item = (&Stored, Moment)> {
-        self.leases.values().map(|known| (&known.stored, known.since))
+    /// The Leases of the last look.
+    pub fn leases(&self) -> impl Iterator<Item = &Stored> {
+        self.leases.values().map(|known| &known.stored)
+    }
+
+    /// What each verifier does at `now`, as far as its Lease tells. One that leaves removes its Lease.
+    pub fn states(&self, now: Moment) -> impl Iterator<Item = State> {
+        self.leases.values().map(move |known| match known.stored.applied {
+            _ if now >= known.since + known.stored.duration => State::Lapsed,
+            Some(_) => State::Serving,
+            None => State::Joining,
+        })
     }
 
     /// A verifier whose Lease was not there in a look that began after the version was written has listed the records later.
@@ -281,7 +300,7 @@ impl Fence {
             };
             let known = match before.remove(&stored.at.uid) {
                 Some(known) => known.seen_as(stored, now),
-                None => Known { stored, since: now, absent_at, has_missed: false },
+                None => Known { stored, since: now, absent_at, missed: Duration::ZERO },
             };
             self.leases.insert(known.stored.at.uid.clone(), known);
         }
@@ -306,8 +325,8 @@ impl Fence {
 impl Known {
     fn seen_as(self, stored: Stored, now: Moment) -> Self {
         let since = if stored.at == self.stored.at { self.since } else { now };
-        let has_missed = self.has_missed && stored.applied <= self.stored.applied;
-        Self { stored, since, has_missed, ..self }
+        let missed = if stored.applied > self.stored.applied { Duration::ZERO } else { self.missed };
+        Self { stored, since, missed, ..self }
     }
 
     /// When its verifier lets nobody in by its own clock, whatever it hears.

@@ -1,5 +1,8 @@
 //! What people are told as Events when a status changes.
 
+use std::sync::Arc;
+
+use super::enforcement::{Enforcement, names};
 use super::messages::{obstacle_in, shown};
 use super::record::Cause;
 use super::rotation::MAX_OLDER_KEYS;
@@ -33,6 +36,26 @@ pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<
         announcements.push(Announcement { reason: "SecretRefused", warning: true, note });
     }
     announcements
+}
+
+/// A key went into its Secret although these verifiers may not know it yet.
+pub fn handed_out_early(serial: u32, missing: &[Arc<str>]) -> Announcement {
+    let whom = match missing {
+        [] => "the controller cannot read the verifiers' Leases; its log has the API server's answer".to_owned(),
+        missing => format!("these verifiers did not acknowledge it in time: {}; check them", names(missing)),
+    };
+    let note = format!("key {serial} goes into its Secret and may be refused for a while: {whom}");
+    Announcement { reason: "NotAcknowledged", warning: true, note }
+}
+
+/// Every key of a deleted ApiKey is revoked, and every verifier enforces it.
+pub fn revoked_for_good(enforcement: &Enforcement) -> Announcement {
+    let whom = match enforcement {
+        Enforcement::Complete { verifiers: 0 } => "no verifier runs",
+        _ => "no verifier lets any of them in",
+    };
+    let note = format!("every key of this ApiKey is revoked for good: {whom}");
+    Announcement { reason: "Revoked", warning: false, note }
 }
 
 fn new_key(status: &ApiKeyStatus, cause: Option<Cause>) -> Announcement {

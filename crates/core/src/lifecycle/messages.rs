@@ -3,6 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::enforcement::Pending;
 use super::observed::Observed;
 use super::record::{Cause, whole_seconds};
 use super::source::SourceProblem;
@@ -20,6 +21,9 @@ const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What stands in a message between a Secret's name and why it cannot be written.
 const CANNOT_BE_WRITTEN: &str = " cannot be written: ";
+
+/// What is said of a deletion that nobody had to acknowledge.
+const NO_VERIFIER: &str = ", and no verifier runs";
 
 /// A rotation that the annotation asks for.
 const ASKED_FOR: &str = "the rotation that was asked for";
@@ -204,15 +208,37 @@ impl Finding {
     }
 
     /// Every key is revoked, and finalizers of others hold the deletion up.
-    pub(super) fn revoking(others: &[String], is_asked_to_rotate: bool) -> Self {
-        let finding = Self::new(
-            Reason::Revoking,
-            format!(
-                "all keys are revoked; the ApiKey goes once others have removed their finalizers: {}",
-                others.join(", ")
-            ),
+    pub(super) fn revoking(others: &[String], is_without_verifiers: bool, is_asked_to_rotate: bool) -> Self {
+        let whom = if is_without_verifiers { NO_VERIFIER } else { "" };
+        let message = format!(
+            "all keys are revoked{whom}; the ApiKey goes once others have removed their finalizers: {}",
+            others.join(", ")
         );
-        if is_asked_to_rotate { finding.and(&format!("{ASKED_FOR} is not carried out")) } else { finding }
+        Self::new(Reason::Revoking, message).without_rotation(is_asked_to_rotate)
+    }
+
+    /// Every key is revoked, and a verifier may not know it yet.
+    pub(super) fn unacknowledged(pending: &Pending, is_asked_to_rotate: bool) -> Self {
+        let finding = Self::new(Reason::Revoking, format!("all keys are revoked; {}", pending.message()));
+        finding.until(pending.wake()).without_rotation(is_asked_to_rotate)
+    }
+
+    fn without_rotation(self, is_asked_to_rotate: bool) -> Self {
+        if is_asked_to_rotate { self.and(&format!("{ASKED_FOR} is not carried out")) } else { self }
+    }
+
+    /// The submitted key is declared, and a verifier may not know it yet.
+    pub(super) fn unknown_to_verifiers(pending: &Pending) -> Self {
+        Self::new(Reason::Issuing, pending.message()).until(pending.wake())
+    }
+
+    /// The same, while a verifier may decide by what was declared before.
+    pub(super) fn with_older_rules(self, pending: &Pending) -> Self {
+        let finding = self.and(&format!("this generation is not enforced everywhere: {}", pending.message()));
+        match pending.wake() {
+            Some(wake) => finding.or_at(wake),
+            None => finding,
+        }
     }
 
     /// The same, which also ends when the declared expiry draws near or comes.
@@ -239,6 +265,11 @@ pub(super) fn soon(created: Timestamp, expires_at: Timestamp) -> Timestamp {
     let life = expires_at.duration_since(created);
     let notice = if life < SOON { life / 10 } else { SOON };
     whole_seconds(expires_at.saturating_sub(notice).unwrap_or(expires_at))
+}
+
+/// Whether `message` says that no verifier runs.
+pub(super) fn says_no_verifier(message: &str) -> bool {
+    message.contains(NO_VERIFIER)
 }
 
 /// Why a Secret cannot be written, where `message` says so.

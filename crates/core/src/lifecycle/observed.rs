@@ -3,6 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::enforcement::Enforcement;
+use super::messages::says_no_verifier;
 use super::record::{Cause, Record, RevocationReason};
 use super::rotate_request::RotateRequest;
 use super::secret::SecretState;
@@ -56,6 +58,8 @@ pub struct Observed {
     pub ownership: Ownership,
     /// The records of this ApiKey, by ascending serial. Revoked ones may be left out below the newest.
     pub records: Vec<Record>,
+    /// Whether the verifiers decide by what the records say.
+    pub enforcement: Enforcement,
     /// The key that this process has announced in a record and not yet handed out.
     pub held: Option<Held>,
 }
@@ -149,6 +153,23 @@ impl Observed {
     /// issues the first.
     pub fn is_new(&self) -> bool {
         self.status.observed_generation.is_none() && self.records.iter().all(|record| record.cause == Cause::First)
+    }
+
+    /// Whether no verifier had to acknowledge the revocation. The status remembers it once our finalizer is gone.
+    pub(super) fn is_without_verifiers(&self) -> bool {
+        match &self.enforcement {
+            Enforcement::Complete { verifiers } => *verifiers == 0,
+            Enforcement::Unasked | Enforcement::Pending(_) => {
+                let mut conditions = self.status.conditions.iter();
+                conditions.any(|condition| says_no_verifier(&condition.message))
+            }
+        }
+    }
+
+    /// Whether it has to be asked if the verifiers enforce this generation, which the records carry.
+    pub(super) fn needs_to_know_enforcement(&self) -> bool {
+        let is_reported = self.status.enforced_generation == Some(self.generation);
+        self.enforcement == Enforcement::Unasked && self.declared.is_ok() && !is_reported
     }
 
     pub(super) fn live_records(&self) -> impl Iterator<Item = &Record> {

@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::enforcement::{Enforcement, Purpose};
 use super::messages::Finding;
 use super::observed::{Held, IS_IMMUTABLE, Observed, Ownership, SecretAttempt};
 use super::record::{
@@ -27,6 +28,8 @@ pub(super) const MAX_LIVE_KEYS: usize = 16;
 pub enum Plan {
     /// One write, after which the world is observed again.
     Write(Write),
+    /// Learn whether the verifiers decide by what the records say, and plan again with that: [`Observed::enforcement`].
+    AskVerifiers(Purpose),
     /// Nothing to write but the status, where it does not show this yet.
     Rest(Finding),
     /// The ApiKey is going and needs nothing more from us.
@@ -97,6 +100,9 @@ impl Write {
 pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let now = whole_seconds(now);
     match next(observed, now) {
+        Plan::Rest(_) if !observed.is_deleting && observed.needs_to_know_enforcement() => {
+            Plan::AskVerifiers(Purpose::Enforcement)
+        }
         Plan::Rest(finding) => Plan::Rest(finding.or_expiry_of(observed, now)),
         plan => plan,
     }
@@ -132,11 +138,18 @@ fn plan_deletion(observed: &Observed, now: Timestamp) -> Plan {
         return revoke(record, RevocationReason::Deleted, now);
     }
     let others = observed.other_finalizers();
+    let done = observed.status.rotate_request.as_ref();
+    let is_asked_to_rotate = observed.rotate_request.as_ref().is_some_and(|request| done != Some(&request.shown));
+    match &observed.enforcement {
+        _ if !observed.has_finalizer() => {}
+        Enforcement::Unasked => return Plan::AskVerifiers(Purpose::Enforcement),
+        Enforcement::Pending(pending) => return Plan::Rest(Finding::unacknowledged(pending, is_asked_to_rotate)),
+        Enforcement::Complete { .. } => {}
+    }
     // The last chance to say so: without our finalizer, the object may be gone at any moment.
     if !others.is_empty() {
-        let done = observed.status.rotate_request.as_ref();
-        let is_asked_to_rotate = observed.rotate_request.as_ref().is_some_and(|request| done != Some(&request.shown));
-        let status = status::render(observed, &Finding::revoking(&others, is_asked_to_rotate), now);
+        let finding = Finding::revoking(&others, observed.is_without_verifiers(), is_asked_to_rotate);
+        let status = status::render(observed, &finding, now);
         if status != observed.status {
             return Plan::Write(Write::UpdateStatus(Box::new(status)));
         }
@@ -210,7 +223,10 @@ fn plan_submitted(observed: &Observed, declaration: &Declaration, digest: Digest
     }
     match claim(observed, digest, observed.live_records().next()) {
         Claimed::InForce(own) => {
-            let finding = Finding::in_force(declaration, &observed.retiring_beside(Some(own), now), now);
+            if let (None, Enforcement::Pending(pending)) = (observed.status.serial, &observed.enforcement) {
+                return Plan::Rest(Finding::unknown_to_verifiers(pending));
+            }
+            let finding = in_force(observed, declaration, own, now);
             let is_in_vain = observed.asks_to_replace(own);
             Plan::Rest(if is_in_vain { finding.with_a_rotation_in_vain() } else { finding })
         }
@@ -327,6 +343,9 @@ fn plan_undelivered(observed: &Observed, declaration: &Declaration, record: &Rec
     let secret = || secret_with(observed, declaration, &SecretAnnotations::of(record)).map(Box::new);
     let write = match (held, &observed.secret) {
         (Some(Held { is_refused: true, .. }), _) => return revoke(record, RevocationReason::DeliveryRefused, now),
+        (Some(_), SecretState::Absent | SecretState::Ours { .. }) if observed.enforcement == Enforcement::Unasked => {
+            return Plan::AskVerifiers(Purpose::Delivery);
+        }
         (Some(_), SecretState::Absent) => secret().map(Write::CreateSecret),
         (Some(_), SecretState::Ours { .. }) => secret().map(Write::ReplaceSecret),
         (None, _) if (SignedDuration::ZERO..DELIVERY_GRACE).contains(&now.duration_since(record.created())) => {
@@ -380,7 +399,11 @@ fn held_longer(
 fn in_force(observed: &Observed, declaration: &Declaration, current: &Record, now: Timestamp) -> Finding {
     let finding = Finding::in_force(declaration, &observed.retiring_beside(Some(current), now), now);
     let in_use = observed.older_in_use(declaration, current, now);
-    in_use.into_iter().fold(finding, |finding, (_, until)| finding.or_at(until))
+    let finding = in_use.into_iter().fold(finding, |finding, (_, until)| finding.or_at(until));
+    match &observed.enforcement {
+        Enforcement::Pending(pending) => finding.with_older_rules(pending),
+        Enforcement::Unasked | Enforcement::Complete { .. } => finding,
+    }
 }
 
 /// The key in the Secret stays, and what else is in it may have to change. A rotation would write all of it anyway.

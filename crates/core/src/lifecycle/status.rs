@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
+use super::enforcement::Enforcement;
 use super::messages::{Finding, obstacle_in, shown, soon};
 use super::observed::{Observed, SecretAttempt};
 use super::record::{Record, whole_seconds};
@@ -61,6 +62,9 @@ pub fn render(observed: &Observed, finding: &Finding, now: Timestamp) -> ApiKeyS
             };
             expiring = (reason, format!("the key {verb} at {expires_at}"));
         }
+    }
+    if observed.declared.is_ok() && matches!(observed.enforcement, Enforcement::Complete { .. }) {
+        status.enforced_generation = Some(observed.generation);
     }
     status.conditions = conditions(observed, finding, expiring, now);
     status

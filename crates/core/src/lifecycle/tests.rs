@@ -1,6 +1,7 @@
 //! A small world that carries plans out, is crashed after any write, and is meddled with by people. Whatever happens,
 //! it has to come to rest, and the promises have to hold there.
 
+mod enforcement;
 mod ownership;
 mod rotation;
 mod source;
@@ -71,6 +72,10 @@ struct World {
     /// The oldest record of another ApiKey that has the submitted digest.
     rival: Option<Claim>,
     records: BTreeMap<u32, Record>,
+    /// What the verifiers answer when they are asked.
+    verifiers: Enforcement,
+    /// What they have answered since the records were last written.
+    enforcement: Enforcement,
     held: Option<Held>,
     version: u64,
     minted: u64,
@@ -107,6 +112,8 @@ impl World {
             obstacle: None,
             rival: None,
             records: BTreeMap::new(),
+            verifiers: Enforcement::Complete { verifiers: 1 },
+            enforcement: Enforcement::Unasked,
             held: None,
             version: 0,
             minted: 0,
@@ -138,6 +145,7 @@ impl World {
             secret_attempt: self.recalled_attempt(),
             ownership: self.ownership(),
             records: self.records.values().cloned().collect(),
+            enforcement: self.enforcement.clone(),
             held: self.held.clone(),
         };
         let obstacle = self.obstacle.clone().filter(|_| observed.needs_to_know_obstacle(self.now));
@@ -203,14 +211,29 @@ impl World {
         self.version.to_string()
     }
 
+    /// The plan, once the verifiers were asked where it wants that.
+    fn plan(&mut self) -> Plan {
+        match plan(&self.observed(), self.now) {
+            Plan::AskVerifiers(_) => {
+                self.enforcement = self.verifiers.clone();
+                let plan = plan(&self.observed(), self.now);
+                assert!(!matches!(plan, Plan::AskVerifiers(_)), "they have answered: {self:#?}");
+                plan
+            }
+            plan => plan,
+        }
+    }
+
     /// Runs until nothing is left to write, or until `crash_after` writes were carried out.
     fn run(&mut self, crash_after: Option<usize>) -> Rest {
+        self.enforcement = Enforcement::Unasked;
         for step in 0..40 {
             if crash_after == Some(step) {
                 self.held = None;
                 return Rest::Crashed;
             }
-            match plan(&self.observed(), self.now) {
+            match self.plan() {
+                Plan::AskVerifiers(_) => unreachable!(),
                 Plan::Done => {
                     self.held = None;
                     return Rest::Done;
@@ -237,6 +260,7 @@ impl World {
             Write::AddFinalizer(write) => self.set_finalizers(&write, true),
             Write::RemoveFinalizer(write) => {
                 assert!(self.records.values().all(|record| !record.is_live()), "a finalizer goes last: {self:#?}");
+                assert!(matches!(self.enforcement, Enforcement::Complete { .. }), "everywhere: {self:#?}");
                 self.set_finalizers(&write, false);
             }
             Write::CreateRecord(record) => self.create_record(&record),
@@ -303,6 +327,7 @@ impl World {
     }
 
     fn create_record(&mut self, record: &NewRecord) {
+        self.enforcement = Enforcement::Unasked;
         let serial = record.serial();
         assert!(self.finalizer, "a key without a finalizer could outlive its ApiKey");
         assert!(!self.records.contains_key(&serial), "a name that is taken: {self:#?}");
@@ -322,6 +347,7 @@ impl World {
     }
 
     fn update_record(&mut self, object: ApiKeyRecord) {
+        self.enforcement = Enforcement::Unasked;
         let version = self.next_version();
         let newest = self.records.keys().next_back().copied();
         let newest = self.current().map_or(newest, |current| Some(current.spec.serial));
@@ -352,6 +378,7 @@ impl World {
             self.held.as_mut().unwrap().is_refused = true;
             return;
         }
+        assert_ne!(self.enforcement, Enforcement::Unasked, "verifiers are asked before a key is handed out");
         let held = self.held.clone().unwrap();
         let record = &self.records[&held.serial];
         assert!(record.is_live() && record.spec.digest == held.digest.to_string(), "announced before it is handed out");
@@ -763,7 +790,7 @@ fn a_foreign_secret_is_never_touched_and_nothing_is_minted() {
     world.meddle(Meddling::TakeSecretName);
     world.run(None);
     assert_eq!((world.reason(), world.minted, &world.secret), (Reason::SecretNameTaken, 0, &SecretState::Foreign));
-    let Plan::Rest(Finding { wake, .. }) = plan(&world.observed(), world.now) else { panic!("not at rest") };
+    let Plan::Rest(Finding { wake, .. }) = world.plan() else { panic!("not at rest") };
     assert_eq!(wake, Some(world.now + SECRET_RETRY));
     world.meddle(Meddling::FreeSecretName);
     world.run(None);
@@ -786,7 +813,7 @@ fn one_key_is_made_in_vain_and_none_while_the_api_server_refuses() {
         let is_let_in = spoil != Meddling::RevokeNewestByHand;
         let meanwhile = if is_let_in { "; keyw1_00000001 is let in until a new key takes its place" } else { "" };
         assert_eq!(ready.message, format!("Secret \"ci\" cannot be written: exceeded quota{meanwhile}"));
-        let Plan::Rest(Finding { wake, .. }) = plan(&world.observed(), world.now) else { panic!("not at rest") };
+        let Plan::Rest(Finding { wake, .. }) = world.plan() else { panic!("not at rest") };
         assert_eq!(wake, Some(world.now + SECRET_RETRY));
         let stalled = &world.status.conditions[2];
         assert_eq!((stalled.status, &stalled.reason), (ConditionStatus::False, &Reason::NotStalled));
@@ -822,7 +849,7 @@ fn an_api_server_that_takes_dry_runs_and_refuses_the_write_costs_a_key_in_five_m
         for _ in 0..10 {
             // The dry run passes; the write does not.
             world.obstacle = None;
-            while let Plan::Write(write) = plan(&world.observed(), world.now) {
+            while let Plan::Write(write) = world.plan() {
                 world.obstacle = matches!(write, Write::CreateSecret(_)).then(|| Obstacle::Refused("no".into()));
                 world.carry_out(write);
                 world.obstacle = None;
@@ -856,9 +883,9 @@ fn what_the_secret_says_never_comes_before_the_status() {
     let mut world = issued(json!({}));
     world.meddle(Meddling::SpoilAnnotations);
     world.meddle(Meddling::Suspend);
-    let Plan::Write(write) = plan(&world.observed(), world.now) else { panic!("nothing to write") };
+    let Plan::Write(write) = world.plan() else { panic!("nothing to write") };
     world.carry_out(write);
-    let Plan::Rest(finding) = plan(&world.observed(), world.now) else { panic!("not at rest") };
+    let Plan::Rest(finding) = world.plan() else { panic!("not at rest") };
     assert_eq!(finding.reason, Reason::Suspended);
     let due = annotations_due(&world.observed(), &finding).unwrap();
     assert_eq!(due.metadata.annotations.unwrap()[SERIAL_ANNOTATION], "1");
@@ -875,7 +902,7 @@ fn the_secret_of_an_earlier_namesake_is_waited_for() {
             break;
         }
         assert_eq!(world.status.conditions[2].status, ConditionStatus::False, "no person is asked for");
-        let Plan::Rest(Finding { wake, .. }) = plan(&world.observed(), world.now) else { panic!("not at rest") };
+        let Plan::Rest(Finding { wake, .. }) = world.plan() else { panic!("not at rest") };
         world.now = wake.unwrap();
         looks.push(world.now.duration_since(world.created).as_secs());
     }
@@ -1037,7 +1064,7 @@ fn an_invalid_spec_refuses_the_key_until_it_is_mended() {
 #[test]
 fn an_expired_key_is_shown_so_at_the_very_second_and_can_come_back() {
     let mut world = issued(json!({"expiresIn": "10m"}));
-    let wake = |world: &World| match plan(&world.observed(), world.now) {
+    let wake = |world: &World| match world.clone().plan() {
         Plan::Rest(finding) => finding.wake,
         other => panic!("not at rest: {other:?}"),
     };

@@ -189,17 +189,27 @@ fn a_key_waits_for_ten_seconds_and_who_missed_one_is_not_waited_for_until_it_spe
     let deliver = |fence: &mut Fence, records: u64, b: (u64, Option<u64>), began: u64| {
         let awaited = fence.awaited(version(records), at(began));
         look(fence, &[lease("a", 100 + records, Some(records)), lease("b", b.0, b.1)], records, at(began));
-        (fence.deliver(&awaited, at(began)), fence.deliver(&awaited, at(began + 10)))
+        (fence.wait(&awaited, DELIVERY_PATIENCE, at(began)), fence.wait(&awaited, DELIVERY_PATIENCE, at(began + 10)))
     };
     let missed: Vec<Arc<str>> = vec!["b".into()];
-    let waits = |began: u64| (Delivery::Waiting(at(began + 10)), Delivery::Missed(missed.clone()));
+    let waits = |began: u64| (Wait::Until(at(began + 10)), Wait::Missed(missed.clone()));
     assert_eq!(deliver(&mut fence, 10, (1, None), 0), waits(0));
-    assert_eq!(deliver(&mut fence, 11, (1, None), 20), (Delivery::Known, Delivery::Known));
-    assert_eq!(
-        deliver(&mut fence, 12, (2, None), 40),
-        (Delivery::Known, Delivery::Known),
-        "renewed is not acknowledged"
-    );
+    assert_eq!(deliver(&mut fence, 11, (1, None), 20), (Wait::Over, Wait::Over));
+    assert_eq!(deliver(&mut fence, 12, (2, None), 40), (Wait::Over, Wait::Over), "renewed is not acknowledged");
     assert_eq!(deliver(&mut fence, 13, (3, Some(12)), 60), waits(60));
-    assert_eq!(deliver(&mut fence, 14, (4, Some(14)), 80), (Delivery::Known, Delivery::Known));
+    assert_eq!(deliver(&mut fence, 14, (4, Some(14)), 80), (Wait::Over, Wait::Over));
+}
+
+#[test]
+fn who_was_waited_for_for_a_second_in_vain_is_still_waited_for_with_a_key() {
+    let mut fence = Fence::default();
+    let awaited = fence.awaited(version(10), at(0));
+    look(&mut fence, &[lease("a", 1, None)], 10, at(0));
+    assert_eq!(fence.wait(&awaited, ENFORCEMENT_PATIENCE, at(0)), Wait::Until(at(1)));
+    assert_eq!(fence.wait(&awaited, ENFORCEMENT_PATIENCE, at(1)), Wait::Missed(vec!["a".into()]));
+    let next = fence.awaited(version(11), at(2));
+    look(&mut fence, &[lease("a", 1, None)], 11, at(2));
+    assert_eq!(fence.wait(&next, ENFORCEMENT_PATIENCE, at(2)), Wait::Over, "a pass does not wait a second time");
+    assert!(matches!(fence.judge(&next, at(2)), Verdict::Waiting { .. }), "and yet nothing is fenced");
+    assert_eq!(fence.wait(&next, DELIVERY_PATIENCE, at(2)), Wait::Until(at(12)));
 }

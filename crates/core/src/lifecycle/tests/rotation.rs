@@ -19,12 +19,12 @@ fn issued_with(rotation: Value) -> World {
 
 impl World {
     fn planned(&self) -> Plan {
-        plan(&self.observed(), self.now)
+        self.clone().plan()
     }
 
     /// What is written next, which is then carried out.
     fn step(&mut self) -> &'static str {
-        let Plan::Write(write) = self.planned() else { return "nothing" };
+        let Plan::Write(write) = self.plan() else { return "nothing" };
         let word = write.as_str();
         self.carry_out(write);
         word
@@ -288,7 +288,7 @@ fn a_clock_that_jumps_rotates_at_most_once_for_each_half_of_a_period() {
                 // The API server's clock is right, and the controller's is not.
                 let right = world.now;
                 world.now = right + jump;
-                while let Plan::Write(write) = plan(&world.observed(), world.now) {
+                while let Plan::Write(write) = world.plan() {
                     world.now = right;
                     world.carry_out(write);
                     world.now = right + jump;

@@ -92,7 +92,7 @@ fn a_source_that_holds_no_key_is_told_of_and_what_it_held_retires() {
         assert_eq!(world.status.rotate_request, None, "not carried out");
         assert_eq!(world.status.retiring[0].retires_at.0, world.now + OVERLAP);
         assert_eq!(announcements(&before, &world.status, None)[0].reason, "SourceUnusable");
-        let Plan::Rest(finding) = plan(&world.observed(), world.now) else { panic!("not at rest") };
+        let Plan::Rest(finding) = world.plan() else { panic!("not at rest") };
         assert_eq!(finding.wake, Some(world.now + SECRET_RETRY));
         assert_eq!(world.let_in(&["made elsewhere"]), ["made elsewhere"]);
         world.wait(OVERLAP);

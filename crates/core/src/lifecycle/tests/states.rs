@@ -43,7 +43,7 @@ fn kinds(records: &str) -> Vec<Kind> {
 
 /// The controller's next write in the table's words.
 fn first_write(world: &World) -> &'static str {
-    match plan(&world.observed(), world.now) {
+    match world.clone().plan() {
         Plan::Write(Write::CreateRecord(_)) => "creates a record",
         Plan::Write(Write::CreateSecret(_) | Write::ReplaceSecret(_)) => "writes the Secret",
         Plan::Write(Write::UpdateSecret(_)) => "updates the Secret",
@@ -52,7 +52,7 @@ fn first_write(world: &World) -> &'static str {
         Plan::Write(Write::RemoveRecord(_)) => "removes its record",
         Plan::Write(Write::RemoveFinalizer(_)) => "removes the finalizer",
         Plan::Write(Write::AddFinalizer(_)) => "adds the finalizer",
-        Plan::Write(Write::UpdateStatus(_)) | Plan::Rest(_) => "nothing",
+        Plan::Write(Write::UpdateStatus(_)) | Plan::Rest(_) | Plan::AskVerifiers(_) => "nothing",
         Plan::Done => "nothing",
     }
 }

@@ -192,7 +192,7 @@ fn a_refused_change_is_said_tried_again_every_30_seconds_and_costs_no_key() {
                 world.said_of_ready(),
                 "Secret \"ci\" cannot be written: exceeded quota; what spec.secret.template declares waits; the key is let in"
             );
-            let Plan::Rest(finding) = plan(&world.observed(), world.now) else { panic!("tried in a loop") };
+            let Plan::Rest(finding) = world.plan() else { panic!("tried in a loop") };
             assert_eq!(finding.wake, Some(world.now + SECRET_RETRY));
             world.wait(SECRET_RETRY);
         }
@@ -311,7 +311,7 @@ fn what_is_observed_of_a_secret_holds_no_part_of_its_key() {
     let update = {
         let mut world = world.clone();
         world.edit("secret", json!({"template": {"data": {"b": "$(KEY)"}}}));
-        plan(&world.observed(), world.now)
+        world.plan()
     };
     for shown in [format!("{:?}", world.observed()), format!("{update:?}")] {
         assert!(!shown.contains(&key_number(1)[..15]), "{shown}");
@@ -322,9 +322,7 @@ fn what_is_observed_of_a_secret_holds_no_part_of_its_key() {
 fn an_update_is_not_made_around_another_key_than_was_observed() {
     let mut world = issued(json!({}));
     world.edit("secret", json!({ "template": env() }));
-    let Plan::Write(Write::UpdateSecret(update)) = plan(&world.observed(), world.now) else {
-        panic!("nothing to write")
-    };
+    let Plan::Write(Write::UpdateSecret(update)) = world.plan() else { panic!("nothing to write") };
     let stored = |key: &str| Secret {
         data: Some([("api-key".to_owned(), ByteString(key.as_bytes().to_vec()))].into()),
         ..Secret::default()
