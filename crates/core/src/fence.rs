@@ -48,8 +48,8 @@ mod verifier;
 
 pub use self::controller::{Awaited, DELIVERY_PATIENCE, Delivery, Eviction, Fence, Look, MOST_LEASES, Verdict, View};
 pub use self::lease::{
-    APPLIED_ANNOTATION, Content, ELECTION_LEASE, Holder, LeaseVersion, Precondition, RecordVersion, STATE_ANNOTATION,
-    State, Stored,
+    APPLIED_ANNOTATION, Content, ELECTION_LEASE, Holder, LONGEST_DURATION, LeaseVersion, Precondition, RecordVersion,
+    STATE_ANNOTATION, State, Stored,
 };
 pub use self::moment::Moment;
 pub use self::verifier::{Act, Answer, Operation, Progress, Request, Round, Verifier};
