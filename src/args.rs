@@ -499,6 +499,26 @@ mod tests {
     }
 
     #[test]
+    fn a_verifier_is_named_by_its_flag_or_else_by_its_host_in_a_way_that_a_lease_can_be() {
+        let parse = |words: &[&str]| Arguments::try_parse_from([&["keywright", "verifier"], words].concat());
+        let identity = |words: &[&str], hostname: &str| match parse(words).unwrap().role {
+            Role::Verifier(arguments) => arguments.options(hostname).map(|options| options.identity),
+            _ => unreachable!(),
+        };
+        assert_eq!(identity(&["--identity=a-1.b"], "here").unwrap(), "a-1.b");
+        assert_eq!(identity(&[], "here").unwrap(), "here");
+        let said = identity(&[], "My_Host").unwrap_err().to_string();
+        assert!(said.contains("My_Host") && said.contains("Set --identity"), "{said}");
+        let long = "a".repeat(254);
+        for bad in ["", "A", "a_b", "-a", "a-", "a..b", ".a", "a.", "\u{e4}", "keywright-controller", &long] {
+            let said = parse(&[&format!("--identity={bad}")]).unwrap_err().to_string();
+            assert!(said.contains("--identity") && said.contains("keywright-verifier-0"), "{said}");
+        }
+        let said = parse(&["--lease-duration=25h"]).unwrap_err().to_string();
+        assert!(said.contains("must be at most 1d"), "{said}");
+    }
+
+    #[test]
     fn whether_tls_is_required_is_a_question_only_where_it_is_served() {
         let files = ["--tls-certificate=tls.crt", "--tls-key=tls.key"];
         for (words, expected) in [

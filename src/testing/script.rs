@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use keywright_core::fence::APPLIED_ANNOTATION;
 use keywright_core::testing::record_name;
 use kube::{Client, Config};
 use serde_json::{Value, json};
@@ -201,6 +202,13 @@ impl Script {
         }
         state.targets.push(target);
         reply
+    }
+
+    /// What the Lease says is applied.
+    pub fn applied(&self) -> Option<String> {
+        let state = self.state.lock().unwrap();
+        let applied = state.lease.as_ref()?["metadata"]["annotations"][APPLIED_ANNOTATION].as_str();
+        applied.map(str::to_owned)
     }
 
     /// How many times a Lease was created.

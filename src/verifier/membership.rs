@@ -211,18 +211,14 @@ impl Membership {
 
 #[cfg(test)]
 mod tests {
-    use keywright_core::fence::{Precondition, Stored};
+    use keywright_core::testing::stored_lease;
 
     use super::*;
 
     /// Has the Lease stored.
     pub(super) fn join(membership: &Membership, now: Moment) -> Round {
         let Act::Send(create) = membership.next(now) else { panic!("it begins with its Lease") };
-        let Holder { identity, holder, .. } = membership.holder().clone();
-        let at = Precondition { uid: "a".into(), version: "1".parse().unwrap() };
-        let duration = membership.holder().duration();
-        let stored = Stored { name: identity, at, holder, duration, applied: None, is_going: false };
-        membership.answered(create, Answer::Stored(stored), now);
+        membership.answered(create, Answer::Stored(stored_lease(membership.holder())), now);
         let Act::List(round) = membership.next(now) else { panic!("the list comes next") };
         round
     }

@@ -1,4 +1,4 @@
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Mutex;
 
 use keywright_core::fence::Holder;
@@ -121,6 +121,38 @@ async fn records_are_listed_by_pages_and_then_watched() {
         assert!(!is_watch || target.contains("timeoutSeconds=2&allowWatchBookmarks=true"), "{target}");
         assert!(!target.contains("sendInitialEvents"), "{target}");
     }
+}
+
+/// A thread may have looked a key up just before it was revoked, and not have answered yet.
+#[tokio::test]
+async fn a_version_is_acknowledged_once_nobody_decides_from_an_older_keyring() {
+    let script = Script::start(
+        vec![
+            (LIST, list("100", "", &[record(1, "7", &spec(1))])),
+            ("watch=true", Reply::Held(vec![event("ADDED", record(2, "101", &spec(2)))])),
+        ],
+        quiet,
+    );
+    let feed = feed();
+    let (deciding, swapped) = (RefCell::new(None), Cell::new(None));
+    let applied = |version| script.applied().is_some_and(|applied| applied == version);
+    follow_until(&script, &feed, |feed| {
+        if deciding.borrow().is_none() && swapped.get().is_none() && applied("100") {
+            deciding.replace(Some(feed.keyring()));
+            script.release();
+        }
+        if deciding.borrow().is_some() && feed.records() == 2 && swapped.get().is_none() {
+            swapped.set(Some(Instant::now()));
+        }
+        // Three times as long as an acknowledgement waits for others.
+        if swapped.get().is_some_and(|at| at.elapsed() > Duration::from_millis(300)) {
+            deciding.replace(None);
+        }
+        assert!(deciding.borrow().is_none() || !applied("101"), "a decision from the older keyring is under way");
+        applied("101")
+    })
+    .await;
+    assert!(swapped.get().is_some());
 }
 
 #[tokio::test]
