@@ -18,6 +18,7 @@ use crate::telemetry::LogFormat;
 use crate::{certificates, controller, telemetry, verifier, webhook};
 use keywright_core::authority::{CERTIFICATE_LIFETIME, LIFETIME};
 use keywright_core::client_address::ClientAddressSource;
+use keywright_core::fence::{ELECTION_LEASE, LONGEST_DURATION};
 use keywright_core::{duration, usage};
 
 /// Issues, delivers, verifies, expires and revokes API keys on Kubernetes.
@@ -140,8 +141,14 @@ pub struct VerifierArguments {
     #[arg(long, env = "KEYWRIGHT_GRPC_CLIENT_IP", default_value = "peer", value_name = "SOURCE")]
     pub grpc_client_ip: ClientAddressSource,
 
-    /// How old the records may be before the verifier answers 503.
-    #[arg(long, env = "KEYWRIGHT_LEASE_DURATION", default_value = "10m", value_name = "DURATION", value_parser = positive_duration)]
+    /// The name of this verifier's Lease, which must be its Pod's. No two verifiers may have the same. Default: POD_NAME, or
+    /// else the host's name.
+    #[arg(long, env = "KEYWRIGHT_IDENTITY", value_name = "NAME", value_parser = identity)]
+    pub identity: Option<String>,
+
+    /// How long the verifier answers without renewing its Lease, and without news of the records. After that it answers 503. A
+    /// verifier that crashed holds up deletions of ApiKeys for about as long. At most 1d.
+    #[arg(long, env = "KEYWRIGHT_LEASE_DURATION", default_value = "10m", value_name = "DURATION", value_parser = lease_duration)]
     pub lease_duration: Duration,
 
     /// How late lastUsedAt may be, if the write budget allows.
@@ -276,10 +283,20 @@ impl ControllerArguments {
 }
 
 impl VerifierArguments {
-    /// The role's options.
-    pub fn options(&self) -> verifier::Options {
-        verifier::Options {
+    /// The role's options. `hostname` identifies the verifier if no flag does.
+    ///
+    /// # Errors
+    /// If that cannot be the name of a Lease.
+    pub fn options(&self, hostname: &str) -> anyhow::Result<verifier::Options> {
+        let identity = match &self.identity {
+            Some(identity) => identity.clone(),
+            None => identity(hostname).map_err(|problem| {
+                anyhow::anyhow!("POD_NAME, or else the host's name, is {hostname}, but {problem}. Set --identity")
+            })?,
+        };
+        Ok(verifier::Options {
             namespace: self.server.program.namespace.clone(),
+            identity,
             http_address: Address::or_all(self.http_address, 8080),
             grpc_address: Address::or_all(self.grpc_address, 9001),
             admin_address: self.server.admin_address(),
@@ -293,7 +310,7 @@ impl VerifierArguments {
             },
             tls: pem_files(&self.tls_certificate, &self.tls_key, &self.tls_client_ca),
             tls_required: self.tls_required,
-        }
+        })
     }
 }
 
@@ -355,6 +372,33 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| "must be at least 1s".to_owned())
+}
+
+/// Checks the name of a verifier's Lease: a DNS subdomain (RFC 1123), as a Pod's name is.
+fn identity(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        let is_plain = |octet: u8| octet.is_ascii_lowercase() || octet.is_ascii_digit();
+        let (first, last) = (label.bytes().next(), label.bytes().last());
+        first.is_some_and(is_plain)
+            && last.is_some_and(is_plain)
+            && label.bytes().all(|octet| is_plain(octet) || octet == b'-')
+    };
+    if text == ELECTION_LEASE {
+        Err(format!(
+            "must not be {ELECTION_LEASE}, which is the Lease of the controllers; keywright-verifier-0, for example"
+        ))
+    } else if text.len() <= 253 && text.split('.').all(is_label) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be the Pod's name: up to 253 lower-case letters, digits, - and ., such as keywright-verifier-0"
+            .to_owned())
+    }
+}
+
+/// Checks how long a Lease is valid.
+fn lease_duration(text: &str) -> Result<Duration, String> {
+    let duration = positive_duration(text)?;
+    if duration <= LONGEST_DURATION { Ok(duration) } else { Err("must be at most 1d".to_owned()) }
 }
 
 /// A duration that help texts show as users write it.
@@ -443,7 +487,7 @@ mod tests {
     fn what_is_not_told_where_to_listen_listens_on_all_addresses() {
         let parse = |words: &[&str]| Arguments::try_parse_from([&["keywright"], words].concat()).unwrap().role;
         let Role::Verifier(verifier) = parse(&["verifier", "--grpc-address=[::]:9002"]) else { unreachable!() };
-        let options = verifier.options();
+        let options = verifier.options("here").unwrap();
         assert_eq!((options.http_address, options.admin_address), (Address::All(8080), Address::All(9090)));
         assert_eq!(options.grpc_address, Address::All(9002));
         let Role::Webhook(webhook) = parse(&["webhook", "--admin-address=0.0.0.0:1"]) else { unreachable!() };
@@ -452,6 +496,26 @@ mod tests {
         assert_eq!(options.admin_address, Address::Given("0.0.0.0:1".parse().unwrap()));
         let Role::Controller(controller) = parse(&["controller"]) else { unreachable!() };
         assert_eq!(controller.options("here").admin_address, Address::All(9090));
+    }
+
+    #[test]
+    fn a_verifier_is_named_by_its_flag_or_else_by_its_host_in_a_way_that_a_lease_can_be() {
+        let parse = |words: &[&str]| Arguments::try_parse_from([&["keywright", "verifier"], words].concat());
+        let identity = |words: &[&str], hostname: &str| match parse(words).unwrap().role {
+            Role::Verifier(arguments) => arguments.options(hostname).map(|options| options.identity),
+            _ => unreachable!(),
+        };
+        assert_eq!(identity(&["--identity=a-1.b"], "here").unwrap(), "a-1.b");
+        assert_eq!(identity(&[], "here").unwrap(), "here");
+        let said = identity(&[], "My_Host").unwrap_err().to_string();
+        assert!(said.contains("My_Host") && said.contains("Set --identity"), "{said}");
+        let long = "a".repeat(254);
+        for bad in ["", "A", "a_b", "-a", "a-", "a..b", ".a", "a.", "\u{e4}", "keywright-controller", &long] {
+            let said = parse(&[&format!("--identity={bad}")]).unwrap_err().to_string();
+            assert!(said.contains("--identity") && said.contains("keywright-verifier-0"), "{said}");
+        }
+        let said = parse(&["--lease-duration=25h"]).unwrap_err().to_string();
+        assert!(said.contains("must be at most 1d"), "{said}");
     }
 
     #[test]
@@ -465,7 +529,7 @@ mod tests {
         ] {
             let parsed = Arguments::try_parse_from(["keywright", "verifier"].into_iter().chain(words.clone()));
             let required = parsed.ok().map(|arguments| match arguments.role {
-                Role::Verifier(arguments) => arguments.options().tls_required,
+                Role::Verifier(arguments) => arguments.options("here").unwrap().tls_required,
                 _ => unreachable!(),
             });
             assert_eq!(required, expected, "{words:?}");

@@ -1,4 +1,6 @@
-//! The only place that reads the time of day, and the time since the boot. Everything else takes the time as an argument.
+//! The only place that reads the clocks that decisions depend on. Everything else takes the time as an argument.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use keywright_core::fence::Moment;
@@ -9,9 +11,10 @@ pub fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// The time since the boot. It goes on while the machine is suspended, and nobody can set it (CLOCK_BOOTTIME).
-pub fn since_boot() -> Moment {
+/// The time since the boot, with the time that the machine was suspended: a Lease runs out meanwhile.
+pub fn moment() -> Moment {
     let time = clock_gettime(ClockId::Boottime);
-    let (seconds, nanoseconds) = (time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0));
-    Moment::since_boot(std::time::Duration::new(seconds, nanoseconds))
+    // Neither is ever negative.
+    let (seconds, nanoseconds) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
+    Moment::since_boot(Duration::new(seconds, nanoseconds.try_into().unwrap_or_default()))
 }

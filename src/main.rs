@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         }),
         Role::Verifier(arguments) => run(&mut Builder::new_multi_thread(), &arguments.server.program, async {
             let config = client::config(arguments.server.program.kubeconfig.as_deref()).await?;
-            verifier::run(client::watching(&config)?, arguments.options(), terminated()?).await
+            verifier::run(&config, arguments.options(&hostname())?, terminated()?).await
         }),
         Role::Webhook(arguments) => run(&mut Builder::new_multi_thread(), &arguments.server.program, async {
             let origin = match arguments.pem_files() {

@@ -1,7 +1,8 @@
 //! I/O. The role `verifier`: follows the records, answers proxies, and writes last uses back.
 //!
-//! `feed.rs` keeps the keyring, and `decisions.rs` decides from it. `forward_auth.rs` (HTTP) and `ext_authz.rs` (Envoy's
-//! messages) are plain functions from a request to an answer. `grpc.rs` transports the latter. `flush.rs` writes last uses.
+//! `feed.rs` keeps the keyring, and `decisions.rs` decides from it, while `membership.rs` says that it may. `lease.rs` holds
+//! the Lease that this takes. `forward_auth.rs` (HTTP) and `ext_authz.rs` (Envoy's messages) are plain functions from a
+//! request to an answer. `grpc.rs` transports the latter. `flush.rs` writes last uses.
 
 pub mod decisions;
 mod denial;
@@ -12,6 +13,8 @@ mod field;
 pub mod flush;
 pub mod forward_auth;
 pub mod grpc;
+pub mod lease;
+pub mod membership;
 pub mod protobuf;
 
 use std::fmt;
@@ -24,14 +27,16 @@ use anyhow::{Context, bail};
 use futures::{FutureExt, future};
 use hyper::Request;
 use keywright_core::client_address::ClientAddressSource;
+use keywright_core::fence::Holder;
 use keywright_core::usage;
-use kube::Client;
+use kube::Config;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::decisions::{DecisionMetrics, Decisions, Tally};
@@ -40,7 +45,8 @@ use self::feed::Feed;
 use self::flush::Flush;
 use self::forward_auth::ForwardAuth;
 use self::grpc::Services;
-use crate::clock;
+use self::lease::LeaseKeeper;
+use self::membership::Membership;
 use crate::serve::admin;
 use crate::serve::connections::{Leaving, Listener, Server};
 use crate::serve::limits::Limits;
@@ -51,6 +57,7 @@ use crate::serve::tls::files::{CertificateFiles, PemFiles};
 use crate::serve::tls::{Acceptor, HTTP_1, HTTP_2};
 use crate::serve::workers::Workers;
 use crate::telemetry::WatchErrors;
+use crate::{client, clock};
 
 /// The options of a verifier, from its flags.
 #[derive(Clone, Debug)]
@@ -67,7 +74,9 @@ pub struct Options {
     pub http_client_address_source: ClientAddressSource,
     /// The source of the client's address over gRPC.
     pub grpc_client_address_source: ClientAddressSource,
-    /// How old the records may be. From this age on, every answer is 503.
+    /// The Lease's name: the Pod's. No two verifiers may have the same.
+    pub identity: String,
+    /// How long the Lease is valid after each renewal, and how old the records may be. After that, every answer is 503.
     pub lease_duration: Duration,
     /// The share of a listener's connections that one client may have. For probes and metrics it is always a quarter.
     pub connections_per_client: Share,
@@ -85,15 +94,17 @@ const CERTIFICATE_POLL: Duration = Duration::from_secs(5);
 /// Open files besides clients' connections: connections to the API server, listeners, certificates, the runtime.
 const OTHER_FILES: u64 = 128;
 
+/// How long the removal of the Lease may take at the end. If it fails, this verifier holds deletions up until its Lease has run
+/// out, or until it is started again in the same Pod.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
 const REMEDY: &str = "If it is a proxy, let it trust the CA of --tls-certificate";
 
-/// Runs a verifier until `shutdown`: follows the records and answers proxies and probes.
-///
-/// `client` should not retry, and should not have a read timeout.
+/// Runs a verifier until `shutdown`: holds its Lease, follows the records, and answers proxies and probes.
 ///
 /// # Errors
 /// If it cannot listen on an address, a certificate file cannot be used, or a task stops unexpectedly.
-pub async fn run(client: Client, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(config: &Config, options: Options, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     allow_open_files();
     let mut registry = Registry::with_prefix("keywright");
     let tls = options.tls.clone().map(|files| open(files, &mut registry)).transpose()?;
@@ -106,7 +117,10 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     }
     let listeners = Listeners::bind(&options).await?;
     let errors = WatchErrors::new(&mut registry);
-    let feed = Arc::new(Feed::new(options.lease_duration, Instant::now()).with_errors(errors));
+    let (requests, watches) = (client::requesting(config)?, client::watching(config)?);
+    let holder = Holder::new(&options.identity, rand::random(), options.lease_duration);
+    let membership = Arc::new(Membership::new(holder));
+    let feed = Arc::new(Feed::new(Arc::clone(&membership), clock::moment()).with_errors(errors));
     let leaving = Leaving::default();
     let connections = ConnectionMetrics::new(&mut registry);
     let [http_occupancy, grpc_occupancy, admin_occupancy] = ["http", "grpc", "admin"].map(|name| connections.of(name));
@@ -125,7 +139,8 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
     let tallies = vec![Arc::clone(&http_tally), Arc::clone(&grpc_tally)];
     registry.register_collector(Box::new(DecisionMetrics(tallies)));
     let (namespace, policy) = (options.namespace, options.last_used);
-    let flush = Flush::new(client.clone(), &namespace, Arc::clone(&feed), policy, &mut registry);
+    let keeper = LeaseKeeper::new(Arc::clone(&membership), requests.clone(), &namespace);
+    let flush = Flush::new(requests, &namespace, Arc::clone(&feed), policy, &mut registry);
 
     let workers = Workers::per_core().context("cannot start a thread for each core")?;
     let server = |tcp, protocol, limits: Limits, occupancy| {
@@ -150,15 +165,25 @@ pub async fn run(client: Client, options: Options, shutdown: impl Future<Output 
 
     let mut background = JoinSet::new();
     background.spawn(admin::serve(listeners.admin, readiness, Arc::new(registry), admin_occupancy, pending()));
-    background.spawn(async move { match feed.follow(client, &namespace).await {} });
+    background.spawn(async move { match feed.follow(watches, &namespace).await {} });
     let last_flush = flush.clone();
     let flushing = background.spawn(async move { match flush.run().await {} });
     if let Some(tls) = tls {
         background.spawn(async move { match tls.follow().await {} });
     }
+    let mut holding = JoinSet::new();
+    holding.spawn(keeper.run());
     tokio::select! {
         _ = future::join(http, grpc) => {}
         ended = background.join_next() => bail!("a task of the verifier stopped unexpectedly: {ended:?}"),
+        ended = holding.join_next() => bail!("the task of the Lease stopped unexpectedly: {ended:?}"),
+    }
+    // All answers are given, so nobody needs to wait for this verifier any more.
+    membership.leave();
+    if timeout(LEAVE_TIMEOUT, holding.join_next()).await.is_err() {
+        warn!(
+            "the Lease is still there: deletions of ApiKeys wait until it has run out, or until this Pod starts again"
+        );
     }
     flushing.abort();
     last_flush.finish().await;
@@ -215,7 +240,7 @@ fn readiness(feed: &Feed, tls: Option<&CertificateFiles>, leaving: &Leaving) -> 
         return Err("shutting down".to_owned());
     }
     tls.map_or(Ok(()), |tls| tls.readiness(clock::now()))?;
-    feed.current(Instant::now()).map(drop).map_err(|unready| unready.to_string())
+    feed.membership().readiness(clock::moment()).map_err(|unready| unready.to_string())
 }
 
 /// The metrics of the feed, read at each scrape.
@@ -228,8 +253,10 @@ impl Collector for FeedMetrics {
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
         };
         gauge("records", "Records in the keyring", self.0.records() as f64)?;
-        let age = self.0.age(Instant::now()).as_secs_f64();
-        gauge("record_version_lag_seconds", "How old the records are", age)
+        let now = clock::moment();
+        gauge("record_version_lag_seconds", "How old the records are", self.0.age(now).as_secs_f64())?;
+        let remaining = self.0.membership().remaining(now).as_secs_f64();
+        gauge("lease_remaining_seconds", "How long the verifier answers without another renewal", remaining)
     }
 }
 

@@ -148,7 +148,7 @@ install_without_a_node() {
   kubectl wait --for=condition=Established crd/apikeys.keywright.dev crd/apikeyrecords.keywright.dev >/dev/null
   step "Run the controller and the verifier, each with its own ServiceAccount's token"
   run controller
-  run verifier --http-address 127.0.0.1:0 --grpc-address 127.0.0.1:0
+  run verifier --identity demo-verifier --http-address 127.0.0.1:0 --grpc-address 127.0.0.1:0
   verifier=$(address verifier http_address)
 }
 

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -14,11 +13,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::TokioIo;
+use keywright::clock;
 use keywright::serve::limits::Limits;
 use keywright::verifier::decisions::{Decisions, Tally};
 use keywright::verifier::feed::Feed;
 use keywright::verifier::forward_auth::ForwardAuth;
+use keywright::verifier::membership::Membership;
 use keywright_core::client_address::ClientAddressSource;
+use keywright_core::fence::{Act, Answer, Holder, LONGEST_DURATION};
+use keywright_core::testing::stored_lease;
 use kube::client::{Body, Client};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
@@ -187,6 +190,17 @@ pub(crate) fn decisions() -> (Runtime, Decisions) {
     (runtime, Decisions::new(feed, now, Arc::new(Tally::new("fuzz"))))
 }
 
+/// A membership that has its Lease, and waits for the records.
+fn joined() -> Membership {
+    let membership = Membership::new(Holder::new("keywright-verifier-0", 1, LONGEST_DURATION));
+    let now = clock::moment();
+    let Act::Send(create) = membership.next(now) else { panic!("it begins with its Lease") };
+    membership.answered(create, Answer::Stored(stored_lease(membership.holder())), now);
+    let Act::List(round) = membership.next(now) else { panic!("the list comes next") };
+    membership.order(round);
+    membership
+}
+
 /// A feed that has read `list` and will hear nothing more.
 async fn feed_of(list: String, records: usize) -> Feed {
     type Answer = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send>>;
@@ -195,9 +209,10 @@ async fn feed_of(list: String, records: usize) -> Feed {
         let list = list.clone();
         if is_watch { Box::pin(pending()) } else { Box::pin(async { Ok(Response::new(Full::from(list))) }) }
     });
-    let feed = Feed::new(Duration::from_secs(u32::MAX.into()), Instant::now());
+    let membership = Arc::new(joined());
+    let feed = Feed::new(Arc::clone(&membership), clock::moment());
     let read = async {
-        while feed.current(Instant::now()).is_err() {
+        while membership.read().until.is_none() {
             tokio::task::yield_now().await;
         }
         assert_eq!(feed.records(), records);

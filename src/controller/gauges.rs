@@ -64,7 +64,7 @@ pub(super) struct VerifierGauges(pub(super) Arc<Verifiers>);
 
 impl Collector for VerifierGauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let now = clock::since_boot();
+        let now = clock::moment();
         let (states, lag) = self.0.visit(|fence, oldest| {
             let states: Vec<_> = fence.states(now).collect();
             (states, oldest.map_or(Duration::ZERO, |oldest| now.since(oldest)))

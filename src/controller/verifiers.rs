@@ -91,13 +91,13 @@ impl Verifiers {
     /// may help.
     pub(super) async fn ask(&self, observed: &Observed, purpose: Purpose) -> Answer {
         let mut looks = self.looks.subscribe();
-        let Some(awaited) = self.awaited(observed, clock::since_boot()) else {
+        let Some(awaited) = self.awaited(observed, clock::moment()) else {
             // There is nothing that a verifier could decide by.
             let verifiers = self.lock().fence.leases().count();
             return Answer { enforcement: Enforcement::Complete { verifiers }, missed: None };
         };
         loop {
-            let now = clock::since_boot();
+            let now = clock::moment();
             looks.mark_unchanged();
             let wait = self.lock().fence.wait(&awaited, purpose.patience(), now);
             let missed = match wait {
@@ -136,7 +136,7 @@ impl Verifiers {
                     Vec::new()
                 }
             };
-            for (uid, api_key) in self.lock().released(clock::since_boot(), &self.waits) {
+            for (uid, api_key) in self.lock().released(clock::moment(), &self.waits) {
                 memory.disturb(&uid);
                 // The receiver is gone only while the controller stops.
                 let _ = waking.unbounded_send(api_key);
@@ -148,7 +148,7 @@ impl Verifiers {
                 }
                 continue;
             }
-            let rest = self.lock().rest(clock::since_boot());
+            let rest = self.lock().rest(clock::moment());
             if timeout(rest, self.wanted.notified()).await.is_ok() {
                 pause = self.lock().pause(pause);
                 sleep(pause).await;
@@ -161,7 +161,7 @@ impl Verifiers {
         let look = self.lock().fence.look();
         let (leases, version) = leases(cluster).await?;
         let records: RecordVersion = parse(&cluster.record_pages().newest_version().await?)?;
-        let now = clock::since_boot();
+        let now = clock::moment();
         let mut state = self.lock();
         state.fence.looked(&look, &View { leases: &leases, version, records }, now);
         Ok(state.fence.overdue(now).collect())

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use keywright_core::fence::APPLIED_ANNOTATION;
 use keywright_core::testing::record_name;
-use kube::Client;
+use kube::{Client, Config};
 use serde_json::{Value, json};
 
 /// What a scripted server sends in reply to a request; the client's behaviour is what is tested with it.
@@ -46,7 +47,8 @@ pub fn is_for(target: &str, part: &str) -> bool {
 
 /// A server on loopback that answers requests one after the other from a script, and with `last` once it has run
 /// out. Knows nothing of Kubernetes, except that a list is followed by a question for the newest version: where the
-/// script has no reply to that, it is the list's, and the question does not count.
+/// script has no reply to that, it is the list's, and the question does not count. It stores Leases too, which do not count
+/// either.
 #[derive(Clone)]
 pub struct Script {
     state: Arc<Mutex<State>>,
@@ -61,6 +63,9 @@ struct State {
     is_released: bool,
     /// Of a list whose last page was sent just now.
     listed: Option<Value>,
+    lease: Option<Value>,
+    lease_writes: u32,
+    lease_creations: usize,
 }
 
 impl Script {
@@ -70,7 +75,17 @@ impl Script {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let replies = replies.into_iter();
-        let state = State { replies, last, targets: Vec::new(), wrong: None, is_released: false, listed: None };
+        let state = State {
+            replies,
+            last,
+            targets: Vec::new(),
+            wrong: None,
+            is_released: false,
+            listed: None,
+            lease: None,
+            lease_writes: 0,
+            lease_creations: 0,
+        };
         let script = Self { state: Arc::new(Mutex::new(state)), url };
         let server = script.clone();
         thread::spawn(move || {
@@ -82,10 +97,14 @@ impl Script {
         script
     }
 
-    pub fn client(&self) -> Client {
-        let mut config = kube::Config::new(self.url.parse().unwrap());
+    pub fn config(&self) -> Config {
+        let mut config = Config::new(self.url.parse().unwrap());
         config.default_retry = false;
-        Client::try_from(config).unwrap()
+        config
+    }
+
+    pub fn client(&self) -> Client {
+        Client::try_from(self.config()).unwrap()
     }
 
     pub fn release(&self) {
@@ -95,7 +114,12 @@ impl Script {
     /// Ends in an error where the client goes away in the middle of an answer.
     fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
         let mut reader = BufReader::new(stream.try_clone()?);
-        while let Some(target) = read_target(&mut reader) {
+        while let Some((method, target, body)) = read_request(&mut reader) {
+            if target.contains("/leases") {
+                let (status, lease) = self.lease(&method, &body);
+                answer(&mut stream, status, &lease)?;
+                continue;
+            }
             match self.reply(target) {
                 Reply::Answer(status, body) => answer(&mut stream, status, &body)?,
                 Reply::Late(delay, body) => {
@@ -131,6 +155,28 @@ impl Script {
         Ok(())
     }
 
+    /// Stores the one Lease.
+    fn lease(&self, method: &str, body: &[u8]) -> (u16, Value) {
+        let mut state = self.state.lock().unwrap();
+        let status = |status, code| json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": status, "code": code });
+        match (method, &state.lease) {
+            ("GET", Some(lease)) => return (200, lease.clone()),
+            ("GET", None) => return (404, status("Failure", 404)),
+            ("DELETE", _) => {
+                state.lease = None;
+                return (200, status("Success", 200));
+            }
+            _ => {}
+        }
+        state.lease_writes += 1;
+        state.lease_creations += usize::from(method == "POST");
+        let mut lease: Value = serde_json::from_slice(body).unwrap();
+        lease["metadata"]["uid"] = json!(format!("lease-{}", state.lease_creations));
+        lease["metadata"]["resourceVersion"] = json!(state.lease_writes.to_string());
+        state.lease = Some(lease.clone());
+        (200, lease)
+    }
+
     fn reply(&self, target: String) -> Reply {
         let mut state = self.state.lock().unwrap();
         if let Some(metadata) = state.listed.take()
@@ -158,6 +204,18 @@ impl Script {
         reply
     }
 
+    /// What the Lease says is applied.
+    pub fn applied(&self) -> Option<String> {
+        let state = self.state.lock().unwrap();
+        let applied = state.lease.as_ref()?["metadata"]["annotations"][APPLIED_ANNOTATION].as_str();
+        applied.map(str::to_owned)
+    }
+
+    /// How many times a Lease was created.
+    pub fn lease_creations(&self) -> usize {
+        self.state.lock().unwrap().lease_creations
+    }
+
     /// What was asked for, in the order in which it came.
     pub fn targets(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
@@ -166,15 +224,20 @@ impl Script {
     }
 }
 
-/// The request's target, or `None` at the connection's end.
-fn read_target(reader: &mut impl BufRead) -> Option<String> {
+/// The request's method, target and body, or `None` at the connection's end.
+fn read_request(reader: &mut impl BufRead) -> Option<(String, String, Vec<u8>)> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if reader.read_line(&mut head).ok()? == 0 {
             return None;
         }
     }
-    head.split(' ').nth(1).map(str::to_owned)
+    let lower = head.to_lowercase();
+    let length = lower.split("content-length: ").nth(1).and_then(|rest| rest.split('\r').next()?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body).ok()?;
+    let mut words = head.split(' ').map(str::to_owned);
+    Some((words.next()?, words.next()?, body))
 }
 
 fn answer(stream: &mut TcpStream, status: u16, body: &Value) -> io::Result<()> {

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
 
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
@@ -13,6 +12,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 use tracing::{debug, field, info};
 
+use crate::clock;
 use crate::serve::problem::ProblemDocument;
 use crate::verifier::feed::Feed;
 use keywright_core::key::Presented;
@@ -80,22 +80,22 @@ impl Decisions {
         request: &verify::Request<'_>,
         allow: impl FnOnce(&Permit<'_>) -> R,
     ) -> Result<R, ProblemDocument> {
-        let started = Instant::now();
+        let started = clock::moment();
         let now = (self.now)();
-        let decision = match self.feed.current(started) {
-            Err(_) => Err(self.deny(Denial::Stale, None, now)),
-            Ok(keyring) => match verify::recognize(&keyring, request) {
-                Ok(known) => match known.check(request, now) {
-                    Ok(permit) => {
-                        self.allow(&permit, now);
-                        Ok(allow(&permit))
-                    }
-                    Err(denial) => Err(self.deny_known(denial, known, request, now)),
-                },
-                Err(denial) => Err(self.deny(denial, request.credential.ok().map(|credential| credential.key), now)),
-            },
+        let keyring = self.feed.keyring();
+        let decided = verify::recognize(&keyring, request).map(|known| (known, known.check(request, now)));
+        // After the keyring was asked, and while it is held: rules 3 and 4 of `keywright_core::fence`.
+        let reading = self.feed.membership().read();
+        let decision = match decided {
+            _ if reading.until.is_none() => Err(self.deny(Denial::Stale, None, now)),
+            Ok((_, Ok(permit))) => {
+                self.allow(&permit, now);
+                Ok(allow(&permit))
+            }
+            Ok((known, Err(denial))) => Err(self.deny_known(denial, known, request, now)),
+            Err(denial) => Err(self.deny(denial, request.credential.ok().map(|credential| credential.key), now)),
         };
-        self.tally.observe(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        self.tally.observe(u64::try_from(reading.now.since(started).as_nanos()).unwrap_or(u64::MAX));
         decision
     }
 

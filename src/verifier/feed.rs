@@ -1,4 +1,6 @@
-//! I/O. Follows the records and keeps a [`Keyring`] of them. Knows how old the keyring is.
+//! I/O. Follows the records and keeps a [`Keyring`] of them. Tells the [`Membership`] what the keyring has reached.
+//!
+//! Nothing is asked before the membership orders it. Each order voids everything that was known, and begins with a new list.
 //!
 //! ```text
 //! list, paged, consistent ──> keyring, swapped whole ──> watch from the list's version ──> keyring, record by record
@@ -17,13 +19,16 @@
 //!
 //! Every read asks for the newest data. A list at `resourceVersion=0`, or a streamed one, may be older than what this process
 //! has already seen, and could bring a revoked key back.
+//!
+//! A version counts as reached once the keyring is swapped and nobody decides from an older one any more.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::pending;
 use std::hash::RandomState;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
@@ -38,37 +43,24 @@ use tokio::sync::watch;
 use tokio::time::{error::Elapsed, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
+use crate::clock;
 use crate::pages::Pages;
 use crate::telemetry::{WatchErrorKind, WatchErrors};
+use crate::verifier::membership::Membership;
 use keywright_core::api::ApiKeyRecord;
+use keywright_core::fence::{Moment, Progress, RecordVersion, Round};
 use keywright_core::keyring::{Contest, Keyring, RecordError, StoredRecord};
-use keywright_core::resource_version::{compare, is_older};
 use keywright_core::usage::{self, LastUses, SeenWrites};
 
 /// The newest keyring. Shared by the task that follows the API server and the threads that decide.
 pub struct Feed {
     keyring: ArcSwap<Keyring>,
-    /// Whether the records are synced: the first list is complete, and so are the writes during it.
-    is_synced: AtomicBool,
-    lease_duration: Duration,
-    /// The start of `known`.
-    origin: Instant,
-    /// When the newest reached goal was requested, in milliseconds since `origin`.
+    membership: Arc<Membership>,
+    /// When the newest reached goal was requested, in milliseconds since the boot.
     known: AtomicU64,
     errors: WatchErrors,
     last_uses: LastUses,
     seen_writes: watch::Sender<SeenWrites>,
-}
-
-/// Why there is no keyring to decide from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unready {
-    /// The first list of records is not complete, or the writes during it are not seen yet.
-    #[error("not synced: waiting for the API server's list and watch of apikeyrecords")]
-    Syncing,
-    /// The records are as old as the lease duration, or older.
-    #[error("stale: the records are {} s old. Check that the API server is reachable; the log has its answers", .0.as_secs())]
-    Stale(Duration),
 }
 
 /// Time limits of lists and watches.
@@ -121,14 +113,12 @@ fn longest(watch: Duration) -> Duration {
 }
 
 impl Feed {
-    /// A feed without records at `now`. It is stale when the records are as old as `lease_duration`.
-    pub fn new(lease_duration: Duration, now: Instant) -> Self {
+    /// A feed without records at `now`, of a verifier with this membership.
+    pub fn new(membership: Arc<Membership>, now: Moment) -> Self {
         Self {
             keyring: ArcSwap::from_pointee(Keyring::new(RandomState::new())),
-            is_synced: AtomicBool::new(false),
-            lease_duration,
-            origin: now,
-            known: AtomicU64::new(0),
+            membership,
+            known: AtomicU64::new(milliseconds(now)),
             errors: WatchErrors::default(),
             last_uses: LastUses::default(),
             seen_writes: watch::Sender::default(),
@@ -140,24 +130,20 @@ impl Feed {
         Self { errors, ..self }
     }
 
-    /// The keyring for one decision at `now`. Do not keep it. It is borrowed, because all threads would write the same reference
-    /// count.
-    ///
-    /// # Errors
-    /// If the records are not synced, or stale.
-    pub fn current(&self, now: Instant) -> Result<Guard<Arc<Keyring>>, Unready> {
-        if !self.is_synced.load(Ordering::Acquire) {
-            return Err(Unready::Syncing);
-        }
-        // The age first: the keyring may become newer in between, never older.
-        let age = self.age(now);
-        if age >= self.lease_duration { Err(Unready::Stale(age)) } else { Ok(self.keyring.load()) }
+    /// The keyring for one decision. Ask [`Membership::read`] before the answer, and drop it then. It is borrowed, because all
+    /// threads would write the same reference count.
+    pub fn keyring(&self) -> Guard<Arc<Keyring>> {
+        self.keyring.load()
+    }
+
+    /// Whether, and until when, keys of the keyring may be let in.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
     }
 
     /// How old the records are at `now`. The keyring has every write that is older than this.
-    pub fn age(&self, now: Instant) -> Duration {
-        let known = Duration::from_millis(self.known.load(Ordering::Acquire));
-        now.saturating_duration_since(self.origin).saturating_sub(known)
+    pub fn age(&self, now: Moment) -> Duration {
+        now.since(Moment::since_boot(Duration::from_millis(self.known.load(Ordering::Acquire))))
     }
 
     /// Number of records in the newest keyring.
@@ -180,11 +166,11 @@ impl Feed {
         self.seen_writes.subscribe()
     }
 
-    /// Keeps the keyring in sync with the records in `namespace`, for ever.
+    /// Keeps the keyring in sync with the records in `namespace`, for ever, from the membership's first order on.
     ///
     /// `client` should not retry, and should not have a read timeout: this function does both.
     pub async fn follow(&self, client: Client, namespace: &str) -> Infallible {
-        self.follow_at(client, namespace, Timings::within(self.lease_duration)).await
+        self.follow_at(client, namespace, Timings::within(self.membership.holder().duration())).await
     }
 
     async fn follow_at(&self, client: Client, namespace: &str, timings: Timings) -> Infallible {
@@ -194,48 +180,60 @@ impl Feed {
             client,
             url_path,
             timings,
+            round: Round::default(),
+            is_synced: false,
             keyring: Keyring::new(RandomState::new()),
             version: None,
             goals: VecDeque::new(),
             pursued_since: None,
             renewed: Instant::now(),
+            replaced: Vec::new(),
+            unreported: None,
         };
-        let mut retry = timings.first_retry;
+        let mut ordered = self.membership.ordered();
         loop {
-            match follower.advance().await {
-                Ok(()) => retry = timings.first_retry,
-                Err(interruption) => {
-                    self.errors.note("apikeyrecords", interruption.kind(), &interruption, Instant::now());
-                    debug!(%interruption, retry_in = ?retry, "cannot follow the records");
-                    follower.note_interruption(&interruption);
-                    // Jitter, so that verifiers that lost the API server together do not come back together.
-                    sleep(retry.mul_f64(rand::random_range(0.5..=1.0))).await;
-                    retry = (retry * 2).min(timings.longest_retry);
+            let round = *ordered.borrow_and_update();
+            let follow = async {
+                match round {
+                    Some(round) => follower.follow(round).await,
+                    None => pending().await,
                 }
+            };
+            tokio::select! {
+                biased;
+                // Fails only without a sender, and the membership is the sender.
+                _ = ordered.changed() => {}
+                never = follow => match never {},
             }
         }
     }
 
-    /// A synced feed with this `keyring`.
+    /// A feed with this `keyring`, of a verifier that lets keys in.
     #[cfg(test)]
     pub(crate) fn holding(keyring: &Keyring) -> Self {
-        let feed = Self::new(Duration::from_secs(600), Instant::now());
+        let feed = Self::new(Arc::new(Membership::serving(Duration::from_secs(600))), clock::moment());
         feed.publish(keyring);
-        feed.rely(Instant::now());
         feed
     }
 
-    fn publish(&self, keyring: &Keyring) {
-        self.last_uses.reach(keyring.slots());
-        self.keyring.store(Arc::new(keyring.clone()));
+    /// A feed of a verifier that has not joined.
+    #[cfg(test)]
+    pub(crate) fn of_a_stranger() -> Self {
+        use keywright_core::fence::Holder;
+
+        let holder = Holder::new("verifier-0", 1, Duration::from_secs(600));
+        Self::new(Arc::new(Membership::new(holder)), clock::moment())
     }
 
-    /// Notes that the keyring has every write before `asked`, so that decisions can use it.
-    fn rely(&self, asked: Instant) {
-        let known = asked.saturating_duration_since(self.origin).as_millis();
-        self.known.fetch_max(u64::try_from(known).unwrap_or(u64::MAX), Ordering::AcqRel);
-        self.is_synced.store(true, Ordering::Release);
+    /// Publishes a keyring. Answers the one that it replaces.
+    fn publish(&self, keyring: &Keyring) -> Arc<Keyring> {
+        self.last_uses.reach(keyring.slots());
+        self.keyring.swap(Arc::new(keyring.clone()))
     }
+}
+
+fn milliseconds(moment: Moment) -> u64 {
+    u64::try_from(moment.time().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The one writer of a [`Feed`].
@@ -245,27 +243,38 @@ struct Follower<'f> {
     /// The URL path of the records.
     url_path: String,
     timings: Timings,
+    round: Round,
+    /// Whether decisions may use the keyring, as far as this round goes: its list is complete, and so are the writes during
+    /// it.
+    is_synced: bool,
     keyring: Keyring,
     /// The version of `keyring`. `None` if all records must be listed again.
-    version: Option<String>,
+    version: Option<RecordVersion>,
     /// The goals that `version` has not reached, the oldest first. At most [`GOALS`].
     goals: VecDeque<Goal>,
     /// When the first watch towards the open goals began. `None` if there is none, or the API server itself caused a delay.
     pursued_since: Option<Instant>,
     /// When a goal was last reached, or a list was complete.
     renewed: Instant,
+    /// Keyrings that were replaced, and that somebody may still decide from.
+    replaced: Vec<Arc<Keyring>>,
+    /// What the membership does not know yet.
+    unreported: Option<Progress>,
 }
 
 /// A version that was the newest one when it was requested.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Goal {
-    version: String,
+    version: RecordVersion,
     /// Just before the request. When the version is reached, all writes before this moment are known.
-    asked: Instant,
+    asked: Moment,
 }
 
 /// Maximum number of open goals. A further one replaces the newest.
 const GOALS: usize = 8;
+
+/// How long to wait for decisions from an older keyring. One takes some microseconds, unless its thread has to wait.
+const DECISION_PAUSE: Duration = Duration::from_millis(1);
 
 /// The fields of an ApiKeyRecord that are needed. A record that is malformed elsewhere then does not break its page.
 #[derive(Clone, Debug, Deserialize)]
@@ -310,12 +319,12 @@ enum Interruption {
     Watch(Box<Status>),
     #[error("an event cannot be read: {0}")]
     Event(kube::Error),
-    #[error("the list has no resourceVersion to watch from")]
-    NoVersion,
+    #[error("there is no resourceVersion that can be compared: {0:?}")]
+    NoVersion(String),
     #[error("no answer in time")]
     Silence(#[from] Elapsed),
     #[error("the watch went backwards to version {0}: listing all records again")]
-    Past(String),
+    Past(RecordVersion),
     #[error("the API server did not answer the watch in time")]
     Unanswered,
     #[error("the watch did not end in time: closing its connection")]
@@ -325,10 +334,32 @@ enum Interruption {
     #[error(
         "the watch is behind: it is at version {reached}, and the API server's lists at {goal}. Listing all records again"
     )]
-    NotReached { reached: String, goal: String },
+    NotReached { reached: RecordVersion, goal: RecordVersion },
 }
 
 impl Follower<'_> {
+    /// Keeps the keyring in sync for one round, with nothing that was known before.
+    async fn follow(&mut self, round: Round) -> Infallible {
+        self.round = round;
+        self.is_synced = false;
+        (self.version, self.pursued_since, self.unreported) = (None, None, None);
+        self.goals.clear();
+        let mut retry = self.timings.first_retry;
+        loop {
+            match self.advance().await {
+                Ok(()) => retry = self.timings.first_retry,
+                Err(interruption) => {
+                    self.feed.errors.note("apikeyrecords", interruption.kind(), &interruption, Instant::now());
+                    debug!(%interruption, retry_in = ?retry, "cannot follow the records");
+                    self.note_interruption(&interruption);
+                    // Jitter, so that verifiers that lost the API server together do not come back together.
+                    sleep(retry.mul_f64(rand::random_range(0.5..=1.0))).await;
+                    retry = (retry * 2).min(self.timings.longest_retry);
+                }
+            }
+        }
+    }
+
     /// Sets a goal and watches until it is reached, then watches once more. Lists all records first if a watch cannot go on.
     async fn advance(&mut self) -> Result<(), Interruption> {
         if self.version.is_none() || self.renewed.elapsed() >= self.timings.renewal || !self.aim().await? {
@@ -355,66 +386,95 @@ impl Follower<'_> {
     /// server accepts a watch from a future version and sends nothing until that version is reached. A key that is revoked
     /// meanwhile would stay valid here.
     async fn aim(&mut self) -> Result<bool, Interruption> {
-        let asked = Instant::now();
+        let asked = clock::moment();
         let newest = self.newest_version().await?;
-        let is_rewound = self.version.as_ref().is_some_and(|version| is_older(&newest, version));
-        if is_rewound {
+        if let Some(version) = self.version.filter(|version| newest < *version) {
             warn!(
-                version = self.version,
-                newest, "the API server's version went backwards (a restored backup?): listing all records again"
+                %version,
+                %newest, "the API server's version went backwards (a restored backup?): listing all records again"
             );
-        } else {
-            self.goals.truncate(GOALS - 1);
-            self.goals.push_back(Goal { version: newest, asked });
-            self.settle();
+            self.feed.membership.saw_newest(self.round, newest, clock::moment());
+            return Ok(false);
         }
-        Ok(!is_rewound)
+        self.goals.truncate(GOALS - 1);
+        self.goals.push_back(Goal { version: newest, asked });
+        self.settle();
+        Ok(true)
     }
 
     /// Removes the reached goals, and notes the newest of them.
     fn settle(&mut self) {
-        let reached = self.version.as_deref().unwrap_or_default();
-        let is_reached = |goal: &Goal| reached == goal.version || !is_older(reached, &goal.version);
+        let is_reached = |goal: &Goal| self.version.is_some_and(|version| version >= goal.version);
         let count = self.goals.iter().rposition(is_reached).map_or(0, |last| last + 1);
         let newest = self.goals.drain(..count).next_back();
         if let Some(newest) = newest {
-            self.rely(newest.asked);
+            self.rely(newest.asked, false);
         }
     }
 
-    fn rely(&mut self, asked: Instant) {
-        if !self.feed.is_synced.load(Ordering::Acquire) {
-            info!(version = self.version, "synced: answering requests from now on");
+    /// Notes that the keyring has every write before `asked`, and perhaps changes by a list.
+    fn rely(&mut self, asked: Moment, is_changed: bool) {
+        if !self.is_synced {
+            info!(version = self.version.map(tracing::field::display), "synced: answering requests from now on");
         }
-        self.feed.rely(asked);
+        self.is_synced = true;
+        self.feed.known.fetch_max(milliseconds(asked), Ordering::AcqRel);
         self.pursued_since = None;
         self.renewed = Instant::now();
+        self.progress(asked, is_changed);
+    }
+
+    /// Notes what the keyring has reached, for the membership.
+    fn progress(&mut self, asked: Moment, is_awaited: bool) {
+        let Some(version) = self.version.filter(|_| self.is_synced) else { return };
+        let before = self.unreported;
+        self.unreported = Some(Progress {
+            version,
+            asked: before.map_or(asked, |before| before.asked.max(asked)),
+            is_awaited: is_awaited || before.is_some_and(|before| before.is_awaited),
+        });
+        self.report();
+    }
+
+    /// Tells the membership, unless somebody decides from an older keyring: then again in a while.
+    fn report(&mut self) {
+        // Readers borrow a keyring without counting themselves. `ArcSwap::swap` has counted all that it met, and none comes
+        // later, so who has the only reference is alone.
+        self.replaced.retain_mut(|keyring| Arc::get_mut(keyring).is_none());
+        if self.replaced.is_empty()
+            && let Some(progress) = self.unreported.take()
+        {
+            self.feed.membership.reached(self.round, progress, clock::moment());
+        }
+    }
+
+    fn publish(&mut self) {
+        self.replaced.push(self.feed.publish(&self.keyring));
     }
 
     /// Lists all records, and replaces the keyring when the list is complete. Records that are not in the list are dropped.
     async fn relist(&mut self) -> Result<(), Interruption> {
-        let asked = Instant::now();
+        let asked = clock::moment();
         let mut keyring = self.keyring.successor();
         let (mut pages, mut version) = (self.pages(), String::new());
         while let Some(page) = timeout(self.timings.page, pages.next::<Record>()).await?? {
             self.add_page(&mut keyring, &page.items);
             version = page.resource_version;
+            self.feed.membership.listed_page(self.round, clock::moment());
         }
-        if version.is_empty() {
-            return Err(Interruption::NoVersion);
-        }
-        info!(records = keyring.len(), version, "listed all records");
+        let version = parse(&version)?;
+        info!(records = keyring.len(), %version, "listed all records");
         self.keyring = keyring;
         self.version = Some(version);
-        self.feed.publish(&self.keyring);
+        self.publish();
         self.pursued_since = None;
         self.renewed = Instant::now();
         // The list was requested after every open goal, so it has reached them. The first list alone is not enough for
         // decisions: the writes during it must be seen too.
-        let is_first = self.goals.is_empty() && !self.feed.is_synced.load(Ordering::Acquire);
+        let is_first = self.goals.is_empty() && !self.is_synced;
         self.goals.clear();
         if !is_first {
-            self.rely(asked);
+            self.rely(asked, true);
         }
         self.aim().await?;
         Ok(())
@@ -441,9 +501,8 @@ impl Follower<'_> {
         }
     }
 
-    async fn newest_version(&self) -> Result<String, Interruption> {
-        let newest = timeout(self.timings.page, self.pages().newest_version()).await??;
-        Some(newest).filter(|version| !version.is_empty()).ok_or(Interruption::NoVersion)
+    async fn newest_version(&self) -> Result<RecordVersion, Interruption> {
+        parse(&timeout(self.timings.page, self.pages().newest_version()).await??)
     }
 
     fn pages(&self) -> Pages {
@@ -452,10 +511,12 @@ impl Follower<'_> {
 
     /// Follows one watch of this length from the last version on, until it ends or the goal is not reached in time.
     async fn watch(&mut self, duration: Duration) -> Result<(), Interruption> {
-        let version = self.version.clone().ok_or(Interruption::NoVersion)?;
+        let Some(version) = self.version else { return Ok(()) };
         let seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).max(1);
         let parameters = WatchParams::default().timeout(seconds);
-        let request = Request::new(&*self.url_path).watch(&parameters, &version).map_err(kube::Error::BuildRequest)?;
+        let request = Request::new(&*self.url_path)
+            .watch(&parameters, &version.to_string())
+            .map_err(kube::Error::BuildRequest)?;
         let opened = Instant::now();
         if !self.goals.is_empty() {
             self.pursued_since.get_or_insert(opened);
@@ -467,7 +528,15 @@ impl Follower<'_> {
             Ok(events) => {
                 let mut events = pin!(events?);
                 loop {
-                    match timeout_at(self.deadline(end), events.try_next()).await {
+                    let next = tokio::select! {
+                        biased;
+                        next = timeout_at(self.deadline(end), events.try_next()) => next,
+                        () = sleep(DECISION_PAUSE), if self.unreported.is_some() => {
+                            self.report();
+                            continue;
+                        }
+                    };
+                    match next {
                         // The timeout of a watch is at least one second.
                         Err(_) if opened.elapsed() < Duration::from_secs(seconds.into()) => break Ok(()),
                         Err(_) => break Err(Interruption::DeadWatch),
@@ -483,11 +552,10 @@ impl Follower<'_> {
         if let Some(goal) = self.goals.back()
             && self.pursued_since.is_some_and(|since| since.elapsed() >= self.timings.reach)
         {
-            let reached = self.version.clone().unwrap_or_default();
-            return Err(Interruption::NotReached { reached, goal: goal.version.clone() });
+            return Err(Interruption::NotReached { reached: self.version.unwrap_or(version), goal: goal.version });
         }
         ended?;
-        let is_in_vain = !self.goals.is_empty() || self.version.as_ref() == Some(&version);
+        let is_in_vain = !self.goals.is_empty() || self.version == Some(version);
         if is_in_vain && opened.elapsed() < self.timings.shortest_watch { Err(Interruption::CutShort) } else { Ok(()) }
     }
 
@@ -497,22 +565,24 @@ impl Follower<'_> {
         pursued_since.map_or(end, |since| end.min(since + self.timings.reach)).into()
     }
 
-    /// Has the keyring take in a record that has changed, and publishes it. Answers the record's version.
+    /// Has the keyring take in a record that was written, and publishes it if it decides otherwise now.
     fn change(
         &mut self,
-        record: Record,
+        record: &Record,
         is_new: bool,
         change: impl FnOnce(&mut Keyring, &StoredRecord<'_>) -> Result<Option<Contest>, RecordError>,
-    ) -> String {
+    ) {
         match record.read() {
             Ok(stored) => {
-                log_distrust(&record, change(&mut self.keyring, &stored), || is_new);
-                self.feed.publish(&self.keyring);
-                self.note_last_use(&stored, &record);
+                let before = self.keyring.changes();
+                log_distrust(record, change(&mut self.keyring, &stored), || is_new);
+                if self.keyring.changes() != before {
+                    self.publish();
+                }
+                self.note_last_use(&stored, record);
             }
-            Err(error) => log_distrust(&record, Err(error), || is_new),
+            Err(error) => log_distrust(record, Err(error), || is_new),
         }
-        record.metadata.resource_version
     }
 
     /// Notes a last use from the watch. Counts it first, so that a visible last use is always counted.
@@ -525,37 +595,39 @@ impl Follower<'_> {
     }
 
     fn apply(&mut self, event: WatchEvent<Record>) -> Result<(), Interruption> {
-        let seen = match &event {
+        let version = match &event {
             WatchEvent::Added(record) | WatchEvent::Modified(record) | WatchEvent::Deleted(record) => {
-                &record.metadata.resource_version
+                parse(&record.metadata.resource_version)?
             }
-            WatchEvent::Bookmark(bookmark) => &bookmark.metadata.resource_version,
-            WatchEvent::Error(_) => "",
+            WatchEvent::Bookmark(bookmark) => parse(&bookmark.metadata.resource_version)?,
+            WatchEvent::Error(status) => return Err(Interruption::Watch(status.clone())),
         };
         // A correct server never sends an old version again. An old event could bring back a revoked key.
-        if self.version.as_ref().is_some_and(|version| compare(seen, version).is_some_and(|order| order.is_lt())) {
-            return if matches!(event, WatchEvent::Bookmark(_)) {
-                Ok(())
-            } else {
-                Err(Interruption::Past(seen.to_owned()))
+        if self.version.is_some_and(|before| version < before) {
+            return match event {
+                WatchEvent::Bookmark(_) => Ok(()),
+                _ => Err(Interruption::Past(version)),
             };
         }
-        let version = match event {
+        let changes = self.keyring.changes();
+        match &event {
             WatchEvent::Added(record) => self.change(record, true, Keyring::upsert),
             WatchEvent::Modified(record) => self.change(record, false, Keyring::replace),
             WatchEvent::Deleted(record) => self.change(record, false, |keyring, stored| {
                 keyring.remove(stored);
                 Ok(None)
             }),
-            WatchEvent::Bookmark(bookmark) => bookmark.metadata.resource_version,
-            WatchEvent::Error(status) => return Err(Interruption::Watch(status)),
-        };
-        debug!(%version, "records changed");
-        if !version.is_empty() {
-            self.version = Some(version);
+            WatchEvent::Bookmark(_) | WatchEvent::Error(_) => {}
         }
+        debug!(%version, "records changed");
+        self.version = Some(version);
+        self.progress(Moment::default(), self.keyring.changes() != changes);
         Ok(())
     }
+}
+
+fn parse(version: &str) -> Result<RecordVersion, Interruption> {
+    version.parse().map_err(|_| Interruption::NoVersion(version.to_owned()))
 }
 
 /// Logs a record that cannot be read, or has the digest of another record. The latter only when the record is new.
@@ -586,7 +658,7 @@ impl Interruption {
     /// cannot be read, or the watch is behind the lists.
     fn voids_version(&self) -> bool {
         self.kind() == WatchErrorKind::Expired
-            || matches!(self, Self::Event(_) | Self::Past(_) | Self::NotReached { .. })
+            || matches!(self, Self::Event(_) | Self::NoVersion(_) | Self::Past(_) | Self::NotReached { .. })
     }
 
     /// Whether the API server or the network delays a goal, and not the cache behind the watch.
@@ -599,7 +671,7 @@ impl Interruption {
             Self::Request(error) | Self::Event(error) => WatchErrorKind::of(error),
             Self::Watch(status) => WatchErrorKind::of_status(status),
             Self::Silence(_) | Self::Unanswered | Self::DeadWatch => WatchErrorKind::Unreachable,
-            Self::NoVersion | Self::Past(_) | Self::CutShort | Self::NotReached { .. } => WatchErrorKind::Other,
+            Self::NoVersion(_) | Self::Past(_) | Self::CutShort | Self::NotReached { .. } => WatchErrorKind::Other,
         }
     }
 }

@@ -518,6 +518,7 @@ async fn probes_and_metrics_are_answered() {
     assert!(metrics.contains("content-type: application/openmetrics-text; version=1.0.0"), "{metrics}");
     assert!(metrics.contains("\nkeywright_records 4"), "{metrics}");
     assert!(metrics.contains("\nkeywright_record_version_lag_seconds "), "{metrics}");
+    assert!(metrics.contains("\nkeywright_lease_remaining_seconds 5"), "{metrics}");
 }
 
 /// The whole of it, but for Kubernetes: not ready, ready, allowed, revoked, shut down.
@@ -539,6 +540,7 @@ async fn a_verifier_follows_the_records_and_answers() {
     });
     let options = Options {
         namespace: "keywright-system".to_owned(),
+        identity: "verifier-0".to_owned(),
         http_address: Address::Given(http_address),
         grpc_address: Address::Given(grpc_address),
         admin_address: Address::Given(admin_address),
@@ -556,7 +558,8 @@ async fn a_verifier_follows_the_records_and_answers() {
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async { stopped.await.unwrap_or_default() };
-    let task = tokio::spawn(run(script.client(), options, shutdown));
+    let config = script.config();
+    let task = tokio::spawn(async move { run(&config, options, shutdown).await });
     let ask = |address, path: &str| {
         let mut socket = Socket::connect(address).ok()?;
         socket.write_all(last_request(KEY).replace("/verify", path).as_bytes()).unwrap();

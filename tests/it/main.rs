@@ -13,6 +13,7 @@ mod certificates;
 mod chart;
 mod crds;
 mod documents;
+mod fence;
 mod foreign_keys;
 mod house;
 mod keys;

@@ -6,21 +6,25 @@ use std::mem;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use hyper::header::AUTHORIZATION;
 use hyper::{Request, Response, StatusCode};
 use jiff::Timestamp;
+use keywright::clock;
 use keywright::verifier::decisions::{Decisions, Tally};
 use keywright::verifier::ext_authz::Authorization;
 use keywright::verifier::feed::Feed;
 use keywright::verifier::forward_auth::ForwardAuth;
+use keywright::verifier::membership::Membership;
 use keywright::verifier::protobuf::{put, put_message};
 use keywright_core::client_address::ClientAddressSource;
 use keywright_core::credential::credential;
+use keywright_core::fence::{Act, Answer, Holder};
 use keywright_core::key::Digest;
 use keywright_core::keyring::{Keyring, StoredRecord};
+use keywright_core::testing::stored_lease;
 use keywright_core::verify::{self, Denial, Permit, Route};
 use keywright_measure::population::{KeyText, UNKNOWN, key_text, record_name, spec};
 use kube::client::{Body, Client};
@@ -141,12 +145,13 @@ fn followed(records: &[(String, Value)]) -> Result<Feed> {
             if is_watch { pending().await } else { Ok::<_, hyper::Error>(Response::new(Body::from(list.into_bytes()))) }
         }
     });
-    let feed = Feed::new(Duration::from_hours(1), Instant::now());
+    let membership = Arc::new(joined()?);
+    let feed = Feed::new(Arc::clone(&membership), clock::moment());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async {
         let follow = feed.follow(Client::new(api_server, "keywright"), "keywright");
         let is_read = async {
-            while feed.current(Instant::now()).is_err() {
+            while membership.read().until.is_none() {
                 tokio::task::yield_now().await;
             }
         };
@@ -156,6 +161,17 @@ fn followed(records: &[(String, Value)]) -> Result<Feed> {
         }
     });
     Ok(feed)
+}
+
+/// A membership that has its Lease, and waits for the records.
+fn joined() -> Result<Membership> {
+    let membership = Membership::new(Holder::new("keywright-verifier-0", 1, Duration::from_hours(1)));
+    let now = clock::moment();
+    let Act::Send(create) = membership.next(now) else { bail!("it begins with its Lease") };
+    membership.answered(create, Answer::Stored(stored_lease(membership.holder())), now);
+    let Act::List(round) = membership.next(now) else { bail!("the list comes next") };
+    membership.order(round);
+    Ok(membership)
 }
 
 fn bearer(key: &KeyText) -> String {

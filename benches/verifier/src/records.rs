@@ -30,6 +30,7 @@ struct Changes {
     events: Vec<String>,
     watches: Vec<(usize, TcpStream)>,
     opened: usize,
+    lease_writes: usize,
 }
 
 impl Records {
@@ -87,13 +88,17 @@ impl Records {
                     body = length.parse()?;
                 }
             }
-            std::io::copy(&mut input.by_ref().take(body), &mut std::io::sink())?;
+            let mut content = Vec::new();
+            input.by_ref().take(body).read_to_end(&mut content)?;
             if target.is_empty() {
                 return Ok(());
             } else if parameter(&target, "watch") == Some("true") {
                 self.watch(&target, &mut output)?;
             } else {
-                let answer = record(&target).unwrap_or_else(|| self.page(&target));
+                let answer = match target.contains("/leases") {
+                    true => self.lease(&target, &content)?,
+                    false => record(&target).unwrap_or_else(|| self.page(&target)),
+                };
                 let length = answer.len();
                 output.write_all(
                     format!(
@@ -103,6 +108,19 @@ impl Records {
                 )?;
             }
         }
+    }
+
+    /// The Lease as it is stored now, or that it is gone.
+    fn lease(&self, target: &str, content: &[u8]) -> Result<String> {
+        if target.starts_with("DELETE ") {
+            return Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}).to_string());
+        }
+        let mut changes = self.0.changes.lock().expect("no thread panics here");
+        changes.lease_writes += 1;
+        let mut lease: Value = serde_json::from_slice(content)?;
+        lease["metadata"]["uid"] = json!("a");
+        lease["metadata"]["resourceVersion"] = json!(changes.lease_writes.to_string());
+        Ok(lease.to_string())
     }
 
     fn page(&self, target: &str) -> String {

@@ -591,6 +591,7 @@ impl Verifier {
         let (http, grpc, admin) = (free_address()?, free_address()?, free_address()?);
         let arguments = [
             "verifier".to_owned(),
+            "--identity=verifier-0".to_owned(),
             format!("--kubeconfig={}", kubeconfig.display()),
             format!("--http-address={http}"),
             format!("--grpc-address={grpc}"),

@@ -50,8 +50,8 @@ pub use self::controller::{
     Awaited, DELIVERY_PATIENCE, ENFORCEMENT_PATIENCE, Eviction, Fence, Look, MOST_LEASES, Verdict, View, Wait,
 };
 pub use self::lease::{
-    APPLIED_ANNOTATION, Content, ELECTION_LEASE, Holder, LeaseVersion, Precondition, RecordVersion, STATE_ANNOTATION,
-    State, Stored,
+    APPLIED_ANNOTATION, Content, ELECTION_LEASE, Holder, LONGEST_DURATION, LeaseVersion, Precondition, RecordVersion,
+    STATE_ANNOTATION, State, Stored,
 };
 pub use self::moment::Moment;
 pub use self::verifier::{Act, Answer, Operation, Progress, Request, Round, Verifier};

@@ -49,6 +49,8 @@ pub struct Keyring {
     len: usize,
     /// How many of these are of keys that were made elsewhere, and can be read.
     submitted: usize,
+    /// See [`Keyring::changes`].
+    changes: u64,
     common: Arc<Common>,
 }
 
@@ -98,7 +100,7 @@ impl Keyring {
         let shard = Arc::<Shard>::default();
         let branch: Arc<Branch> = Arc::new(array::from_fn(|_| Arc::clone(&shard)));
         let root = Arc::new(array::from_fn(|_| Arc::clone(&branch)));
-        Self { root, aside: Arc::default(), hasher, len: 0, submitted: 0, common: Arc::default() }
+        Self { root, aside: Arc::default(), hasher, len: 0, submitted: 0, changes: 0, common: Arc::default() }
     }
 
     /// Takes in a record that is new, or has changed in anything but its digest and when it was made. Answers with whom it
@@ -142,8 +144,9 @@ impl Keyring {
     /// this looks through all of them, as [`Keyring::replace`] does.
     pub fn remove(&mut self, record: &StoredRecord<'_>) {
         let withdrawn = record.digest().and_then(|digest| self.withdraw(digest, record.rank));
-        if withdrawn.is_none() {
-            self.search_and_remove(record.rank.1);
+        match withdrawn {
+            Some(_) => self.changes += 1,
+            None => self.search_and_remove(record.rank.1),
         }
     }
 
@@ -164,6 +167,12 @@ impl Keyring {
     /// Whether there are no such records.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// How many times a record came, went, or said something else of its key than before. A record whose status alone was
+    /// written changes nothing.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Whether any record that can be read is of a key that was made elsewhere, live or revoked, and whether it rules or not:
@@ -197,10 +206,13 @@ impl Keyring {
     /// Puts a record's claim in the place of the one it had, or adds it.
     fn enter(&mut self, record: &StoredRecord<'_>, slot_before: Option<u32>) -> Result<Option<Contest>, RecordError> {
         let (rank, (digest, terms)) = (record.rank, record.claim.as_ref().map_err(RecordError::clone)?);
-        let slot = self.withdraw(digest, rank).or(slot_before).unwrap_or_else(|| self.next_slot());
+        let before = self.claim_of(digest, rank).map(Claim::slot);
+        let slot = before.or(slot_before).unwrap_or_else(|| self.next_slot());
         let list = terms.as_ref().ok().and_then(|terms| terms.allowed_addresses.clone());
         let list = list.map(|list| self.common.lists.share(list));
         let claim = Detached::new(*digest, rank, slot, terms.as_ref().ok(), list);
+        self.changes += u64::from(self.claim_of(digest, rank) != Some(claim.claim()));
+        self.withdraw(digest, rank);
         self.len += 1;
         self.submitted += usize::from(claim.claim().is_submitted());
         match self.ruling_claim(digest).map(Claim::rank) {
@@ -261,6 +273,7 @@ impl Keyring {
         let found = self.all_claims().find(|claim| claim.record_name() == record_name);
         if let Some((digest, rank)) = found.map(|claim| (claim.digest(), claim.rank())) {
             self.withdraw(&digest, rank);
+            self.changes += 1;
         }
     }
 

@@ -30,7 +30,7 @@ impl fmt::Display for ResourceVersion {
 }
 
 /// Compares version `a` with version `b`. `None` if one of them is not a number.
-pub fn compare(a: &str, b: &str) -> Option<Ordering> {
+fn compare(a: &str, b: &str) -> Option<Ordering> {
     (is_number(a) && is_number(b)).then(|| (a.len(), a).cmp(&(b.len(), b)))
 }
 

@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::fence::{Holder, Precondition, Stored};
 use crate::keyring::StoredRecord;
 
 /// A valid key.
@@ -22,4 +23,16 @@ pub fn record_name(serial: u32) -> String {
 pub fn stored<'r>(name: &'r str, spec: &'r Value) -> StoredRecord<'r> {
     let created = Timestamp::from_second(1_767_225_600).expect("2026-01-01 is a time");
     StoredRecord::read(name, Some(created), spec).expect("a record's name")
+}
+
+/// A Lease of this holder as the API server stores it first.
+pub fn stored_lease(holder: &Holder) -> Stored {
+    Stored {
+        name: holder.identity.clone(),
+        at: Precondition { uid: "a".into(), version: "1".parse().expect("a version") },
+        holder: holder.holder.clone(),
+        duration: holder.duration(),
+        applied: None,
+        is_going: false,
+    }
 }

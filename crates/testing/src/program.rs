@@ -123,6 +123,7 @@ impl<'a> Launch<'a> {
             "controller" => command.push(format!("--watch-namespace={}", self.installation.tenant_namespace)),
             "verifier" => {
                 command.extend(["--http-address=127.0.0.1:0", "--grpc-address=127.0.0.1:0"].map(str::to_owned));
+                command.push(format!("--identity={}", credentials.pod_name));
             }
             "webhook" => command.push("--https-address=127.0.0.1:0".to_owned()),
             _ => {}

@@ -1,6 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -363,7 +362,7 @@ fn a_denial_is_told_as_over_http() {
 
 #[test]
 fn without_records_to_rely_on_there_is_no_response() {
-    let feed = Arc::new(Feed::new(Duration::from_secs(600), Instant::now()));
+    let feed = Arc::new(Feed::of_a_stranger());
     let decisions = Decisions::new(feed, now, Arc::new(Tally::new("grpc")));
     let authorization = Authorization::new(decisions, ClientAddressSource::Peer);
     let request = Ask::with(&with_key(KEY)).raw().encode_to_vec();

@@ -1,7 +1,6 @@
 use std::cell::RefCell;
 use std::io;
 use std::sync::{Arc, Once};
-use std::time::Instant;
 
 use jiff::Timestamp;
 use prometheus_client::encoding::text;
@@ -247,8 +246,7 @@ fn what_the_route_demands_is_read_from_the_query() {
 
 #[test]
 fn without_records_to_rely_on_nobody_gets_in() {
-    let feed = Feed::new(std::time::Duration::from_secs(600), Instant::now());
-    let fixture = Fixture::following(feed, ClientAddressSource::Peer);
+    let fixture = Fixture::following(Feed::of_a_stranger(), ClientAddressSource::Peer);
     let response = fixture.get("/verify", &with_key(KEY));
     assert_eq!((response.status().as_u16(), fixture.count("deny", "stale")), (503, 1));
 }

@@ -362,9 +362,9 @@ async fn a_panic_fails_its_own_call_and_nothing_else() {
 /// Envoy then answers as its `status_on_error` says, and what asks for health sends no calls here.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_records_to_rely_on_a_check_is_unavailable_and_health_not_serving() {
-    let feed = Arc::new(Feed::new(Duration::from_secs(600), Instant::now()));
+    let feed = Arc::new(Feed::of_a_stranger());
     let known = Arc::clone(&feed);
-    let running = Running::of(feed, LIMITS, noon, move || known.current(Instant::now()).is_ok()).await;
+    let running = Running::of(feed, LIMITS, noon, move || known.membership().read().until.is_some()).await;
     let client = running.connect().await;
     let unavailable = (14, vec![]);
     assert_eq!(send(&client, CHECK, &[frame(NO_KEY)]).await, unavailable);

@@ -20,7 +20,7 @@ pub const STATE_ANNOTATION: &str = "keywright.dev/state";
 pub const ELECTION_LEASE: &str = "keywright-controller";
 
 /// A verifier relies on its Lease for at most this long. A Lease that does not say how long counts for this long.
-const LONGEST_DURATION: Duration = Duration::from_secs(24 * 3600);
+pub const LONGEST_DURATION: Duration = Duration::from_secs(24 * 3600);
 
 /// A resource version of the records: of one of them, or of a list. Never one of a Lease, which may lie in another etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

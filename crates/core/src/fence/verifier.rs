@@ -140,7 +140,8 @@ pub enum Answer {
 pub struct Progress {
     /// The keyring has every write of a record up to this version.
     pub version: RecordVersion,
-    /// Just before the request that proves it: for a list, or for the goal that the watch has reached.
+    /// Just before the request that proves it: for a list, or for the goal that the watch has reached. The default, which is
+    /// long ago, for what proves nothing: an event. The first progress of a round needs a proof.
     pub asked: Moment,
     /// Whether the keyring decides otherwise than before: a record is new, revoked, or has other rules. True if in doubt.
     pub is_awaited: bool,
@@ -166,11 +167,13 @@ impl Verifier {
         }
     }
 
-    /// Until when keys may be let in. `None`: not now. Read the clock **after** the keyring was asked and **before** the
-    /// answer is given, and compare it with this.
+    /// Until when keys may be let in: while the Lease is valid, and the records are no older than its duration. `None`: not
+    /// now. Read the clock **after** the keyring was asked and **before** the answer is given, and compare it with this.
     pub fn answers_until(&self) -> Option<Moment> {
         match &self.place {
-            Place::Held(tenure) if tenure.applied.is_some() && !self.is_leaving => Some(tenure.valid_until),
+            Place::Held(tenure) if tenure.applied.is_some() && !self.is_leaving => {
+                Some(tenure.valid_until.min(tenure.known + self.holder.duration()))
+            }
             _ => None,
         }
     }
@@ -188,6 +191,11 @@ impl Verifier {
             Some(until) if now < until => State::Serving,
             Some(_) => State::Lapsed,
         }
+    }
+
+    /// Whether it has its Lease, as far as it knows.
+    pub fn has_lease(&self) -> bool {
+        matches!(self.place, Place::Held(_))
     }
 
     /// The holder of its Lease.
@@ -258,11 +266,13 @@ impl Verifier {
             let lease = tenure.lease.clone();
             return self.rejoin(Place::Taken(lease), now);
         }
-        if progress.is_awaited || tenure.applied.is_none() {
+        let is_first = tenure.applied.is_none();
+        if progress.is_awaited || is_first {
             tenure.awaited = Some(progress.version);
         }
         tenure.applied = Some(progress.version);
-        tenure.known = tenure.known.max(progress.asked);
+        // Until the list was complete, this was when its last page came. What the pages say is as old as the first one.
+        tenure.known = if is_first { progress.asked } else { tenure.known.max(progress.asked) };
     }
 
     /// Takes in a page of the list for `round`, which may take long. Without one for two minutes, the verifier gives its Lease

@@ -49,6 +49,42 @@ fn a_record_is_read_whole() {
     assert_eq!(keyring.len(), 1);
 }
 
+/// Whoever waits for a record to be enforced is told at once of what counts here.
+#[test]
+fn what_a_record_says_of_its_key_counts_as_a_change_and_the_same_again_does_not() {
+    let mut keyring = Keyring::default();
+    let name = record_name(7);
+    let mut changes = |spec: &Value, change: fn(&mut Keyring, &StoredRecord<'_>)| {
+        let before = keyring.changes();
+        change(&mut keyring, &stored(&name, spec));
+        keyring.changes() - before
+    };
+    let replace = |keyring: &mut Keyring, record: &StoredRecord<'_>| drop(keyring.replace(record));
+    let remove = |keyring: &mut Keyring, record: &StoredRecord<'_>| keyring.remove(record);
+    assert_eq!(changes(&record(), replace), 1, "it is new");
+    for (field, value) in [
+        ("apiKey", json!({ "namespace": "team-b", "name": "billing.v2", "uid": "b0e7" })),
+        ("owner", json!("joe@example.com")),
+        ("scopes", json!(["orders:read"])),
+        ("allowedIPs", json!(["10.0.0.0/9"])),
+        ("notAfter", json!("2029-01-02T03:04:05Z")),
+        ("suspended", json!(false)),
+        ("revoked", json!(null)),
+        ("keyPrefix", json!(7)),
+        ("digest", json!("?")),
+        ("digest", json!(digest(2).to_string())),
+    ] {
+        let mut other = record();
+        other[field] = value;
+        assert!(changes(&other, replace) > 0, "{other}");
+        assert_eq!(changes(&other, replace), 0, "{other} again");
+        assert!(changes(&record(), replace) > 0, "{other} no more");
+        assert_eq!(changes(&record(), replace), 0);
+    }
+    assert_eq!(changes(&record(), remove), 1);
+    assert_eq!(changes(&record(), remove), 0, "it is gone");
+}
+
 #[test]
 fn a_serial_of_any_size_is_kept() {
     let mut keyring = Keyring::default();

@@ -230,6 +230,34 @@ fn it_does_not_renew_while_its_records_are_old() {
     assert!(matches!(client.sends(at(122_000)).operation, Operation::Renew(..)));
 }
 
+/// The Lease alone would be enough for ten minutes more: but a key may have been narrowed, and nobody waits for that.
+#[test]
+fn records_that_are_as_old_as_the_duration_let_nobody_in() {
+    let mut client = Client::serving(1);
+    client.renewals(at(119_000));
+    client.reaches(1, false, at(100_000));
+    client.renewals(at(219_000));
+    assert!(client.verifier.may_answer(at(699_999)) && !client.verifier.may_answer(at(700_000)));
+    let event = Progress { version: version(2), asked: Moment::default(), is_awaited: true };
+    client.verifier.reached(client.round, event, at(219_000));
+    assert!(!client.verifier.may_answer(at(700_000)), "an event proves nothing");
+}
+
+#[test]
+fn the_records_are_as_old_as_the_request_for_their_list_and_not_as_its_last_page() {
+    let mut client = Client::new(1);
+    let request = client.sends(at(0));
+    client.is_stored(request, at(0));
+    let Act::List(round) = client.verifier.next(at(0)) else { panic!("it lists") };
+    client.round = round;
+    client.verifier.listed_page(round, at(100_000));
+    let request = client.sends(at(100_000));
+    client.is_stored(request, at(100_000));
+    let listed = Progress { version: version(1), asked: at(10_000), is_awaited: true };
+    client.verifier.reached(round, listed, at(100_000));
+    assert!(client.verifier.may_answer(at(609_999)) && !client.verifier.may_answer(at(610_000)));
+}
+
 #[test]
 fn a_list_that_makes_progress_may_take_long_and_one_that_does_not_gives_the_lease_up() {
     let mut client = Client::new(1);
