@@ -363,7 +363,7 @@ pub struct ApiKeyStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_rotation_at: Option<Time>,
 
-    /// Reserved, and not written yet: the newest generation that every live verifier is known to enforce.
+    /// The newest generation that every verifier enforces, as far as is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enforced_generation: Option<i64>,
 }
