@@ -325,12 +325,14 @@ impl Context {
     /// Has the observation say whether the verifiers decide by what the records say.
     async fn ask_verifiers(&self, observation: &mut Observation, purpose: Purpose) {
         let Answer { enforcement, missed } = self.verifiers.ask(&observation.observed, purpose).await;
-        observation.observed.enforcement = enforcement;
-        if let (Purpose::Delivery, Some(missed), Some(held)) = (purpose, missed, &observation.observed.held) {
-            let announcement = lifecycle::handed_out_early(held.serial, &missed);
+        if let (Purpose::Delivery, Some(missed), Enforcement::Pending(pending), Some(held)) =
+            (purpose, missed, &enforcement, &observation.observed.held)
+        {
+            let announcement = lifecycle::handed_out_early(held.serial, &missed, pending);
             warn!(serial = held.serial, note = announcement.note, "a new key was not acknowledged");
             publish(self, &observation.object, announcement).await;
         }
+        observation.observed.enforcement = enforcement;
     }
 
     /// Has those look again who have a younger claim to this ApiKey's digest: they may have been told that it is theirs.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 
-use super::lease::{ELECTION_LEASE, LeaseVersion, Precondition, RecordVersion, State, Stored};
+use super::lease::{LeaseVersion, Precondition, RecordVersion, State, Stored};
 use super::moment::Moment;
 
 /// Leases beyond this number are not held in memory. Then nothing is fenced, until some are gone.
@@ -119,7 +119,7 @@ pub enum Verdict {
     },
     /// A look is needed that begins now or later.
     Unlooked,
-    /// There are more Leases than [`MOST_LEASES`], or one without uid or version. Remove those that are no verifier's.
+    /// There are more Leases than [`MOST_LEASES`], or one without uid or version.
     Incomplete,
     /// etcd was restored from a backup. Verifiers may rely on Leases that are lost, until then. Read the record again, and
     /// await the version that it has now.
@@ -245,16 +245,6 @@ impl Fence {
         Wait::Missed(on)
     }
 
-    /// The version that every verifier had applied at the last look. What was written before that look and is not newer is
-    /// enforced. `None`: nothing is known to be.
-    pub fn enforced(&self) -> Option<RecordVersion> {
-        if self.is_incomplete {
-            return None;
-        }
-        let applied = |known: &Known| known.stored.applied.filter(|applied| Some(*applied) <= self.records);
-        self.leases.values().map(applied).min().unwrap_or(self.records)
-    }
-
     /// The Leases of the last look.
     pub fn leases(&self) -> impl Iterator<Item = &Stored> {
         self.leases.values().map(|known| &known.stored)
@@ -292,7 +282,7 @@ impl Fence {
         let mut before = mem::take(&mut self.leases);
         let was_incomplete = mem::take(&mut self.is_incomplete);
         let absent_at = if was_incomplete { 0 } else { self.completed };
-        for lease in leases.iter().filter(|lease| lease.metadata.name.as_deref() != Some(ELECTION_LEASE)) {
+        for lease in leases.iter().filter(|lease| Stored::is_of_verifier(lease)) {
             let stored = Stored::read(lease).filter(|_| self.leases.len() < MOST_LEASES);
             let Some(stored) = stored else {
                 self.is_incomplete = true;

@@ -13,10 +13,11 @@ use crate::resource_version::{InvalidResourceVersion, ResourceVersion};
 /// Annotation of a verifier's Lease: its keyring has every write of a record up to this resource version.
 pub const APPLIED_ANNOTATION: &str = "keywright.dev/applied";
 
-/// Annotation of a verifier's Lease, for people: [`State`] as the verifier wrote it.
+/// Annotation of a verifier's Lease: [`State`] as the verifier wrote it. Its value is for people. A Lease without it is
+/// somebody else's: a verifier writes it from the start.
 pub const STATE_ANNOTATION: &str = "keywright.dev/state";
 
-/// The Lease of the leader election, in the same namespace. Every other Lease there counts as a verifier's.
+/// The Lease of the leader election, in the same namespace.
 pub const ELECTION_LEASE: &str = "keywright-controller";
 
 /// A verifier relies on its Lease for at most this long. A Lease that does not say how long counts for this long.
@@ -163,6 +164,11 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// Whether a Lease is a verifier's.
+    pub fn is_of_verifier(lease: &Lease) -> bool {
+        lease.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(STATE_ANNOTATION))
+    }
+
     /// Reads a Lease. `None` without a uid or a version that can be compared: the API server gives both.
     pub fn read(lease: &Lease) -> Option<Self> {
         let Lease { metadata, spec } = lease;

@@ -73,7 +73,7 @@ impl Pending {
                 format!("waiting for the verifiers' acknowledgement, until {latest} at the latest: {}", names(on))
             }
             Self::TooManyLeases => {
-                "waiting: there are too many Leases in the system namespace; remove those that are no verifier's"
+                "waiting: the system namespace has too many Leases of verifiers; remove those of verifiers that are gone"
                     .to_owned()
             }
             Self::Restored { until } => format!(

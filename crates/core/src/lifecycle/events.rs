@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::enforcement::{Enforcement, names};
+use super::enforcement::{Enforcement, Pending, names};
 use super::messages::{obstacle_in, shown};
 use super::record::Cause;
 use super::rotation::MAX_OLDER_KEYS;
@@ -38,10 +38,10 @@ pub fn announcements(before: &ApiKeyStatus, after: &ApiKeyStatus, cause: Option<
     announcements
 }
 
-/// A key went into its Secret although these verifiers may not know it yet.
-pub fn handed_out_early(serial: u32, missing: &[Arc<str>]) -> Announcement {
+/// A key went into its Secret although verifiers may not know it yet. `missing`: those that were waited for in vain.
+pub fn handed_out_early(serial: u32, missing: &[Arc<str>], pending: &Pending) -> Announcement {
     let whom = match missing {
-        [] => "the controller cannot read the verifiers' Leases; its log has the API server's answer".to_owned(),
+        [] => pending.message(),
         missing => format!("these verifiers did not acknowledge it in time: {}; check them", names(missing)),
     };
     let note = format!("key {serial} goes into its Secret and may be refused for a while: {whom}");

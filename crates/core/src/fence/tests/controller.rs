@@ -1,5 +1,6 @@
 //! One controller by itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,20 +50,19 @@ fn a_version_passes_when_every_lease_has_applied_it() {
     look(&mut fence, &[lease("a", 1, Some(10)), lease("b", 2, Some(9)), lease("c", 3, None)], 12, at(1));
     let until = at(1 + 600 + 30 + 1);
     assert_eq!(waiting(&fence, &awaited, at(1)), (vec!["b".to_owned(), "c".to_owned()], until));
-    assert_eq!(fence.enforced(), None);
     look(&mut fence, &[lease("a", 1, Some(10)), lease("b", 4, Some(12)), lease("c", 5, Some(11))], 12, at(2));
     assert_eq!(fence.judge(&awaited, at(2)), Verdict::Passed { verifiers: 3 });
-    assert_eq!(fence.enforced(), Some(version(10)));
 }
 
 #[test]
 fn without_verifiers_it_passes_at_once_and_says_so() {
     let mut fence = Fence::default();
     let awaited = fence.awaited(version(10), at(0));
-    let election = Lease { spec: None, ..lease(ELECTION_LEASE, 1, None) };
-    look(&mut fence, &[election], 10, at(1));
-    assert_eq!(fence.judge(&awaited, at(1)), Verdict::Passed { verifiers: 0 });
-    assert_eq!(fence.enforced(), Some(version(10)));
+    let [mut election, mut other] = [ELECTION_LEASE, "somebody-else"].map(|name| lease(name, 1, None));
+    (election.metadata.annotations, other.metadata.annotations) = (None, Some(BTreeMap::new()));
+    look(&mut fence, &[election, other], 10, at(1000));
+    assert_eq!(fence.judge(&awaited, at(1000)), Verdict::Passed { verifiers: 0 });
+    assert_eq!(fence.overdue(at(9000)).next(), None, "and they are left alone");
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn what_cannot_be_is_no_acknowledgement() {
     assert_eq!(waiting(&fence, &awaited, at(1)).0, ["a"], "above every version that there is");
     for text in ["", "x", "+11", "011", "99999999999999999999999999999999999999999"] {
         let mut unreadable = lease("a", 2, None);
-        unreadable.metadata.annotations = Some([(APPLIED_ANNOTATION.to_owned(), text.to_owned())].into());
+        unreadable.metadata.annotations.get_or_insert_default().insert(APPLIED_ANNOTATION.to_owned(), text.to_owned());
         look(&mut fence, &[unreadable], 12, at(2));
         assert_eq!(waiting(&fence, &awaited, at(2)).0, ["a"], "{text:?}");
     }
@@ -135,7 +135,6 @@ fn nothing_passes_with_more_leases_than_are_held() {
     let mut leases: Vec<_> = (0..=MOST_LEASES).map(|number| lease(&format!("v{number}"), 1, Some(10))).collect();
     look(&mut fence, &leases, 10, at(1));
     assert_eq!(fence.judge(&awaited, at(1)), Verdict::Incomplete);
-    assert_eq!(fence.enforced(), None);
     leases.truncate(3);
     look(&mut fence, &leases, 10, at(2));
     assert_eq!(fence.judge(&awaited, at(2)), Verdict::Passed { verifiers: 3 });
@@ -150,7 +149,7 @@ fn a_lease_that_was_not_held_is_not_taken_for_a_new_one() {
     let mut fence = Fence::default();
     let awaited = fence.awaited(version(10), at(0));
     let mut leases: Vec<_> = (0..=MOST_LEASES).map(|number| lease(&format!("v{number}"), 1, Some(10))).collect();
-    leases.last_mut().unwrap().metadata.annotations = None;
+    leases.last_mut().unwrap().metadata.annotations.get_or_insert_default().remove(APPLIED_ANNOTATION);
     look(&mut fence, &leases, 10, at(1));
     look(&mut fence, &leases[1..], 10, at(2));
     assert_eq!(waiting(&fence, &awaited, at(2)).0, [format!("v{MOST_LEASES}")]);

@@ -105,7 +105,8 @@ fn a_key_goes_into_its_secret_although_verifiers_are_silent_and_a_submitted_one_
 #[test]
 fn who_is_missing_is_named_though_not_without_end() {
     let missing: Vec<_> = (0..7).map(|number| format!("verifier-{number}").into()).collect();
-    let announcement = handed_out_early(2, &missing);
-    assert!(announcement.note.contains("verifier-4 and 2 more; check them"), "{}", announcement.note);
-    assert!(announcement.warning && handed_out_early(2, &[]).note.contains("cannot read the verifiers' Leases"));
+    let announcement = handed_out_early(2, &missing, &Pending::Unread);
+    assert!(announcement.warning && announcement.note.contains("verifier-4 and 2 more; check them"));
+    assert!(handed_out_early(2, &[], &Pending::Unread).note.contains("cannot read the verifiers' Leases"));
+    assert!(handed_out_early(2, &[], &Pending::TooManyLeases).note.contains("too many Leases"));
 }
