@@ -10,6 +10,7 @@
 
 mod bed;
 mod certificates;
+mod chaos;
 mod chart;
 mod crds;
 mod documents;

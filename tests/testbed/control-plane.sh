@@ -8,6 +8,8 @@
 #   STATE/admin.kubeconfig   a member of system:masters, for whoever drives the tests
 #   STATE/audit.log          one JSON line per request to what Keywright touches, with user, verb, object and code
 #   STATE/*.log              what the programs print
+#
+# SIGUSR1 kills the API server and starts it again.
 set -euo pipefail
 umask 077
 
@@ -82,11 +84,13 @@ current-context: testbed
 YAML
 }
 
+port=
 start_api_server() {
-  local port
-  port=$(free_port)
-  kubeconfig admin.kubeconfig admin "$admin_token" "$port"
-  kubeconfig controller-manager.kubeconfig controller-manager "$controller_manager_token" "$port"
+  if [ -z "$port" ]; then
+    port=$(free_port)
+    kubeconfig admin.kubeconfig admin "$admin_token" "$port"
+    kubeconfig controller-manager.kubeconfig controller-manager "$controller_manager_token" "$port"
+  fi
   # Without the endpoint reconciler nobody minds that the address is loopback. OwnerReferencesPermissionEnforcement is
   # what some distributions turn on, and what a missing right to `finalizers` shows under.
   start apiserver "$programs/kube-apiserver" --bind-address=127.0.0.1 --advertise-address=127.0.0.1 --secure-port="$port" \
@@ -144,6 +148,7 @@ if ! await_api_server; then
   # Between the choice of a free port and its use, another program may have taken it: the only failure worth a second try.
   grep -q 'address already in use' "$state/apiserver.log" || fail apiserver
   end apiserver
+  port=
   start_api_server
   await_api_server || fail apiserver
 fi
@@ -159,6 +164,16 @@ until kubectl --namespace default get serviceaccount default; do
   sleep 0.05
 done
 
+is_restart_wanted=
+trap 'is_restart_wanted=yes' USR1
 echo "ready $KUBECONFIG"
-wait -n || true
-check
+while :; do
+  wait -n || true
+  if [ -n "$is_restart_wanted" ]; then
+    is_restart_wanted=
+    end apiserver
+    start_api_server
+    await_api_server || fail apiserver
+  fi
+  check
+done

@@ -23,6 +23,7 @@ pub struct ControlPlane {
     admin: Value,
     /// The control plane ends when this end of the pipe is closed: by this process, or by the kernel after it.
     lifeline: Mutex<Option<ChildStdin>>,
+    script: u32,
 }
 
 static SHARED: OnceLock<Result<ControlPlane>> = OnceLock::new();
@@ -50,6 +51,20 @@ impl ControlPlane {
         drop(self.lifeline.lock().unwrap().take());
     }
 
+    /// One more, ready for installations, for a test that disturbs it. The test ends it.
+    pub async fn of_its_own() -> &'static Self {
+        let control_plane = Self::empty().await;
+        let installed = tokio::task::spawn_blocking(|| control_plane.install_custom_resources()).await;
+        installed.expect("no panic").expect("the custom resource definitions");
+        control_plane
+    }
+
+    /// Has the API server killed and started again. Nobody who shares it may be disturbed.
+    pub fn restart_api_server(&self) {
+        let sent = Command::new("kill").args(["-USR1", &self.script.to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "the control plane's script runs");
+    }
+
     async fn started_once(place: &'static OnceLock<Result<Self>>, start: fn() -> Result<Self>) -> &'static Self {
         let started = tokio::task::spawn_blocking(move || place.get_or_init(start)).await;
         match started.expect("starting the control plane does not panic") {
@@ -66,7 +81,14 @@ impl ControlPlane {
         let ready = line.strip_prefix("ready ").context("control-plane.sh says above what went wrong")?;
         let kubeconfig = PathBuf::from(ready);
         let admin = serde_yaml::from_str(&std::fs::read_to_string(&kubeconfig)?)?;
-        Ok(Self { programs, state, kubeconfig, admin, lifeline: Mutex::new(script.take_lifeline()) })
+        Ok(Self {
+            programs,
+            state,
+            kubeconfig,
+            admin,
+            lifeline: Mutex::new(script.take_lifeline()),
+            script: script.id(),
+        })
     }
 
     fn install_custom_resources(&self) -> Result<()> {

@@ -43,7 +43,11 @@ pub struct Credentials {
 impl Installation {
     /// Installs the chart for one test, whose name must do as a part of a namespace's name.
     pub async fn new(test_name: &str) -> Self {
-        let control_plane = ControlPlane::shared().await;
+        Self::on(ControlPlane::shared().await, test_name).await
+    }
+
+    /// The same, on this control plane.
+    pub async fn on(control_plane: &'static ControlPlane, test_name: &str) -> Self {
         let client = control_plane.client().await;
         let release = format!("{test_name}-{:06x}", rand::random::<u32>() >> 8);
         let mut installation = Self {
