@@ -29,5 +29,5 @@ pub use audit::AuditedRequest;
 pub use command::{output, project};
 pub use control_plane::ControlPlane;
 pub use faults::{ApiRequest, Fault, FaultProxy, Injection, Occurrence, Outcome};
-pub use installation::Installation;
+pub use installation::{Credentials, Installation};
 pub use program::{Memory, Program};
