@@ -59,6 +59,8 @@ struct Progress {
     answered: AtomicU64,
     /// Until when the answers that wait to be sent are true, in nanoseconds since the boot. [`ALWAYS`] if there are none.
     until: AtomicU64,
+    /// Whether nothing has waited to be sent since the last answer.
+    is_sent: AtomicBool,
 }
 
 /// Later than any moment.
@@ -91,7 +93,8 @@ impl Requests {
     pub fn new(opened: Moment) -> Self {
         let (activity, answers, is_blocked, answered) = Default::default();
         let until = AtomicU64::new(ALWAYS);
-        Self(Arc::new(Progress { activity, answers, is_blocked, opened, answered, until }))
+        let is_sent = AtomicBool::new(true);
+        Self(Arc::new(Progress { activity, answers, is_blocked, opened, answered, until, is_sent }))
     }
 
     /// The head of a request is complete. No effect while another request is being answered.
@@ -127,6 +130,14 @@ impl Requests {
     pub fn expire(&self, until: fence::Moment) {
         let until = u64::try_from(until.time().as_nanos()).unwrap_or(ALWAYS);
         self.0.until.store(until.min(self.0.until.load(Ordering::Relaxed)), Ordering::Relaxed);
+        self.0.is_sent.store(false, Ordering::Relaxed);
+    }
+
+    /// The connection is being read again. All answers may have taken several writes, with a flush after each.
+    fn forget_sent(&self) {
+        if self.0.is_sent.load(Ordering::Relaxed) {
+            self.0.until.store(ALWAYS, Ordering::Relaxed);
+        }
     }
 
     /// Whether an answer waits that is not true any more.
@@ -165,7 +176,7 @@ impl Requests {
 
     /// All answers are sent.
     fn unblock(&self) {
-        self.0.until.store(ALWAYS, Ordering::Relaxed);
+        self.0.is_sent.store(true, Ordering::Relaxed);
         if self.0.is_blocked.load(Ordering::Relaxed) {
             self.rest();
             self.0.is_blocked.store(false, Ordering::Relaxed);
@@ -234,6 +245,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Timed<IO> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.requests.forget_sent();
         let before = buffer.filled().len();
         match Pin::new(&mut self.io).poll_read(context, buffer) {
             Poll::Ready(read) => {
@@ -256,6 +268,7 @@ impl<IO: AsyncWrite + Unpin> Timed<IO> {
             }
             return written;
         }
+        self.requests.0.is_sent.store(false, Ordering::Relaxed);
         // The waiting bytes may be an acknowledgement of HTTP/2 alone, which does not keep a connection from being closed.
         if self.sent != self.requests.count() {
             self.requests.block();

@@ -220,7 +220,7 @@ async fn one_that_was_stopped_for_longer_than_its_lease_lets_nobody_in_when_it_g
     let key = bench.issue(1).await;
     answers(&verifier, &key, 200).await;
     let load = Load::start(&verifier, &key, CONNECTIONS).await;
-    for round in 0..6 {
+    for round in 0..8 {
         answers(&verifier, &key, 200).await;
         load.await_allows().await;
         // Nothing can be renewed any more, so nothing that is answered from now on may be an allow.
