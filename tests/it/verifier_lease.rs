@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use k8s_openapi::api::coordination::v1::Lease;
 use keywright_core::fence::{APPLIED_ANNOTATION, STATE_ANNOTATION, Stored};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -201,6 +201,11 @@ async fn renewals_that_are_lost_or_late_cost_nothing_until_the_lease_has_run_out
 #[tokio::test]
 async fn one_that_may_not_have_its_lease_is_not_ready_and_says_what_to_do() {
     let bench = Bench::new("lease-refused").await;
+    let client = bench.installation.credentials("verifier").await.client().await;
+    let leases = Api::<Lease>::namespaced(client, &bench.installation.system_namespace);
+    let another = serde_json::from_value(json!({ "metadata": { "name": "another" } })).unwrap();
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    bench.installation.in_force("leases", async || leases.create(&dry_run, &another).await).await;
     let launch = bench.installation.program("verifier").through(&bench.faults);
     let verifier = launch.argument("--identity=another").start().await;
     verifier.says("cannot create the Lease: Check that --identity is the name of the verifier's own Pod").await;
