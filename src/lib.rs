@@ -16,7 +16,8 @@
 //!
 //! # From a request to its answer
 //!
-//! 1. The [`verifier`]'s feed folds the records into a [`Keyring`](keywright_core::keyring::Keyring).
+//! 1. The [`verifier`] holds a Lease, as the [`fence`](keywright_core::fence) says. Its feed folds the records into a
+//!    [`Keyring`](keywright_core::keyring::Keyring).
 //! 2. A codec decodes a proxy's question, over HTTP or gRPC.
 //! 3. [`check`](keywright_core::verify::check) decides from the keyring and the time, without waiting or allocating.
 //! 4. The codec encodes the answer. A permit is noted as a last use. [`usage`](keywright_core::usage) decides what the flush

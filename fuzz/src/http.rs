@@ -76,7 +76,7 @@ async fn converse(
             let (head, body) = request.into_parts();
             body.collect().await.ok();
             let request = Request::from_parts(head, ());
-            let response = verifier.answer(&request, PEER);
+            let response = verifier.answer(&request, PEER).response;
             let expected = is_good(&request);
             assert_eq!(response.status() == 200, expected, "{} for {request:?}", response.status());
             assert_headers(&response);

@@ -21,6 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use keywright_core::fence::Moment;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::yield_now;
@@ -75,6 +76,20 @@ pub struct Server {
     pub occupancy: Occupancy,
 }
 
+/// A handler's answer.
+pub struct Answer {
+    /// What is sent.
+    pub response: Response<Full<Bytes>>,
+    /// The moment from which on the connection is closed instead. `None`: it is true at any time.
+    pub until: Option<Moment>,
+}
+
+impl From<Response<Full<Bytes>>> for Answer {
+    fn from(response: Response<Full<Bytes>>) -> Self {
+        Self { response, until: None }
+    }
+}
+
 /// An accepted connection that has its place.
 pub struct Accepted {
     /// The stream of bytes.
@@ -92,9 +107,10 @@ impl Server {
     /// next answer, and finishes the requests in flight.
     ///
     /// `handler` gets a request's head and the client's address, and must not block. If it panics, the answer is 500.
-    pub async fn serve<H>(self, handler: H, shutdown: impl Future<Output = ()>)
+    pub async fn serve<H, A>(self, handler: H, shutdown: impl Future<Output = ()>)
     where
-        H: Fn(&Request<()>, IpAddr) -> Response<Full<Bytes>> + Send + Sync + 'static,
+        H: Fn(&Request<()>, IpAddr) -> A + Send + Sync + 'static,
+        A: Into<Answer> + 'static,
     {
         let limits = self.limits;
         let shared = Arc::new((handler, Semaphore::new(BODIES_AT_ONCE)));
@@ -114,7 +130,7 @@ impl Server {
         let places = Arc::new(Semaphore::new(bodies.large_at_once));
         let service = move |request, _| {
             let (handler, places) = (Arc::clone(&handler), Arc::clone(&places));
-            async move { answer_with_body(request, limits, bodies, &places, &*handler).await }
+            async move { answer_with_body(request, limits, bodies, &places, &*handler).await.into() }
         };
         self.serve_requests(service, shutdown).await;
     }
@@ -122,7 +138,7 @@ impl Server {
     async fn serve_requests<S, F>(self, service: S, shutdown: impl Future<Output = ()>)
     where
         S: Fn(Request<Incoming>, IpAddr) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+        F: Future<Output = Answer> + Send + 'static,
     {
         let (limits, leaving) = (self.limits, self.leaving.clone());
         let converse = move |accepted: Accepted| {
@@ -249,7 +265,7 @@ async fn begins_tls(stream: &TcpStream, limit: Duration) -> Option<bool> {
 async fn converse<S, F>(accepted: Accepted, limits: Limits, service: S, leaving: Leaving)
 where
     S: Fn(Request<Incoming>) -> F + Send + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Answer> + Send + 'static,
 {
     let Accepted { stream, requests, mut closing, .. } = accepted;
     let mut making_room = closing.clone();
@@ -257,7 +273,10 @@ where
     let stream = Timed::new(stream, timeouts, requests.clone());
     let service = service_fn(|request| {
         requests.begin();
-        service(request).map(|mut response| {
+        service(request).map(|Answer { mut response, until }| {
+            if let Some(until) = until {
+                requests.expire(until);
+            }
             requests.end();
             if leaving.has_begun() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -309,15 +328,16 @@ async fn accept(listener: &TcpListener) -> (std::net::TcpStream, SocketAddr) {
 }
 
 /// Answers a request. Waits for the end of its body first, so that the decision uses the newest data.
-async fn answer<H>(
+async fn answer<H, A>(
     request: Request<Incoming>,
     peer: IpAddr,
     limits: Limits,
     handler: &H,
     places: &Semaphore,
-) -> Response<Full<Bytes>>
+) -> Answer
 where
-    H: Fn(&Request<()>, IpAddr) -> Response<Full<Bytes>>,
+    H: Fn(&Request<()>, IpAddr) -> A,
+    A: Into<Answer>,
 {
     let (head, body) = request.into_parts();
     // A client that waits for permission to send its body gets the answer instead.
@@ -326,7 +346,8 @@ where
         Box::pin(timeout(limits.read_timeout, discard(body, limits.body, places))).await.ok();
     }
     let request = Request::from_parts(head, ());
-    unless_it_panics(|| handler(&request, peer)).unwrap_or_else(|| INTERNAL_SERVER_ERROR.into_response())
+    let answer = unless_it_panics(|| handler(&request, peer).into());
+    answer.unwrap_or_else(|| INTERNAL_SERVER_ERROR.into_response().into())
 }
 
 /// The handler's result. `None` if it panics. The panic's message is on standard error.

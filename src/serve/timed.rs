@@ -1,4 +1,5 @@
-//! How long a client may take: to send the head of a request, to read an answer, and between two requests.
+//! How long a client may take: to send the head of a request, to read an answer, and between two requests. And how long an
+//! answer may take, if it is true for a time only.
 //! Hand-written, because the timer of hyper covers heads alone: neither answers that nobody reads, nor pauses between requests.
 
 use std::io;
@@ -8,8 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant as Moment};
 
+use keywright_core::fence;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
+
+use crate::clock;
 
 /// A connection that fails once its client takes too long.
 ///
@@ -53,7 +57,14 @@ struct Progress {
     opened: Moment,
     /// When the last answer was sent: microseconds after `opened`.
     answered: AtomicU64,
+    /// Until when the answers that wait to be sent are true, in nanoseconds since the boot. [`ALWAYS`] if there are none.
+    until: AtomicU64,
+    /// Whether nothing has waited to be sent since the last answer.
+    is_sent: AtomicBool,
 }
+
+/// Later than any moment.
+const ALWAYS: u64 = u64::MAX;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +92,9 @@ impl Requests {
     /// No requests yet, on a connection that was opened at this moment.
     pub fn new(opened: Moment) -> Self {
         let (activity, answers, is_blocked, answered) = Default::default();
-        Self(Arc::new(Progress { activity, answers, is_blocked, opened, answered }))
+        let until = AtomicU64::new(ALWAYS);
+        let is_sent = AtomicBool::new(true);
+        Self(Arc::new(Progress { activity, answers, is_blocked, opened, answered, until, is_sent }))
     }
 
     /// The head of a request is complete. No effect while another request is being answered.
@@ -110,6 +123,27 @@ impl Requests {
         let is_busy = self.activity() == Activity::Busy || self.0.is_blocked.load(Ordering::Relaxed);
         let answered = Duration::from_micros(self.0.answered.load(Ordering::Relaxed));
         (!is_busy).then(|| self.0.opened + answered)
+    }
+
+    /// The answer that comes next is true until this moment. If it is not sent by then, the connection is closed instead: this
+    /// process may have been stopped in between, for any time.
+    pub fn expire(&self, until: fence::Moment) {
+        let until = u64::try_from(until.time().as_nanos()).unwrap_or(ALWAYS);
+        self.0.until.store(until.min(self.0.until.load(Ordering::Relaxed)), Ordering::Relaxed);
+        self.0.is_sent.store(false, Ordering::Relaxed);
+    }
+
+    /// The connection is being read again. All answers may have taken several writes, with a flush after each.
+    fn forget_sent(&self) {
+        if self.0.is_sent.load(Ordering::Relaxed) {
+            self.0.until.store(ALWAYS, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an answer waits that is not true any more.
+    fn is_expired(&self) -> bool {
+        let until = self.0.until.load(Ordering::Relaxed);
+        until != ALWAYS && clock::moment() >= fence::Moment::since_boot(Duration::from_nanos(until))
     }
 
     /// The first bytes of a request's head have arrived.
@@ -142,6 +176,7 @@ impl Requests {
 
     /// All answers are sent.
     fn unblock(&self) {
+        self.0.is_sent.store(true, Ordering::Relaxed);
         if self.0.is_blocked.load(Ordering::Relaxed) {
             self.rest();
             self.0.is_blocked.store(false, Ordering::Relaxed);
@@ -196,6 +231,10 @@ impl Timer {
     }
 }
 
+fn expired() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the answer is not true any more")
+}
+
 fn late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the client took too long")
 }
@@ -206,6 +245,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Timed<IO> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.requests.forget_sent();
         let before = buffer.filled().len();
         match Pin::new(&mut self.io).poll_read(context, buffer) {
             Poll::Ready(read) => {
@@ -228,6 +268,7 @@ impl<IO: AsyncWrite + Unpin> Timed<IO> {
             }
             return written;
         }
+        self.requests.0.is_sent.store(false, Ordering::Relaxed);
         // The waiting bytes may be an acknowledgement of HTTP/2 alone, which does not keep a connection from being closed.
         if self.sent != self.requests.count() {
             self.requests.block();
@@ -241,11 +282,18 @@ impl<IO: AsyncWrite + Unpin> Timed<IO> {
 /// puts short messages into one buffer.
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Timed<IO> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.requests.is_expired() {
+            return Poll::Ready(Err(expired()));
+        }
         let written = Pin::new(&mut self.io).poll_write(context, bytes);
         self.limited(written, context)
     }
 
+    /// What TLS has encrypted may not be sent yet.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.requests.is_expired() {
+            return Poll::Ready(Err(expired()));
+        }
         let written = Pin::new(&mut self.io).poll_flush(context);
         if written.is_ready() {
             self.sent = self.requests.count();
@@ -254,7 +302,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Timed<IO> {
         self.limited(written, context)
     }
 
+    /// Neither here: this sends what is left.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.requests.is_expired() {
+            return Poll::Ready(Err(expired()));
+        }
         let written = Pin::new(&mut self.io).poll_shutdown(context);
         self.limited(written, context)
     }

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::serve::connections::{Leaving, Listener, Server};
+use crate::serve::connections::{Answer, Leaving, Listener, Server};
 use crate::serve::limits::{BodyLimits, Limits};
 use crate::serve::listen::{Address, bind};
 use crate::serve::room::{ConnectionMetrics, Occupancy};
@@ -39,9 +39,10 @@ pub fn server(listener: TcpListener, limits: Limits, registry: &mut Registry) ->
 }
 
 impl Running {
-    pub async fn serving<H>(limits: Limits, handler: H) -> Self
+    pub async fn serving<H, A>(limits: Limits, handler: H) -> Self
     where
-        H: Fn(&Request<()>, IpAddr) -> Response<Full<Bytes>> + Send + Sync + 'static,
+        H: Fn(&Request<()>, IpAddr) -> A + Send + Sync + 'static,
+        A: Into<Answer> + 'static,
     {
         Self::start(limits, |server, shutdown| server.serve(handler, shutdown)).await
     }

@@ -15,6 +15,7 @@ use tracing::{debug, field, info};
 use crate::clock;
 use crate::serve::problem::ProblemDocument;
 use crate::verifier::feed::Feed;
+use keywright_core::fence::Moment;
 use keywright_core::key::Presented;
 use keywright_core::usage;
 use keywright_core::verify::{self, Denial, Known, Permit};
@@ -71,14 +72,14 @@ impl Decisions {
         Self { feed, now, tally, denials_logged: Throttle::new(DENIALS_LOGGED) }
     }
 
-    /// Decides on `request`, and has `allow` make the answer of a permit.
+    /// Decides on `request`, and has `allow` make the answer of a permit, which must be sent before the moment that it gets.
     ///
     /// # Errors
     /// What the caller is told of a denial.
     pub fn decide<R>(
         &self,
         request: &verify::Request<'_>,
-        allow: impl FnOnce(&Permit<'_>) -> R,
+        allow: impl FnOnce(&Permit<'_>, Moment) -> R,
     ) -> Result<R, ProblemDocument> {
         let started = clock::moment();
         let now = (self.now)();
@@ -86,14 +87,14 @@ impl Decisions {
         let decided = verify::recognize(&keyring, request).map(|known| (known, known.check(request, now)));
         // After the keyring was asked, and while it is held: rules 3 and 4 of `keywright_core::fence`.
         let reading = self.feed.membership().read();
-        let decision = match decided {
-            _ if reading.until.is_none() => Err(self.deny(Denial::Stale, None, now)),
-            Ok((_, Ok(permit))) => {
+        let decision = match (reading.until, decided) {
+            (None, _) => Err(self.deny(Denial::Stale, None, now)),
+            (Some(until), Ok((_, Ok(permit)))) => {
                 self.allow(&permit, now);
-                Ok(allow(&permit))
+                Ok(allow(&permit, until))
             }
-            Ok((known, Err(denial))) => Err(self.deny_known(denial, known, request, now)),
-            Err(denial) => Err(self.deny(denial, request.credential.ok().map(|credential| credential.key), now)),
+            (_, Ok((known, Err(denial)))) => Err(self.deny_known(denial, known, request, now)),
+            (_, Err(denial)) => Err(self.deny(denial, request.credential.ok().map(|credential| credential.key), now)),
         };
         self.tally.observe(u64::try_from(reading.now.since(started).as_nanos()).unwrap_or(u64::MAX));
         decision
@@ -303,7 +304,7 @@ mod tests {
             let credential = credential([].into_iter(), key.iter().map(|key| key.as_bytes()));
             let client_address = || Ok(IpAddr::from([203, 0, 113, 7]));
             let request = verify::Request { credential, route: Ok(Route::default()), client_address: &client_address };
-            assert!(decisions.decide(&request, |_| ()).is_err());
+            assert!(decisions.decide(&request, |_, _| ()).is_err());
         };
         let lines = Lines::default();
         let writer = lines.clone();

@@ -18,6 +18,7 @@ use super::protobuf::{Fields, Malformed, fields, put, put_message, put_number};
 use crate::serve::problem::ProblemDocument;
 use keywright_core::client_address::{ClientAddressSource, Unresolved};
 use keywright_core::credential::{Carrier, Credential, CredentialError, credential};
+use keywright_core::fence::Moment;
 use keywright_core::verify::{self, InvalidRoute, Permit, Route};
 
 /// Answers what Envoy asks.
@@ -75,22 +76,27 @@ impl Authorization {
         Self { decisions, client_address_source }
     }
 
-    /// Appends the `CheckResponse` to the `CheckRequest` in `message`.
+    /// Appends the `CheckResponse` to the `CheckRequest` in `message`. Answers until when it may be sent, if it lets the
+    /// request pass.
     ///
     /// # Errors
     /// If there is none. `response` is as it was.
-    pub fn check(&self, message: &[u8], response: &mut Vec<u8>) -> Result<(), NoResponse> {
+    pub fn check(&self, message: &[u8], response: &mut Vec<u8>) -> Result<Option<Moment>, NoResponse> {
         let request = CheckRequest::read(message).map_err(|Malformed| NoResponse::Malformed)?;
         let credential = request.credential();
         let verify_request =
             verify::Request { credential, route: request.route(), client_address: &|| self.client_address(&request) };
         let carrier = credential.map(|credential| credential.carrier).ok();
-        match self.decisions.decide(&verify_request, |permit| allow(permit, carrier, response)) {
-            Ok(()) => Ok(()),
+        let allow = |permit: &Permit<'_>, until| {
+            allow(permit, carrier, response);
+            until
+        };
+        match self.decisions.decide(&verify_request, allow) {
+            Ok(until) => Ok(Some(until)),
             Err(answer) if answer.status.is_server_error() => Err(NoResponse::Unavailable),
             Err(answer) => {
                 deny(&answer, response);
-                Ok(())
+                Ok(None)
             }
         }
     }

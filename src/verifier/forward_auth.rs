@@ -8,7 +8,6 @@ use std::mem;
 use std::net::IpAddr;
 
 use http_body_util::Full;
-use hyper::body::Bytes;
 use hyper::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue,
 };
@@ -16,6 +15,7 @@ use hyper::{Request, Response, StatusCode, Version};
 use tracing::error;
 
 use super::decisions::Decisions;
+use crate::serve::connections::Answer;
 use crate::serve::problem::{INTERNAL_SERVER_ERROR, ProblemDocument};
 use keywright_core::client_address::ClientAddressSource;
 use keywright_core::credential::credential;
@@ -66,14 +66,14 @@ impl ForwardAuth {
     }
 
     /// Answers a request from `peer`.
-    pub fn answer(&self, request: &Request<()>, peer: IpAddr) -> Response<Full<Bytes>> {
+    pub fn answer(&self, request: &Request<()>, peer: IpAddr) -> Answer {
         if !has_one_host(request) {
             let mut response = BAD_REQUEST.into_response();
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            return response;
+            return response.into();
         }
         if request.uri().path() != PATH {
-            return NOT_FOUND.into_response();
+            return NOT_FOUND.into_response().into();
         }
         let headers = request.headers();
         let request = verify::Request {
@@ -84,18 +84,18 @@ impl ForwardAuth {
                 self.client_address_source.resolve(peer, forwarded_for.into_iter())
             },
         };
-        match self.decisions.decide(&request, |permit| self.identity(permit)) {
-            Ok(Ok(headers)) => {
+        match self.decisions.decide(&request, |permit, until| (self.identity(permit), until)) {
+            Ok((Ok(headers), until)) => {
                 let mut response = Response::new(Full::default());
                 *response.headers_mut() = headers;
-                response
+                Answer { response, until: Some(until) }
             }
-            Ok(Err(error)) => {
+            Ok((Err(error), _)) => {
                 // The keyring refuses such texts. If one gets through, the request is not allowed.
                 error!(%error, "refused a request: the key's identity is not valid in a header. Report this as a bug");
-                INTERNAL_SERVER_ERROR.into_response()
+                INTERNAL_SERVER_ERROR.into_response().into()
             }
-            Err(answer) => answer.into_response(),
+            Err(answer) => answer.into_response().into(),
         }
     }
 

@@ -28,7 +28,8 @@ use super::field::{health_check_request, health_check_response};
 use super::protobuf::{fields, put_number};
 use crate::serve::connections::{Accepted, Leaving, Server, Stream, unless_it_panics};
 use crate::serve::limits::Limits;
-use crate::serve::timed::{Timed, Timeouts};
+use crate::serve::timed::{Requests, Timed, Timeouts};
+use keywright_core::fence::Moment;
 
 /// What can be called.
 pub struct Services {
@@ -131,15 +132,15 @@ impl From<NoResponse> for Failure {
 }
 
 impl Services {
-    /// Appends the response to the call of `procedure` with `message`.
-    fn call(&self, procedure: Procedure, message: &[u8], response: &mut Vec<u8>) -> Result<(), Failure> {
+    /// Appends the response to the call of `procedure` with `message`. Answers until when it may be sent.
+    fn call(&self, procedure: Procedure, message: &[u8], response: &mut Vec<u8>) -> Result<Option<Moment>, Failure> {
         match procedure {
-            Procedure::Check => self.authorization.check(message, response)?,
+            Procedure::Check => Ok(self.authorization.check(message, response)?),
             Procedure::Health => {
-                put_number(response, health_check_response::STATUS, if self.health(message)? { 1 } else { 2 })
+                put_number(response, health_check_response::STATUS, if self.health(message)? { 1 } else { 2 });
+                Ok(None)
             }
         }
-        Ok(())
     }
 
     /// Whether the service that `message` names is serving; none means all.
@@ -157,17 +158,18 @@ impl Services {
         }
     }
 
-    /// The response to the call of `procedure` with what its stream has brought, ready to be sent.
-    fn answer(&self, procedure: Procedure, stream: &[u8]) -> Result<Bytes, Failure> {
+    /// The response to the call of `procedure` with what its stream has brought, ready to be sent, and until when it may be.
+    fn answer(&self, procedure: Procedure, stream: &[u8]) -> Result<(Bytes, Option<Moment>), Failure> {
         let message = unframe(stream)?;
         let mut response = Vec::with_capacity(512);
         response.extend_from_slice(&[0; PREFIX]);
-        unless_it_panics(|| self.call(procedure, message, &mut response)).unwrap_or(Err(Failure::INTERNAL))?;
+        let until = unless_it_panics(|| self.call(procedure, message, &mut response));
+        let until = until.unwrap_or(Err(Failure::INTERNAL))?;
         let length = u32::try_from(response.len() - PREFIX).map_err(|_| Failure::INTERNAL)?;
         if let Some(place) = response.get_mut(1..PREFIX) {
             place.copy_from_slice(&length.to_be_bytes());
         }
-        Ok(response.into())
+        Ok((response.into(), until))
     }
 }
 
@@ -228,7 +230,7 @@ async fn converse(services: &Services, places: &Semaphore, accepted: Accepted, l
                     connection.graceful_shutdown();
                 }
                 for (request, respond) in accepted.drain(..) {
-                    calls.extend(take_call(services, places, limits, request, respond));
+                    calls.extend(take_call(services, places, limits, &requests, request, respond));
                 }
                 if calls.is_empty() {
                     requests.end();
@@ -298,6 +300,7 @@ fn take_call<'s>(
     services: &'s Services,
     places: &'s Semaphore,
     limits: Limits,
+    requests: &'s Requests,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) -> Option<impl Future<Output = ()> + use<'s>> {
@@ -313,13 +316,13 @@ fn take_call<'s>(
     let procedure = match Procedure::at(head.uri.path()) {
         Ok(procedure) => procedure,
         Err(failure) => {
-            respond_to(Err(failure), &mut respond);
+            respond_to(Err(failure), &mut respond, requests);
             return None;
         }
     };
     let first = match body.data().now_or_never() {
         Some(Some(Ok(stream))) if body.is_end_stream() => {
-            respond_to(services.answer(procedure, &stream), &mut respond);
+            respond_to(services.answer(procedure, &stream), &mut respond, requests);
             return None;
         }
         first => first,
@@ -331,7 +334,7 @@ fn take_call<'s>(
             _ = poll_fn(|context| respond.poll_reset(context)) => return,
         };
         let answer = whole.and_then(|stream| services.answer(procedure, &stream));
-        respond_to(answer, &mut respond);
+        respond_to(answer, &mut respond, requests);
     })
 }
 
@@ -373,11 +376,18 @@ async fn collect(
 }
 
 /// Errors are the client's: it went away, or took the call back.
-fn respond_to(answer: Result<Bytes, Failure>, respond: &mut SendResponse<Bytes>) {
+fn respond_to(
+    answer: Result<(Bytes, Option<Moment>), Failure>,
+    respond: &mut SendResponse<Bytes>,
+    requests: &Requests,
+) {
     let mut head = Response::new(());
     head.headers_mut().insert(CONTENT_TYPE, GRPC);
     match answer {
-        Ok(response) => {
+        Ok((response, until)) => {
+            if let Some(until) = until {
+                requests.expire(until);
+            }
             let mut trailers = HeaderMap::with_capacity(1);
             trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
             if let Ok(mut stream) = respond.send_response(head, false) {

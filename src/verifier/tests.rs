@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::*;
+use crate::serve::connections::Answer;
 use crate::serve::problem::ProblemDocument;
 use crate::serve::room::Occupancy;
 use crate::testing::running::{PATIENCE, Running, connect, connect_from, one_answer, rest, server, statuses};
@@ -580,6 +581,31 @@ async fn a_verifier_follows_the_records_and_answers() {
     stop.send(()).unwrap();
     timeout(PATIENCE, task).await.unwrap().unwrap().unwrap();
     assert!(ask(http_address, "/verify").is_none());
+}
+
+/// The process may be stopped between a decision and its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_true_any_more_is_not_sent() {
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let handler = move |_: &Request<()>, _| {
+        let number = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let now = clock::moment();
+        let until = [Some(now + PATIENCE), None, Some(now)].get(number).copied().flatten();
+        Answer { response: Response::new(Full::from(format!("answer {number}"))), until }
+    };
+    let running = Running::serving(Limits::default(), handler).await;
+    let mut socket = connect(running.address);
+    let mut said = String::new();
+    for number in 0..2 {
+        socket.write_all(good_request().as_bytes()).unwrap();
+        let mut octets = [0; 1024];
+        while !said.ends_with(&format!("answer {number}")) {
+            let read = socket.read(&mut octets).unwrap();
+            said.push_str(str::from_utf8(&octets[..read]).unwrap());
+        }
+    }
+    socket.write_all(good_request().as_bytes()).unwrap();
+    assert_eq!(rest(&mut socket), "", "closed without a word");
 }
 
 /// Where the listener is one for IPv6 too, the system writes `::ffff:127.0.0.1`.

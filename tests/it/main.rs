@@ -32,6 +32,7 @@ mod secret_template;
 mod source;
 mod tombstones;
 mod verifier;
+mod verifier_lease;
 mod verifier_tls;
 mod watches;
 mod webhook;

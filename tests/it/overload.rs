@@ -204,7 +204,7 @@ fn is_allowed(response: &[u8]) -> bool {
     fields(&response[5..]).any(|field| field.unwrap().number == 3)
 }
 
-async fn h2_client(address: SocketAddr) -> SendRequest<Bytes> {
+pub(super) async fn h2_client(address: SocketAddr) -> SendRequest<Bytes> {
     let (client, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();
     tokio::spawn(async move { connection.await.ok() });
     client
@@ -240,6 +240,12 @@ pub(super) async fn check_over_grpc(verifier: &Program, name: &str, value: &str)
     let client = h2_client(verifier.address("grpc")).await;
     let response = call(&client, check_request_with(name, value)).await.unwrap();
     (is_allowed(&response), String::from_utf8_lossy(&response).into_owned())
+}
+
+/// Whether the key is let in by a call on this connection. A call that fails lets nobody in.
+pub(super) async fn lets_in(client: &SendRequest<Bytes>, key: &str) -> Result<bool, h2::Error> {
+    let (status, response) = outcome(client.clone().ready().await?, CHECK, check_request(key)).await?;
+    Ok(status == "0" && is_allowed(&response))
 }
 
 /// How a verifier's gRPC stands: the status of a `Check` with this key, and what the health service says as it is encoded.

@@ -109,7 +109,7 @@ pub(super) async fn get(address: SocketAddr, path: &str, key: &str) -> (u16, Str
     (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
 }
 
-async fn ask(verifier: &Program, key: &str) -> u16 {
+pub(super) async fn ask(verifier: &Program, key: &str) -> u16 {
     get(verifier.address("http"), "/verify", key).await.0
 }
 
@@ -127,7 +127,7 @@ pub(super) async fn answers(verifier: &Program, key: &str, status: u16) -> Durat
 }
 
 /// Waits until the key is let in again; the revoked one never is on the way.
-async fn is_back(verifier: &Program, key: &str, revoked: &str) {
+pub(super) async fn is_back(verifier: &Program, key: &str, revoked: &str) {
     let started = Instant::now();
     loop {
         assert_ne!(ask(verifier, revoked).await, 200);
@@ -137,6 +137,10 @@ async fn is_back(verifier: &Program, key: &str, revoked: &str) {
         assert!(started.elapsed() < wait::DEADLINE, "not back");
     }
     assert_eq!(ask(verifier, revoked).await, 401);
+}
+
+pub(super) fn is_list(request: &ApiRequest) -> bool {
+    request.is("GET", "apikeyrecords") && !request.watch
 }
 
 fn is_watch(request: &ApiRequest) -> bool {
@@ -178,7 +182,8 @@ async fn more_records_than_fit_into_one_page_are_all_known_when_it_is_ready() {
     let verifier = bench.verifier(&[]).await;
     let requests = bench.faults.requests();
     // With a limit of one, it is a question for the newest version, which is asked again where a watch is slow.
-    let pages: Vec<_> = requests.iter().filter(|request| !request.watch && request.limit != Some(1)).collect();
+    let is_page = |request: &&ApiRequest| is_list(request) && request.limit != Some(1);
+    let pages: Vec<_> = requests.iter().filter(is_page).collect();
     assert_eq!(pages.len(), 4, "pages of 50, 200, 500 and the rest: {pages:?}");
     for key in &keys {
         assert_eq!(ask(&verifier, key).await, 200);
@@ -195,7 +200,6 @@ async fn a_revocation_that_arrives_during_start_up_is_in_force_before_ready() {
     let mut keys: Vec<_> = iter(1..=2000).map(issue).buffer_unordered(16).collect().await;
     keys.sort_unstable();
     let (read, others) = keys.split_at(40);
-    let is_list = |request: &ApiRequest| request.is("GET", "apikeyrecords") && !request.watch;
     // Pages of 50, 200 and 500 records, and so on.
     let held = bench.faults.inject(Fault::Hold, Nth(2), is_list);
     let hung = bench.faults.inject(Fault::HangWatch, Nth(1), is_watch);
@@ -222,7 +226,6 @@ async fn a_revocation_that_arrives_during_start_up_is_in_force_before_ready() {
 async fn a_start_among_writes_of_other_things_ends_with_a_bookmark() {
     let bench = Bench::new("bookmark").await;
     let keys: Vec<String> = iter(1..=501).map(|serial| bench.issue(serial)).buffer_unordered(16).collect().await;
-    let is_list = |request: &ApiRequest| request.is("GET", "apikeyrecords") && !request.watch;
     let held = bench.faults.inject(Fault::Hold, Nth(2), is_list);
     let verifier = bench.installation.program("verifier").through(&bench.faults).start().await;
     held.hit().await;
@@ -351,7 +354,7 @@ async fn cut_off_from_the_api_server_it_serves_for_the_lease_duration_and_no_lon
     let took = answers(&verifier, &key, 503).await;
     assert!((2..6).contains(&took.as_secs()), "{took:?}");
     let (status, answer) = get(verifier.address("admin"), "/readyz", "").await;
-    assert!(status == 503 && answer.contains("stale: the records are 5 s old"), "{answer}");
+    assert!(status == 503 && answer.contains("lapsed 0 s ago: the Lease was not renewed in time"), "{answer}");
     assert_eq!(ask_over_grpc(&verifier, &key).await, not_serving, "UNAVAILABLE, NOT_SERVING");
     bench.faults.heal();
     // Not for a moment on the way back.
@@ -361,7 +364,7 @@ async fn cut_off_from_the_api_server_it_serves_for_the_lease_duration_and_no_lon
 }
 
 #[tokio::test]
-async fn it_reads_records_and_writes_last_uses_and_does_nothing_else() {
+async fn it_reads_records_holds_its_lease_and_writes_last_uses_and_does_nothing_else() {
     let bench = Bench::new("rights").await;
     let verifier = bench.verifier(&["--lease-duration=3s"]).await;
     let key = bench.issue(1).await;
@@ -374,7 +377,15 @@ async fn it_reads_records_and_writes_last_uses_and_does_nothing_else() {
     let is_cut_off = |request: &AuditedRequest| request.at >= ended && request.verb == "list" && request.code == 500;
     let own = requests.iter().filter(|request| request.user == user && !is_cut_off(request));
     let seen: BTreeSet<_> = own.map(|request| (&*request.verb, &*request.resource, request.code)).collect();
-    let expected = ["get", "list", "watch"].map(|verb| (verb, "apikeyrecords", 200));
-    assert_eq!(seen, BTreeSet::from_iter(expected.into_iter().chain([("patch", "apikeyrecords/status", 200)])));
+    let expected = [
+        ("get", "apikeyrecords", 200),
+        ("list", "apikeyrecords", 200),
+        ("watch", "apikeyrecords", 200),
+        ("patch", "apikeyrecords/status", 200),
+        ("create", "leases", 201),
+        ("update", "leases", 200),
+        ("delete", "leases", 200),
+    ];
+    assert_eq!(seen, BTreeSet::from(expected));
     assert!(!printed.contains(&key[..15]), "no more of a key than its prefix");
 }

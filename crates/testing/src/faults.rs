@@ -32,7 +32,7 @@ pub enum Fault {
     Before(Outcome),
     /// The API server does what it is asked, and the client does not hear of it.
     After(Outcome),
-    /// The request reaches the API server this much later.
+    /// The request reaches the API server this much later, also if the client has gone meanwhile.
     Delay(Duration),
     /// The request reaches the API server once the fault is lifted.
     Hold,
@@ -269,8 +269,14 @@ impl Proxy {
             }
             Some((Fault::Delay(delay), applied)) => {
                 applied.send_modify(|count| *count += 1);
-                sleep(delay).await;
-                self.forward(request, described).await
+                let Ok(request) = whole(request).await else {
+                    return status(&described, StatusCode::BAD_REQUEST);
+                };
+                let late = tokio::spawn(async move {
+                    sleep(delay).await;
+                    self.send(request, described).await
+                });
+                late.await.expect("nothing panics there")
             }
             Some((Fault::Hold, applied)) => {
                 let mut lifted = self.lifted.subscribe();
@@ -287,14 +293,13 @@ impl Proxy {
     }
 
     async fn forward(self: Arc<Self>, request: Request<Incoming>, described: ApiRequest) -> Response<AnswerBody> {
-        let (mut head, body) = request.into_parts();
-        head.uri = head.uri.path_and_query().map(|path| Uri::from(path.clone())).unwrap_or_default();
-        head.headers.remove(HOST);
-        head.headers.remove(CONNECTION);
-        let Ok(body) = body.collect().await else {
-            return status(&described, StatusCode::BAD_REQUEST);
-        };
-        let request = Request::from_parts(head, Body::from(body.to_bytes().to_vec()));
+        match whole(request).await {
+            Ok(request) => self.send(request, described).await,
+            Err(_) => status(&described, StatusCode::BAD_REQUEST),
+        }
+    }
+
+    async fn send(self: Arc<Self>, request: Request<Body>, described: ApiRequest) -> Response<AnswerBody> {
         match self.upstream.send(request).await {
             Ok(answer) if described.watch && answer.status().is_success() => {
                 answer.map(|body| watched(self, described, body))
@@ -303,6 +308,16 @@ impl Proxy {
             Err(_) => status(&described, StatusCode::BAD_GATEWAY),
         }
     }
+}
+
+/// The request with its whole body, as it goes to the API server.
+async fn whole(request: Request<Incoming>) -> hyper::Result<Request<Body>> {
+    let (mut head, body) = request.into_parts();
+    head.uri = head.uri.path_and_query().map(|path| Uri::from(path.clone())).unwrap_or_default();
+    head.headers.remove(HOST);
+    head.headers.remove(CONNECTION);
+    let body = body.collect().await?.to_bytes();
+    Ok(Request::from_parts(head, Body::from(body.to_vec())))
 }
 
 /// A watch's body, one event (a line of JSON) a frame.

@@ -112,6 +112,8 @@ impl<'a> Launch<'a> {
         let kubeconfig = credentials.write_kubeconfig(self.server.as_deref());
         let mut command = vec!["setpriv".to_owned(), "--pdeathsig=KILL".to_owned()];
         command.push("env".to_owned());
+        // As the chart has it by the downward API.
+        command.push(format!("POD_NAME={}", credentials.pod_name));
         command.extend(self.environment);
         command.extend([keywright().display().to_string(), self.role.to_owned()]);
         command.push(format!("--kubeconfig={}", kubeconfig.display()));
@@ -123,7 +125,6 @@ impl<'a> Launch<'a> {
             "controller" => command.push(format!("--watch-namespace={}", self.installation.tenant_namespace)),
             "verifier" => {
                 command.extend(["--http-address=127.0.0.1:0", "--grpc-address=127.0.0.1:0"].map(str::to_owned));
-                command.push(format!("--identity={}", credentials.pod_name));
             }
             "webhook" => command.push("--https-address=127.0.0.1:0".to_owned()),
             _ => {}
@@ -250,9 +251,14 @@ impl Program {
 
     /// SIGTERM, and how it then ended.
     pub async fn terminate(self) -> ExitStatus {
-        let sent = std::process::Command::new("kill").args(["-TERM", &self.id().to_string()]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "{}: SIGTERM could not be sent", self.output.title);
+        self.signal("TERM");
         self.exited().await
+    }
+
+    /// Sends a signal: `STOP`, or `CONT`.
+    pub fn signal(&self, name: &str) {
+        let sent = std::process::Command::new("kill").args(["-s", name, &self.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{}: SIG{name} could not be sent", self.output.title);
     }
 
     /// How it ended by itself.

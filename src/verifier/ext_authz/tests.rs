@@ -237,7 +237,7 @@ fn answer(authorization: &Authorization, message: &[u8]) -> Result<Vec<u8>, NoRe
     let mut response = Vec::new();
     let answered = authorization.check(message, &mut response);
     assert!(answered.is_ok() || response.is_empty());
-    answered.map(|()| response)
+    answered.map(|_| response)
 }
 
 /// The status that Envoy answers with, 200 if it passes the request on.

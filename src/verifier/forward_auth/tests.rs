@@ -2,6 +2,7 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::{Arc, Once};
 
+use hyper::body::Bytes;
 use jiff::Timestamp;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
@@ -66,7 +67,7 @@ impl Fixture {
             let name = HeaderName::try_from(name).ok()?;
             request.headers_mut().append(name, HeaderValue::from_bytes(&octets).ok()?);
         }
-        Some(self.verifier.answer(&request, peer.parse().unwrap()))
+        Some(self.verifier.answer(&request, peer.parse().unwrap()).response)
     }
 
     fn metrics(&self) -> String {
