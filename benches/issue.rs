@@ -1,5 +1,6 @@
-//! What issuing and rotating a key costs: API writes a key, API writes where nothing changed, and the time from an ApiKey
-//! to its Secret against four plain writes.
+//! What issuing, rotating and revoking a key costs: API writes a key, API writes where nothing changed, the time from an
+//! ApiKey to its Secret against four plain writes, and the time of a deletion against one that a bare client lets pass. Three
+//! verifiers acknowledge all of it.
 //!
 //! The released program with the chart's rights, on a real control plane where nothing else happens. Issues and plain
 //! writes take turns in one run, so that the machine's moods meet both; only their ratio means anything elsewhere.
@@ -23,7 +24,7 @@ use futures::{Stream, TryStreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use keywright_core::api::{ApiKey, ApiKeyRecord, ConditionStatus, ConditionType, FINALIZER, ROTATE_ANNOTATION};
 use keywright_core::record_name::record_name;
-use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
@@ -32,6 +33,7 @@ use tokio::time::{sleep, timeout};
 use keywright_testing::Installation;
 
 const KEYS: usize = 200;
+const VERIFIERS: usize = 3;
 
 /// After an issue come an Event and passes that find nothing to do; they are over by then, so that what is timed next
 /// meets an idle control plane.
@@ -49,8 +51,17 @@ async fn main() -> Result<()> {
 
     // Only a controller may write records, also where none is at work.
     let client = unattended.credentials("controller").await.client().await;
-    let records = Api::<ApiKeyRecord>::namespaced(client, &unattended.system_namespace);
+    let records = Api::<ApiKeyRecord>::namespaced(client.clone(), &unattended.system_namespace);
+    // And only a controller may remove the finalizer.
+    let plain_keys = Api::<ApiKey>::namespaced(client, &unattended.tenant_namespace);
 
+    let mut verifiers = Vec::new();
+    for _ in 0..VERIFIERS {
+        verifiers.push(installation.program("verifier").start().await);
+    }
+    for verifier in &verifiers {
+        verifier.ready().await;
+    }
     let controller = installation.program("controller").start().await;
     controller.ready().await;
     let mut issues = Vec::new();
@@ -76,8 +87,9 @@ async fn main() -> Result<()> {
     looked_at_all(&installation, restart.all).await?;
     let nothing_new = Requests::after(&installation, restart.all).await;
     rotate_all(&installation).await?;
-    controller.terminate().await;
     let rotating = Requests::after(&installation, nothing_new.all).await;
+    let (deletions, plain_deletions) = delete_all(&installation.tenant(), &unattended.tenant(), plain_keys).await?;
+    controller.terminate().await;
 
     let kubernetes = installation.client.apiserver_version().await?.git_version;
     let figures = Figures {
@@ -87,6 +99,8 @@ async fn main() -> Result<()> {
         rotating,
         issues: Quartiles::of(issues),
         plain_writes: Quartiles::of(plain_writes),
+        deletions: Tail::of(deletions),
+        plain_deletions: Tail::of(plain_deletions),
     };
     publish(&format!("{}\n{}", figures.describe(), conditions(&kubernetes)))
 }
@@ -145,6 +159,55 @@ async fn rotate_all(installation: &Installation) -> Result<()> {
         seen(&mut rotated, is_done).await?;
     }
     Ok(())
+}
+
+/// Deletes every key, and as many ApiKeys that no controller looks after and a bare client lets go, in turns.
+async fn delete_all(
+    attended: &Api<ApiKey>,
+    unattended: &Api<ApiKey>,
+    of_bare_client: Api<ApiKey>,
+) -> Result<(Vec<Duration>, Vec<Duration>)> {
+    let letting_go = tokio::spawn(async move {
+        let mut going = pin!(changes(of_bare_client.clone()));
+        for _ in 0..KEYS {
+            let api_key = seen(&mut going, |api_key| api_key.metadata.deletion_timestamp.is_some()).await?;
+            let metadata = json!({"resourceVersion": api_key.resource_version(), "finalizers": []});
+            let patch = Patch::Merge(json!({ "metadata": metadata }));
+            of_bare_client.patch(&api_key.name_any(), &PatchParams::default(), &patch).await?;
+        }
+        anyhow::Ok(())
+    });
+    let (mut deletions, mut plain) = (Vec::new(), Vec::new());
+    for number in 0..KEYS {
+        let name = format!("key-{number}");
+        deletions.push(delete(attended, &name).await?);
+        sleep(REST).await;
+        plain.push(delete(unattended, &name).await?);
+        sleep(REST).await;
+    }
+    letting_go.await??;
+    Ok((deletions, plain))
+}
+
+/// From sending a deletion to seeing that the object is gone.
+async fn delete(api_keys: &Api<ApiKey>, name: &str) -> Result<Duration> {
+    let selected = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut events = pin!(watcher(api_keys.clone(), selected));
+    let gone = async {
+        let mut sent = None;
+        while let Some(event) = events.try_next().await? {
+            match (event, sent) {
+                (watcher::Event::InitDone, _) => {
+                    sent = Some(Instant::now());
+                    api_keys.delete(name, &DeleteParams::default()).await?;
+                }
+                (watcher::Event::Delete(_), Some(sent)) => return Ok(sent.elapsed()),
+                _ => {}
+            }
+        }
+        anyhow::bail!("a watch ended by itself")
+    };
+    timeout(DEADLINE, gone).await.context("waiting for a deletion")?
 }
 
 fn api_key(name: &str) -> Result<ApiKey> {
@@ -285,6 +348,23 @@ impl Quartiles {
     }
 }
 
+struct Tail {
+    median: Duration,
+    p99: Duration,
+}
+
+impl Tail {
+    fn of(mut times: Vec<Duration>) -> Self {
+        times.sort();
+        Self { median: times[times.len() / 2], p99: times[times.len() * 99 / 100] }
+    }
+
+    fn describe(&self) -> String {
+        let [median, p99] = [self.median, self.p99].map(|time| time.as_secs_f64() * 1e3);
+        format!("median {median:.1} ms, p99 {p99:.1} ms")
+    }
+}
+
 struct Figures {
     issuing: Requests,
     restart: Requests,
@@ -292,6 +372,8 @@ struct Figures {
     rotating: Requests,
     issues: Quartiles,
     plain_writes: Quartiles,
+    deletions: Tail,
+    plain_deletions: Tail,
 }
 
 impl Figures {
@@ -307,15 +389,20 @@ impl Figures {
              | API writes per key rotated | 4 | {:.2} |\n\
              | API writes of a restart | 0 | {} |\n\
              | API writes of passes that change nothing | 0 | {} |\n\
-             | From ApiKey to Secret, in times of four plain writes | <= 2 | {ratio:.2} |\n\n\
+             | From ApiKey to Secret, in times of four plain writes | <= 2 | {ratio:.2} |\n\
+             | p99 of a deletion, beyond that of a plain one | <= 60 ms | {:.1} ms |\n\n\
              From ApiKey to Secret: {}.\nFour plain writes, taking turns with it: {}.\n\n\
+             A deletion: {}.\nOne whose finalizer a bare client removes, taking turns with it: {}.\n\n\
              Writes per key issued:\n\n{}\nApart from these:\n\n{}\nWrites per key rotated:\n\n{}",
             self.issuing.total() as f64 / KEYS as f64,
             self.rotating.total() as f64 / KEYS as f64,
             self.restart.total(),
             self.nothing_new.total(),
+            (self.deletions.p99.as_secs_f64() - self.plain_deletions.p99.as_secs_f64()) * 1e3,
             self.issues.describe(),
             self.plain_writes.describe(),
+            self.deletions.describe(),
+            self.plain_deletions.describe(),
             each(&self.issuing.writes),
             each(&self.issuing.writes_apart),
             each(&self.rotating.writes),

@@ -329,6 +329,35 @@ mod tests {
         assert!(![REVOKED, SUSPENDED, UNKNOWN].iter().any(|key| said.contains(&key[..15])), "no more than a prefix");
     }
 
+    /// Rule 3 of the fence: the Lease counts after the lookup, and not before it.
+    #[test]
+    fn a_lease_that_ends_during_the_lookup_lets_nobody_in() {
+        const OPEN: &str = "keyw1_x3dylZ3lzYKIhQQXeAJ94cGS4sbYtvgcYDsSikFczMP1KVy2b";
+        let mut keyring = Keyring::default();
+        let spec = serde_json::json!({
+            "digest": Digest::of(OPEN.as_bytes()).to_string(),
+            "apiKey": { "namespace": "team-a", "name": "open", "uid": "c" },
+            "allowedIPs": ["203.0.113.7/32"],
+        });
+        keyring.upsert(&stored(&record_name(1), &spec)).unwrap();
+        let feed = Arc::new(Feed::holding(&keyring));
+        let decisions = Decisions::new(Arc::clone(&feed), Timestamp::now, Arc::new(Tally::new("http")));
+        let ask = |is_left: bool| {
+            let credential = credential([].into_iter(), [OPEN.as_bytes()].into_iter());
+            // Called in the middle of the lookup.
+            let client_address = || {
+                if is_left {
+                    feed.membership().leave();
+                }
+                Ok(IpAddr::from([203, 0, 113, 7]))
+            };
+            let request = verify::Request { credential, route: Ok(Route::default()), client_address: &client_address };
+            decisions.decide(&request, |_, _| ()).map_err(|problem| problem.status)
+        };
+        assert_eq!(ask(false), Ok(()));
+        assert_eq!(ask(true), Err(http::StatusCode::SERVICE_UNAVAILABLE));
+    }
+
     #[test]
     fn a_throttle_lets_so_many_pass_in_a_second_and_tells_how_many_it_held_back() {
         let throttle = Throttle::new(2);
