@@ -76,7 +76,7 @@ impl LeaseKeeper {
         match answer {
             Ok(answer) => {
                 self.logged = None;
-                self.membership.note_failure(None);
+                self.membership.note_failure(self.taken_by_another(&answer));
                 answer
             }
             Err(failure) => {
@@ -89,6 +89,14 @@ impl LeaseKeeper {
                 }
             }
         }
+    }
+
+    /// What to say if the Lease is that of another process, for as long as this is so.
+    fn taken_by_another(&self, answer: &Answer) -> Option<String> {
+        let Answer::Stored(stored) = answer else { return None };
+        let holder = &stored.holder;
+        let is_own = *holder == self.membership.holder().holder;
+        (!is_own).then(|| format!("The Lease is held by {holder}. No two verifiers may have the same --identity"))
     }
 
     async fn request(&self, operation: &Operation) -> Result<Answer, Failure> {

@@ -55,7 +55,13 @@ fn is_renewal(request: &ApiRequest) -> bool {
 async fn the_lease_comes_before_the_list_and_says_within_a_second_what_is_enforced() {
     let bench = Bench::new("lease-first").await;
     let pod = bench.installation.credentials("verifier").await;
-    let verifier = verifier_in(&bench, &pod, &[]).await;
+    let held = bench.faults.inject(Fault::Hold, Nth(1), |request| request.is("POST", "leases"));
+    let verifier = bench.installation.program("verifier").in_pod(&pod).through(&bench.faults).start().await;
+    held.hit().await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(bench.faults.requests().len(), 1, "nothing else before the Lease is there");
+    held.lift();
+    verifier.ready().await;
     let user = format!("system:serviceaccount:{}:keywright-verifier", bench.installation.system_namespace);
     let requests = bench.installation.audited_requests().await;
     let own: Vec<_> = requests.iter().filter(|request| request.user == user).map(|request| &*request.verb).collect();
@@ -141,14 +147,17 @@ async fn one_that_crashed_is_cleared_by_its_next_start_and_one_that_is_stopped_l
 async fn one_whose_lease_was_deleted_lets_nobody_in_until_it_has_joined_and_listed_anew() {
     let bench = Bench::new("lease-deleted").await;
     let pod = bench.installation.credentials("verifier").await;
-    let verifier = verifier_in(&bench, &pod, &["--lease-duration=6s"]).await;
+    let verifier = verifier_in(&bench, &pod, &[]).await;
     let (key, revoked) = (bench.issue(1).await, bench.issue(2).await);
     answers(&verifier, &key, 200).await;
     answers(&verifier, &revoked, 200).await;
     let held = bench.faults.inject(Fault::Hold, Every, |request| request.is("POST", "leases"));
     leases(&bench).delete(&pod.pod_name, &DeleteParams::default()).await.unwrap();
+    // It acknowledges this at once, if it has a Lease.
+    bench.issue(3).await;
     let took = answers(&verifier, &key, 503).await;
     println!("noticed after {took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
     held.hit().await;
     let lists = bench.faults.requests().iter().filter(|request| is_list(request)).count();
     bench.revoke(2).await;
