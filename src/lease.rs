@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use kube::api::{Api, ObjectMeta, PostParams};
+use keywright_core::fence::Precondition;
+use kube::api::{Api, DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 
 /// A Lease by its name.
@@ -59,6 +60,16 @@ impl NamedLease {
         let lease = Lease { spec: Some(spec), ..read };
         won(self.leases.replace(self.name, &PostParams::default(), &lease).await)
     }
+}
+
+/// Deletes a Lease, if it still has this uid and version. `false`: a finalizer keeps it.
+///
+/// # Errors
+/// If it is gone (404) or another one (409), or the API server does not answer, or refuses to.
+pub async fn delete(leases: &Api<Lease>, name: &str, seen: &Precondition) -> kube::Result<bool> {
+    let preconditions =
+        Preconditions { uid: Some(seen.uid.to_string()), resource_version: Some(seen.version.to_string()) };
+    Ok(leases.delete(name, &DeleteParams::default().preconditions(preconditions)).await?.is_right())
 }
 
 fn won(answer: kube::Result<Lease>) -> kube::Result<bool> {

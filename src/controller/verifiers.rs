@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use futures::channel::mpsc::UnboundedSender;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
-use keywright_core::fence::{Awaited, Eviction, Fence, LeaseVersion, RecordVersion, Verdict, View, Wait};
-use keywright_core::fence::{MOST_LEASES, Moment};
+use keywright_core::fence::{
+    Awaited, Eviction, Fence, LeaseVersion, MOST_LEASES, Moment, RecordVersion, Verdict, View, Wait,
+};
 use keywright_core::lifecycle::{Enforcement, Observed, Pending, Purpose};
-use kube::api::{DeleteParams, ListParams, Preconditions};
+use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Notify, watch};
@@ -25,8 +26,8 @@ use super::cluster::Cluster;
 use super::error::Error;
 use super::heads::Watched;
 use super::memory::Memory;
-use crate::clock;
 use crate::telemetry::WatchErrors;
+use crate::{clock, lease};
 
 /// Between two looks while nobody waits.
 const AT_REST: Duration = Duration::from_secs(10);
@@ -311,11 +312,7 @@ fn parse<V: std::str::FromStr>(version: &str) -> Result<V, Error> {
 /// Removes a Lease that has run out, if it is still the same. Best effort: the next look tells.
 async fn evict(cluster: &Cluster, eviction: &Eviction) {
     let Eviction { name, precondition } = eviction;
-    let preconditions = Preconditions {
-        uid: Some(precondition.uid.to_string()),
-        resource_version: Some(precondition.version.to_string()),
-    };
-    match cluster.leases().delete(name, &DeleteParams::default().preconditions(preconditions)).await {
+    match lease::delete(&cluster.leases(), name, precondition).await {
         Ok(_) => info!(lease = %name, "removed the Lease of a verifier that has let it run out"),
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
         Err(error) => {

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use keywright_core::fence::{Act, Answer, Operation, State, Stored};
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use crate::client::REQUEST_TIMEOUT;
-use crate::clock;
 use crate::verifier::membership::Membership;
+use crate::{clock, lease};
 
 /// Holds the Lease of one verifier.
 pub struct LeaseKeeper {
@@ -111,13 +111,8 @@ impl LeaseKeeper {
                 self.leases.replace(name, &parameters, &content.object(holder, Some(before), clock::now())).await?
             }
             Operation::Delete(before) => {
-                let preconditions = Preconditions {
-                    uid: Some(before.uid.to_string()),
-                    resource_version: Some(before.version.to_string()),
-                };
-                let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-                let deleted = self.leases.delete(name, &parameters).await?;
-                return deleted.right().map(|_| Answer::Absent).ok_or(Failure::Finalizer);
+                let is_gone = lease::delete(&self.leases, name, before).await?;
+                return is_gone.then_some(Answer::Absent).ok_or(Failure::Finalizer);
             }
         };
         Stored::read(&stored).map(Answer::Stored).ok_or(Failure::Unreadable)

@@ -4,7 +4,6 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::enforcement::Enforcement;
-use super::messages::says_no_verifier;
 use super::record::{Cause, Record, RevocationReason};
 use super::rotate_request::RotateRequest;
 use super::secret::SecretState;
@@ -153,17 +152,6 @@ impl Observed {
     /// issues the first.
     pub fn is_new(&self) -> bool {
         self.status.observed_generation.is_none() && self.records.iter().all(|record| record.cause == Cause::First)
-    }
-
-    /// Whether no verifier had to acknowledge the revocation. The status remembers it once our finalizer is gone.
-    pub(super) fn is_without_verifiers(&self) -> bool {
-        match &self.enforcement {
-            Enforcement::Complete { verifiers } => *verifiers == 0,
-            Enforcement::Unasked | Enforcement::Pending(_) => {
-                let mut conditions = self.status.conditions.iter();
-                conditions.any(|condition| says_no_verifier(&condition.message))
-            }
-        }
     }
 
     /// Whether it has to be asked if the verifiers enforce this generation, which the records carry.

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::enforcement::{Enforcement, Purpose};
-use super::messages::Finding;
+use super::messages::{Finding, says_no_verifier};
 use super::observed::{Held, IS_IMMUTABLE, Observed, Ownership, SecretAttempt};
 use super::record::{
     Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason, declared, revoked, whole_seconds,
@@ -148,13 +148,23 @@ fn plan_deletion(observed: &Observed, now: Timestamp) -> Plan {
     }
     // The last chance to say so: without our finalizer, the object may be gone at any moment.
     if !others.is_empty() {
-        let finding = Finding::revoking(&others, observed.is_without_verifiers(), is_asked_to_rotate);
+        let finding = Finding::revoking(&others, is_without_verifiers(observed), is_asked_to_rotate);
         let status = status::render(observed, &finding, now);
         if status != observed.status {
             return Plan::Write(Write::UpdateStatus(Box::new(status)));
         }
     }
     if observed.has_finalizer() { Plan::Write(Write::RemoveFinalizer(finalizers(observed, false))) } else { Plan::Done }
+}
+
+/// Whether no verifier had to acknowledge the revocation. The status remembers it once our finalizer is gone.
+fn is_without_verifiers(observed: &Observed) -> bool {
+    match &observed.enforcement {
+        Enforcement::Complete { verifiers } => *verifiers == 0,
+        Enforcement::Unasked | Enforcement::Pending(_) => {
+            observed.status.conditions.iter().any(|condition| says_no_verifier(&condition.message))
+        }
+    }
 }
 
 /// Rules that cannot be read must not be replaced by the last ones that could: the keys are refused until a person has
