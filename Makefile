@@ -9,6 +9,7 @@ CARGO_DENY := 0.20.2
 CARGO_FUZZ := 0.13.2
 FUZZ := --locked --manifest-path fuzz/Cargo.toml
 SECONDS ?= 5
+DELETIONS ?= 5000
 BENCH_VERIFIER := --manifest-path benches/verifier/Cargo.toml --target-dir target/bench-verifier
 TARGET := $(shell uname -m)-unknown-linux-gnu
 # For the demo, and only if it is an argument: a KUBECONFIG in the environment is there for other things.
@@ -72,6 +73,11 @@ unit: ## Run the tests that need nothing but this machine
 mutants: testbed ## Break the program on purpose, in each of the ways in tests/mutants, and see that a test notices (NAMES="a b" for some)
 	@tests/testbed/tools.sh base
 	@tests/mutants.sh $(NAMES)
+
+.PHONY: soak
+soak: testbed ## Search larger worlds of the fence, and revoke DELETIONS=5000 keys while everything is disturbed (an hour)
+	cargo test --locked --release --package keywright-core --lib -- fence::tests::model --ignored --nocapture
+	KEYWRIGHT_DELETIONS=$(DELETIONS) cargo test --locked --test it -- chaos:: --nocapture
 
 .PHONY: instructions
 instructions: ## Count the instructions of the verifier's work beside reviewed ones (WRITE=1 writes them anew, for review)

@@ -13,6 +13,7 @@ mod follow;
 mod gauges;
 mod heads;
 mod index;
+mod known;
 mod memory;
 mod observe;
 mod obstacle;
@@ -33,6 +34,7 @@ use tracing::info;
 
 use self::error::Error;
 use self::gauges::{ApiKeyGauges, VerifierGauges};
+use self::known::Known;
 use self::memory::Memory;
 pub use self::options::Options;
 use self::readiness::Readiness;
@@ -43,12 +45,6 @@ use crate::serve::admin;
 use crate::serve::listen::bind;
 use crate::serve::room::ConnectionMetrics;
 use crate::telemetry::ControllerMetrics;
-
-/// What a controller knows from one pass to the next.
-struct Known {
-    memory: Arc<Memory>,
-    verifiers: Arc<Verifiers>,
-}
 
 /// Works until `shutdown`.
 ///

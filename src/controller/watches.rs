@@ -18,12 +18,12 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::Known;
 use super::cluster::Cluster;
 use super::fairness::Fairness;
 use super::follow::{Source, follow};
 use super::heads::{ApiKeyHead, RecordHead, Watched};
 use super::index::RecordIndex;
+use super::known::Known;
 use super::memory::Memory;
 use super::options::Options;
 use super::readiness::Readiness;

@@ -355,7 +355,7 @@ mod tests {
             decisions.decide(&request, |_, _| ()).map_err(|problem| problem.status)
         };
         assert_eq!(ask(false), Ok(()));
-        assert_eq!(ask(true), Err(http::StatusCode::SERVICE_UNAVAILABLE));
+        assert_eq!(ask(true), Err(hyper::StatusCode::SERVICE_UNAVAILABLE));
     }
 
     #[test]

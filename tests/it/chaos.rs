@@ -28,6 +28,7 @@ const VERIFIERS: usize = 3;
 /// Clients of one verifier, which ask almost without a pause.
 const CLIENTS: usize = 3;
 const HEALTHY: usize = 40;
+/// `KEYWRIGHT_DELETIONS` asks for more.
 const DELETED: usize = 500;
 const EDITED: usize = 40;
 /// A key that nobody is to let in any more is presented for this long.
@@ -356,7 +357,8 @@ async fn nobody_is_let_in_once_a_deletion_has_returned_whatever_happens() {
     for place in 0..VERIFIERS {
         stage.start(place).await;
     }
-    let names = [("healthy", HEALTHY), ("deleted", DELETED), ("edited", EDITED)];
+    let deleted = std::env::var("KEYWRIGHT_DELETIONS").map_or(DELETED, |number| number.parse().expect("a number"));
+    let names = [("healthy", HEALTHY), ("deleted", deleted), ("edited", EDITED)];
     let names = names.into_iter().flat_map(|(kind, count)| (0..count).map(move |number| format!("{kind}-{number}")));
     stream::iter(names).for_each_concurrent(16, |name| stage.issue(name)).await;
 
