@@ -61,6 +61,45 @@ fn a_deletion_waits_for_a_verifier_that_was_killed_only_until_it_is_back() {
     leases_are_the_verifiers(&cluster);
 }
 
+/// The kubelet kills the process before it has removed its Lease. Nobody can tell that from a node that is cut off.
+#[test]
+fn a_deletion_waits_for_a_pod_that_was_removed_by_force_until_its_lease_is_removed() {
+    let cluster = Cluster::turn();
+    let tenant = Tenant::declared(&cluster, "force");
+    let (key, pod) = (Key::issue(&tenant), &cluster.pods("verifier")[0]);
+    let process = process(&cluster, pod).expect("it runs");
+    cluster.kubectl(&["delete", "pod", "-n", SYSTEM, pod, "--grace-period=0", "--force"]);
+    let removed = Instant::now();
+    eventually("the kubelet kills it", || self::process(&cluster, pod), |found| found.as_ref() != Some(&process));
+    report(&format!(
+        "the process of a Pod that was removed by force ends after {:.1} s",
+        removed.elapsed().as_secs_f32()
+    ));
+
+    let name = format!("apikey/{}", key.api_key);
+    thread::scope(|scope| {
+        let deletion = scope.spawn(|| key.revoke(&tenant));
+        let ready = "jsonpath={.status.conditions[?(@.type==\"Ready\")].message}";
+        let message = || tenant.kubectl(&["get", &name, "--ignore-not-found", "-o", ready]);
+        eventually("the ApiKey says whom it waits for", message, |message| message.contains(pod));
+        assert!(!deletion.is_finished());
+        let given_up = Instant::now();
+        cluster.kubectl(&["delete", "lease", "-n", SYSTEM, pod]);
+        let beyond = deletion.join().expect("the key is revoked").returned - given_up;
+        report(&format!("a deletion returns {:.2} s after the Lease was removed by hand", beyond.as_secs_f32()));
+        assert!(beyond < 2 * AFTERWARDS, "it goes on within seconds, not {beyond:?}");
+    });
+    cluster.rolled_out("deployment/keywright-verifier");
+    leases_are_the_verifiers(&cluster);
+}
+
+/// The process id of a verifier's Pod.
+fn process(cluster: &Cluster, pod: &str) -> Option<String> {
+    let found = "pgrep -f '^/keywright verifier' | while read -r id; do";
+    let its = format!("if grep -qsz '^POD_NAME={pod}$' /proc/$id/environ; then echo $id; fi; done");
+    cluster.shell(&format!("{found} {its}")).lines().next().map(str::to_owned)
+}
+
 /// Revokes this key, and then others, one after the other, until the disturbance is over: none waits for longer.
 #[track_caller]
 fn revoke_until(tenant: &Tenant<'_>, first: Key, disturbance: &str, over: impl FnOnce() + Send) {
@@ -88,6 +127,8 @@ fn revoke_until(tenant: &Tenant<'_>, first: Key, disturbance: &str, over: impl F
 struct Key {
     api_key: String,
     key: String,
+    /// The verifiers that know it.
+    verifiers: Vec<String>,
 }
 
 /// One `kubectl delete`.
@@ -115,8 +156,9 @@ impl Key {
         tenant.cluster.kubectl_with_input(&["create", "-f", "-"], &manifest);
         tenant.kubectl(&["wait", "--for=condition=Ready", &format!("apikey/{api_key}"), "--timeout=30s"]);
         let data = "go-template={{index .data \"api-key\" | base64decode}}";
-        let issued = Self { key: tenant.kubectl(&["get", "secret", &api_key, "-o", data]), api_key };
-        let answers = tenant.cluster.shell(&issued.ask(tenant, &verifiers(tenant.cluster)));
+        let key = tenant.kubectl(&["get", "secret", &api_key, "-o", data]);
+        let issued = Self { api_key, key, verifiers: verifiers(tenant.cluster) };
+        let answers = tenant.cluster.shell(&issued.ask(tenant, &issued.verifiers));
         assert!(answers.contains("200") && !answers.contains("401"), "a new key works: {answers}");
         issued
     }
@@ -124,9 +166,8 @@ impl Key {
     /// `kubectl delete`. As soon as it has returned, no verifier lets the key in, and neither do those that have come since.
     #[track_caller]
     fn revoke(self, tenant: &Tenant<'_>) -> Deletion {
-        let verifiers_before = verifiers(tenant.cluster);
         let delete = format!("kubectl delete apikey {} -n {} --timeout=60s", self.api_key, tenant.namespace);
-        let ask = self.ask(tenant, &verifiers_before);
+        let ask = self.ask(tenant, &self.verifiers);
         let script = format!("{delete} >/dev/null; echo deleted; {ask}");
         let began = Instant::now();
         let (mut child, output) =
@@ -151,7 +192,7 @@ impl Key {
             .collect();
         let outputs = "-o /dev/null ".repeat(urls.len());
         format!(
-            "curl -s --parallel --parallel-immediate --connect-timeout 2 --max-time 5 -w '%{{http_code}}\\n' \
+            "curl -s --parallel --parallel-immediate --connect-timeout 1 --max-time 5 -w '%{{http_code}}\\n' \
              -H 'Authorization: Bearer {}' {outputs} {} || true",
             self.key,
             urls.join(" ")
@@ -162,10 +203,9 @@ impl Key {
 /// The addresses of the verifiers' Service and of each verifier's Pod, also of those that end.
 #[track_caller]
 fn verifiers(cluster: &Cluster) -> Vec<String> {
-    let service = ["get", "service", "-n", SYSTEM, "keywright-verifier", "-o", "jsonpath={.spec.clusterIP}"];
     let selector = "app.kubernetes.io/component=verifier";
-    let pods = ["get", "pods", "-n", SYSTEM, "-l", selector, "-o", "jsonpath={.items[*].status.podIP}"];
-    let addresses = [cluster.kubectl(&service), cluster.kubectl(&pods)].join(" ");
+    let addresses = "jsonpath={.items[*].spec.clusterIP} {.items[*].status.podIP}";
+    let addresses = cluster.kubectl(&["get", "services,pods", "-n", SYSTEM, "-l", selector, "-o", addresses]);
     addresses.split_whitespace().map(str::to_owned).collect()
 }
 
