@@ -31,25 +31,16 @@ fn no_good_request_is_refused_while_pods_are_replaced() {
 
     // Those that were replaced take leave of their clients first, which takes some seconds.
     let pods = eventually("there are two", || cluster.pods("verifier"), |pods| pods.len() == 2);
-    evict(&cluster, &pods[0]).expect("one of two may go");
-    let refusal = evict(&cluster, &pods[1]).expect_err("the other has to stay until there is a new one").to_string();
+    cluster.evict(&pods[0]).expect("one of two may go");
+    let refusal = cluster.evict(&pods[1]).expect_err("the other has to stay until there is a new one").to_string();
     assert!(refusal.contains("disruption budget"), "{refusal}");
-    let again = || evict(&cluster, &pods[1]).map_err(|error| error.to_string());
+    let again = || cluster.evict(&pods[1]).map_err(|error| error.to_string());
     eventually("the other may go", again, Result::is_ok).expect("it is what was awaited");
-    cluster.kubectl(&["wait", "-n", SYSTEM, "--for=delete", &format!("pod/{}", pods[1]), "--timeout=60s"]);
+    cluster.gone(&pods[1..]);
     cluster.rolled_out("deployment/keywright-verifier");
     traffic.goes_on(SOME);
 
     traffic.stop("good requests while Pods were replaced").flawless(10 * SOME);
-}
-
-/// What `kubectl drain` does for each Pod of a node.
-fn evict(cluster: &Cluster, pod: &str) -> anyhow::Result<String> {
-    let eviction = format!(
-        r#"{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{pod}","namespace":"{SYSTEM}"}}}}"#
-    );
-    let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{pod}/eviction");
-    cluster.try_kubectl(&["create", "--raw", &path, "-f", "-"], &eviction)
 }
 
 /// Nothing can be promised to the requests that were on their way to it; but they get no verdict, least of all a wrong
@@ -60,22 +51,14 @@ fn a_verifier_that_crashes_refuses_nobody() {
     let tenant = Tenant::new(&cluster, "crash");
     let traffic = Traffic::of_requests(&tenant, "insider");
     traffic.goes_on(SOME);
-    let restarts = || {
-        let counts = "jsonpath={.items[*].status.containerStatuses[0].restartCount}";
-        let selector = "app.kubernetes.io/component=verifier";
-        let counts = cluster.kubectl(&["get", "pods", "-n", SYSTEM, "-l", selector, "-o", counts]);
-        counts.split_whitespace().filter_map(|count| count.parse::<u32>().ok()).sum::<u32>()
-    };
-    let before = restarts();
+    let before = cluster.restarts("verifier");
     run(&mut cluster.node().command(&["pkill", "--oldest", "--signal", "KILL", "-f", "^/keywright verifier"]), "")
         .expect("a verifier runs");
     // Until the kubelet has seen it, the Deployment counts as rolled out and the Service leads to nobody.
-    eventually("the kubelet starts it again", restarts, |restarts| *restarts > before);
+    eventually("the kubelet starts it again", || cluster.restarts("verifier"), |restarts| *restarts > before);
     cluster.rolled_out("deployment/keywright-verifier");
     traffic.goes_on(SOME);
-    let tally = traffic.stop("good requests while a verifier crashed");
-    let other = |line: &&String| !line.contains("returned error: 500") && *line != "failed";
-    assert_eq!(tally.wrong.iter().filter(other).count(), 0, "nginx has no answer, and says so: {:#?}", tally.wrong);
+    traffic.stop("good requests while a verifier crashed").no_refusal();
 
     let traffic = Traffic::of_requests(&tenant, "insider");
     traffic.goes_on(5 * SOME);

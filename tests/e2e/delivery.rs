@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::testbed::{Cluster, LET_IN, Tenant, eventually, report};
+use super::testbed::{Cluster, LET_IN, Tenant, Traffic, eventually, report};
 
 const UNAUTHORIZED: &str = "curl: (22) The requested URL returned error: 401";
 const FORBIDDEN: &str = "curl: (22) The requested URL returned error: 403";
@@ -53,4 +53,25 @@ fn a_pod_uses_the_key_that_is_mounted_until_it_is_revoked() {
         eventually("a revoked key is refused", ask, |answer| answer == UNAUTHORIZED);
     }
     eventually("also where it is still mounted", || tenant.call("insider"), |answer| answer == UNAUTHORIZED);
+}
+
+#[test]
+fn a_pod_that_reads_its_key_before_each_request_is_never_refused_through_rotations() {
+    let cluster = Cluster::turn();
+    let tenant = Tenant::new(&cluster, "rotation");
+    let traffic = Traffic::of_requests(&tenant, "insider");
+    for request in ["1", "2", "3"] {
+        traffic.goes_on(20);
+        let key = tenant.mounted_key("insider");
+        let asked = Instant::now();
+        tenant.kubectl(&["annotate", "apikey/client", &format!("keywright.dev/rotate={request}"), "--overwrite"]);
+        let carried_out = format!("--for=jsonpath={{.status.rotateRequest}}={request}");
+        tenant.kubectl(&["wait", "apikey/client", &carried_out, "--timeout=30s"]);
+        let rotated = asked.elapsed().as_secs_f32();
+        eventually("the Pod sees the new key", || tenant.mounted_key("insider"), |found| *found != key);
+        let took = asked.elapsed().as_secs_f32();
+        report(&format!("a key is rotated after {rotated:.1} s, and the new one is in the Pod after {took:.1} s"));
+    }
+    traffic.goes_on(20);
+    traffic.stop("good requests with the key that is mounted, through rotations").flawless(80);
 }

@@ -15,5 +15,6 @@ mod availability;
 mod chart;
 mod delivery;
 mod machine;
+mod revocation;
 mod testbed;
 mod webhook;

@@ -95,6 +95,31 @@ impl Cluster {
         found.lines().map(str::to_owned).collect()
     }
 
+    /// How often the containers of a component's Pods were started again.
+    pub fn restarts(&self, component: &str) -> u32 {
+        let selector = format!("app.kubernetes.io/component={component}");
+        let counts = "jsonpath={.items[*].status.containerStatuses[0].restartCount}";
+        let counts = self.kubectl(&["get", "pods", "-n", SYSTEM, "-l", &selector, "-o", counts]);
+        counts.split_whitespace().filter_map(|count| count.parse::<u32>().ok()).sum()
+    }
+
+    /// Evicts a Pod, as `kubectl drain` does with each Pod of a node.
+    pub fn evict(&self, pod: &str) -> Result<String> {
+        let eviction = format!(
+            r#"{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{pod}","namespace":"{SYSTEM}"}}}}"#
+        );
+        let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{pod}/eviction");
+        self.try_kubectl(&["create", "--raw", &path, "-f", "-"], &eviction)
+    }
+
+    /// Waits until these Pods are gone.
+    #[track_caller]
+    pub fn gone(&self, pods: &[String]) {
+        let pods: Vec<_> = pods.iter().map(|pod| format!("pod/{pod}")).collect();
+        let wait = ["wait", "-n", SYSTEM, "--for=delete", "--timeout=60s"].into_iter();
+        self.kubectl(&wait.chain(pods.iter().map(String::as_str)).collect::<Vec<_>>());
+    }
+
     /// Replaces all Pods of a Deployment, and waits until that is done.
     #[track_caller]
     pub fn restart(&self, deployment: &str) {

@@ -91,4 +91,10 @@ impl Tally {
     pub fn flawless(&self, at_least: usize) {
         assert!(self.done >= at_least && self.wrong.is_empty(), "{} times; wrong: {:#?}", self.done, self.wrong);
     }
+    /// Some requests got no answer, which nginx says as 500, but nobody was refused.
+    #[track_caller]
+    pub fn no_refusal(&self) {
+        let refusal = |line: &&String| !line.contains("returned error: 500") && *line != "failed";
+        assert_eq!(self.wrong.iter().filter(refusal).count(), 0, "{:#?}", self.wrong);
+    }
 }
