@@ -346,7 +346,7 @@ async fn three_verifiers_with_2000_keys_in_use_keep_to_the_budget_and_to_the_gra
         assert!(look.granularity <= at_most, "at most {at_most}, {behind} behind: {granularities:?}");
         (unused, oldest) = (look.unused, look.oldest);
         assert!(traffic.try_join_next().is_none(), "requests go on");
-        assert!(started.elapsed() < wait::DEADLINE * 4, "{unused} records without a time: {granularities:?}");
+        assert!(started.elapsed() < wait::DEADLINE * 10, "{unused} records without a time: {granularities:?}");
     }
     println!("granularities {granularities:?}");
     assert!(granularities.iter().any(|granularity| *granularity > KEYS as f64 / BUDGET as f64), "{granularities:?}");
