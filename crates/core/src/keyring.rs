@@ -206,13 +206,13 @@ impl Keyring {
     /// Puts a record's claim in the place of the one it had, or adds it.
     fn enter(&mut self, record: &StoredRecord<'_>, slot_before: Option<u32>) -> Result<Option<Contest>, RecordError> {
         let (rank, (digest, terms)) = (record.rank, record.claim.as_ref().map_err(RecordError::clone)?);
-        let before = self.claim_of(digest, rank).map(Claim::slot);
-        let slot = before.or(slot_before).unwrap_or_else(|| self.next_slot());
+        let before = self.withdraw(digest, rank);
+        let before = before.as_ref().map(Detached::claim);
+        let slot = before.map(Claim::slot).or(slot_before).unwrap_or_else(|| self.next_slot());
         let list = terms.as_ref().ok().and_then(|terms| terms.allowed_addresses.clone());
         let list = list.map(|list| self.common.lists.share(list));
         let claim = Detached::new(*digest, rank, slot, terms.as_ref().ok(), list);
-        self.changes += u64::from(self.claim_of(digest, rank) != Some(claim.claim()));
-        self.withdraw(digest, rank);
+        self.changes += u64::from(before != Some(claim.claim()));
         self.len += 1;
         self.submitted += usize::from(claim.claim().is_submitted());
         match self.ruling_claim(digest).map(Claim::rank) {
@@ -253,20 +253,22 @@ impl Keyring {
         shards.flat_map(|shard| shard.claims()).chain(self.aside.values().map(|claim| claim.claim()))
     }
 
-    /// Takes out a record's claim to `digest`, if there is one, and answers its slot. Where it ruled, the next oldest
-    /// does.
-    fn withdraw(&mut self, digest: &Digest, rank: Rank) -> Option<u32> {
-        let claim = self.claim_of(digest, rank)?;
-        let (slot, is_submitted) = (claim.slot(), claim.is_submitted());
-        if self.take_from_aside(&(*digest, rank)).is_none() {
-            self.take_ruling(digest);
-            if let Some(next) = self.first_aside(digest).and_then(|next| self.take_from_aside(&next)) {
-                self.put_ruling(next);
+    /// Takes out a record's claim to `digest`, if there is one. Where it ruled, the next oldest does.
+    fn withdraw(&mut self, digest: &Digest, rank: Rank) -> Option<Detached> {
+        self.claim_of(digest, rank)?;
+        let withdrawn = match self.take_from_aside(&(*digest, rank)) {
+            Some(aside) => aside,
+            None => {
+                let ruling = self.take_ruling(digest)?;
+                if let Some(next) = self.first_aside(digest).and_then(|next| self.take_from_aside(&next)) {
+                    self.put_ruling(next);
+                }
+                ruling
             }
-        }
+        };
         self.len -= 1;
-        self.submitted -= usize::from(is_submitted);
-        Some(slot)
+        self.submitted -= usize::from(withdrawn.claim().is_submitted());
+        Some(withdrawn)
     }
 
     fn search_and_remove(&mut self, record_name: RecordName) {
