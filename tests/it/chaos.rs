@@ -34,9 +34,9 @@ const EDITED: usize = 40;
 /// A key that nobody is to let in any more is presented for this long.
 const AFTERMATH: Duration = Duration::from_secs(15);
 /// A deletion may wait for one disturbance after another, and each ends with a Lease.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(150);
 /// What a client may take to read an answer that was given before.
-const READING: Duration = Duration::from_secs(1);
+const READING: Duration = Duration::from_secs(3);
 
 /// A key, and what has become of it.
 struct Issued {
