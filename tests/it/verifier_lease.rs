@@ -52,7 +52,7 @@ fn is_renewal(request: &ApiRequest) -> bool {
 }
 
 #[tokio::test]
-async fn the_lease_comes_before_the_list_and_says_within_a_second_what_is_enforced() {
+async fn the_lease_comes_before_the_list_and_says_at_once_what_is_enforced() {
     let bench = Bench::new("lease-first").await;
     let pod = bench.installation.credentials("verifier").await;
     let held = bench.faults.inject(Fault::Hold, Nth(1), |request| request.is("POST", "leases"));
