@@ -3,14 +3,14 @@
 //! server and looked at again.
 
 use k8s_openapi::api::core::v1::Secret;
-use keywright_core::api::{ApiKeyRecord, ApiKeyStatus};
+use keywright_core::api::{ApiKeyRecord, ApiKeyReference, ApiKeyStatus};
 use keywright_core::key::Key;
 use keywright_core::lifecycle::{
-    Finalizers, Held, NewKey, NewRecord, Obstacle, RecordUpdate, Removal, SecretAttempt, SecretDraft, SecretUpdate,
-    Write,
+    Finalizers, Held, NewKey, NewRecord, Obstacle, RecordUpdate, Removal, RevocationReason, SecretAttempt, SecretDraft,
+    SecretUpdate, Write,
 };
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use rand::rngs::SysRng;
 use serde_json::json;
 use tracing::warn;
@@ -19,6 +19,7 @@ use super::cluster::Cluster;
 use super::error::Error;
 use super::observe::Observation;
 use super::obstacle::{is_refusal, obstacle};
+use crate::clock;
 
 /// A key on its way from its record to its Secret: the one place where one is kept.
 pub(super) struct HeldKey {
@@ -100,7 +101,9 @@ async fn create_record(
             record.object(held.key.digest(), Some(held.key.prefix()))
         }
     };
-    observation.note_record(cluster.records().create(&PostParams::default(), &object).await?);
+    let stored = cluster.records().create(&PostParams::default(), &object).await?;
+    revoke_unless_alive(cluster, &observation.observed.reference, &stored).await?;
+    observation.note_record(stored);
     observation.observed.held = held.as_ref().map(HeldKey::facts);
     if let NewKey::Submitted(digest) = record.key {
         // Two ApiKeys that both found the digest free have both made a record by now, or the later one will see the
@@ -108,6 +111,23 @@ async fn create_record(
         observation.ask_ownership(cluster, digest).await?;
     }
     Ok(())
+}
+
+/// Revokes a new record whose ApiKey went while it was made, before anybody gets its key. Whoever has revoked the keys of the
+/// ApiKey may have looked for records before this one was there: another controller, if this one was stopped in between.
+async fn revoke_unless_alive(cluster: &Cluster, api_key: &ApiKeyReference, record: &ApiKeyRecord) -> Result<(), Error> {
+    let present = cluster.api_keys(&api_key.namespace).get_metadata_opt(&api_key.name).await?;
+    let is_there = |present: &PartialObjectMeta<DynamicObject>| present.metadata.uid.as_ref() == Some(&api_key.uid);
+    match present.filter(is_there) {
+        Some(present) if present.metadata.deletion_timestamp.is_none() => Ok(()),
+        // The next look at it revokes the record.
+        Some(_) => Err(Error::ApiKeyGone),
+        None => {
+            let revocation = RecordUpdate::revocation(record.clone(), RevocationReason::Orphaned, clock::now());
+            update_record(cluster, &revocation).await?;
+            Err(Error::ApiKeyGone)
+        }
+    }
 }
 
 /// Writes the Secret with the held key. One that is refused is no failure: the plan goes on from there.

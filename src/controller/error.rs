@@ -28,6 +28,9 @@ pub(super) enum Error {
     /// Somebody has put another key into the Secret, or removed it, since it was observed.
     #[error("the Secret has changed since it was observed")]
     SecretChanged,
+    /// The ApiKey was deleted while a record was made for it. The record is revoked, or will be.
+    #[error("the ApiKey was deleted while a key was issued")]
+    ApiKeyGone,
     /// A plan that hands a key out without one in memory.
     #[error("no key is held that could be handed out")]
     NothingHeld,
@@ -52,7 +55,7 @@ impl Error {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Refused(status) if status.code == 409 => "conflict",
-            Self::SecretChanged => "conflict",
+            Self::SecretChanged | Self::ApiKeyGone => "conflict",
             Self::Refused(status) if status.code == 403 => "forbidden",
             Self::Refused(_) => "refused",
             Self::Unanswered(_) | Self::Unreadable { .. } => "unanswered",
@@ -75,7 +78,7 @@ impl Error {
     pub(super) fn is_worth_another_look(&self) -> bool {
         match self {
             Self::Refused(status) => status.code == 409 || status.code >= 500,
-            Self::Unanswered(_) | Self::Unreadable { .. } | Self::SecretChanged => true,
+            Self::Unanswered(_) | Self::Unreadable { .. } | Self::SecretChanged | Self::ApiKeyGone => true,
             _ => false,
         }
     }

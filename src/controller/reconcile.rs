@@ -21,7 +21,7 @@ use super::apply::{Effect, HeldKey, apply, update_secret, write_status};
 use super::cluster::Cluster;
 use super::error::Error;
 use super::events;
-use super::fairness::Fairness;
+use super::fairness::{Errand, Fairness};
 use super::heads::Watched;
 use super::index::RecordIndex;
 use super::memory::{Attempted, Memory, Rest, Versions};
@@ -91,7 +91,12 @@ pub(super) async fn pass(api_key: Arc<Watched>, context: Arc<Context>) -> Result
     if let Some(left) = context.memory.rest(&uid, told, Instant::now()).filter(|_| !is_deleting) {
         return Ok(Action::requeue(left));
     }
-    let Some(_place) = context.fairness.enter((&namespace, &name), is_deleting, Instant::now()) else {
+    let errand = match is_deleting {
+        true => Errand::Deletion,
+        false if context.index.may_be_live(&uid) => Errand::Change,
+        false => Errand::Issue,
+    };
+    let Some(_place) = context.fairness.enter((&namespace, &name), errand, Instant::now()) else {
         return Ok(Action::requeue(TURN.mul_f64(rand::rng().random_range(0.5..1.0))));
     };
     context.memory.begin(&uid);

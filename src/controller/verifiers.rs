@@ -62,6 +62,8 @@ struct State {
     waiting: HashMap<String, Waiting>,
     /// Whether a version is awaited that no look was made for.
     is_fresh: bool,
+    /// Whether somebody has waited in vain for looks that tell who is behind. The next one does not wait again.
+    is_blind: bool,
 }
 
 /// An ApiKey whose records are to be enforced.
@@ -100,7 +102,7 @@ impl Verifiers {
         loop {
             let now = clock::moment();
             looks.mark_unchanged();
-            let wait = self.lock().fence.wait(&awaited, purpose.patience(), now);
+            let wait = self.lock().wait(&awaited, purpose, now);
             let missed = match wait {
                 Wait::Until(until) => {
                     self.wanted.notify_one();
@@ -218,6 +220,18 @@ impl Verifiers {
 }
 
 impl State {
+    fn wait(&mut self, awaited: &Awaited, purpose: Purpose, now: Moment) -> Wait {
+        let wait = self.fence.wait(awaited, purpose.patience(), now);
+        let is_telling = matches!(self.fence.judge(awaited, now), Verdict::Passed { .. } | Verdict::Waiting { .. });
+        match &wait {
+            _ if is_telling => self.is_blind = false,
+            Wait::Until(_) if self.is_blind && !self.is_fresh => return Wait::Over,
+            Wait::Missed(on) if purpose == Purpose::Delivery => self.is_blind = on.is_empty(),
+            _ => {}
+        }
+        wait
+    }
+
     /// Those that are parked and held up no more.
     fn released(&mut self, now: Moment, waits: &Histogram) -> Vec<(String, ObjectRef<Watched>)> {
         let mut released = Vec::new();
@@ -313,7 +327,10 @@ fn parse<V: std::str::FromStr>(version: &str) -> Result<V, Error> {
 async fn evict(cluster: &Cluster, eviction: &Eviction) {
     let Eviction { name, precondition } = eviction;
     match lease::delete(&cluster.leases(), name, precondition).await {
-        Ok(_) => info!(lease = %name, "removed the Lease of a verifier that has let it run out"),
+        Ok(true) => info!(lease = %name, "removed the Lease of a verifier that has let it run out"),
+        Ok(false) => {
+            warn!(lease = %name, "a finalizer keeps the Lease of a verifier that has let it run out: remove it")
+        }
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
         Err(error) => {
             warn!(

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::channel::mpsc as channel;
-use futures::{Stream, StreamExt, TryStreamExt, future, stream};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future, stream};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::controller::{Config as Scheduling, Controller};
-use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::{Client, Resource, ResourceExt};
@@ -84,6 +84,7 @@ pub(super) async fn work(
     let index = Arc::new(RecordIndex::new(metrics.tombstones.clone()));
     let (store, writer) = reflector::store::<Watched>();
     let (gone, departures) = mpsc::unbounded_channel();
+    let orphaned = gone.clone();
 
     let source = |url_path, metadata_only| Source {
         requests: requests.clone(),
@@ -100,7 +101,15 @@ pub(super) async fn work(
         // They were told, and waited after.
         .filter_map(|api_key| future::ready(api_key.ok().map(Ok)));
     let records = source(ApiKeyRecord::url_path(&(), Some(&options.system_namespace)), false);
-    let records = woken_by_records(records, index.clone(), memory.clone(), metrics.watch_errors.clone());
+    let records = woken_by_records(records, index.clone(), memory.clone(), metrics.watch_errors.clone(), {
+        let (store, cluster) = (store.clone(), cluster.clone());
+        move |record| {
+            if cluster.watches(&record.spec.api_key.namespace) && is_orphan(&store, record) {
+                // The receiver is gone only while the controller stops.
+                let _ = orphaned.send(record.spec.api_key.clone());
+            }
+        }
+    });
 
     let sweeper = Sweeper {
         cluster: cluster.clone(),
@@ -211,12 +220,23 @@ fn tell_departures(
     }
 }
 
+/// Whether a key may be let in of an ApiKey that is not there: a controller was late with its record. A list of ApiKeys that is
+/// not complete tells nothing, and the sweep after it looks for all of them.
+fn is_orphan(store: &Store<Watched>, record: &RecordHead) -> bool {
+    let api_key = &record.spec.api_key;
+    let is_complete = store.wait_until_ready().now_or_never().is_some_and(|ready| ready.is_ok());
+    let present = store.get(&ObjectRef::new(&api_key.name).within(&api_key.namespace));
+    let is_there = present.is_some_and(|present| present.uid().as_deref() == Some(&*api_key.uid));
+    is_complete && record.spec.revoked.is_none() && !is_there
+}
+
 /// The ApiKeys whose records changed, once the index knows of them.
 fn woken_by_records(
     source: Source,
     index: Arc<RecordIndex>,
     memory: Arc<Memory>,
     errors: WatchErrors,
+    seen: impl Fn(&RecordHead) + Send + 'static,
 ) -> impl Stream<Item = ObjectRef<Watched>> + Send + 'static {
     follow::<RecordHead>(source)
         .inspect_err(told(errors, "apikeyrecords"))
@@ -224,6 +244,7 @@ fn woken_by_records(
         .backoff(Pauses::default())
         .filter_map(move |event| {
             match &event {
+                Ok(Event::Apply(record)) => seen(record),
                 // No version tells that a record is gone.
                 Ok(Event::Delete(record)) => memory.disturb(&record.spec.api_key.uid),
                 Ok(Event::Init) => memory.disturb_all(),

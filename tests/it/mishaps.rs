@@ -280,3 +280,25 @@ async fn a_leader_that_cannot_renew_stops() {
         assert_eq!(ended.expect("it goes on without a lease").code(), Some(1), "{outcome:?}");
     }
 }
+
+/// A controller that is stopped for a while is as late as its request here, and another one has worked meanwhile.
+#[tokio::test]
+async fn a_record_that_lands_after_its_apikey_has_gone_is_revoked_and_its_key_handed_to_nobody() {
+    let (mut scene, faults) = Scene::with_faults("late-record").await;
+    let held = faults.inject(Fault::Hold, Occurrence::Every, |request| request.is("POST", "apikeyrecords"));
+    let uid = scene.declare("ci", json!({})).await.uid().unwrap();
+    held.hit().await;
+    scene.api_keys().delete("ci", &DeleteParams::default()).await.unwrap();
+    let late = scene.controller.take();
+    scene.start_controller(&[]).await;
+    wait::for_absence(&scene.api_keys(), "ci").await;
+    held.lift();
+    let record =
+        wait::for_object(&scene.records(), &format!("{uid}-1"), |record: &ApiKeyRecord| record.spec.revoked.is_some())
+            .await;
+    assert_eq!(record.spec.revoked.unwrap().reason, "Orphaned");
+    assert!(scene.secrets().get_opt("ci").await.unwrap().is_none());
+    let secrets = faults.requests().into_iter().filter(|request| request.is("POST", "secrets")).count();
+    assert_eq!(secrets, 0, "nobody is handed the key");
+    drop(late);
+}

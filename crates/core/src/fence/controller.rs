@@ -185,7 +185,7 @@ impl Fence {
     pub fn overdue(&self, now: Moment) -> impl Iterator<Item = Eviction> {
         self.leases
             .values()
-            .filter(move |known| now >= known.overdue_at())
+            .filter(move |known| now >= known.overdue_at() && !known.stored.is_going)
             .map(|known| Eviction { name: known.stored.name.clone(), precondition: known.stored.at.clone() })
     }
 
@@ -331,5 +331,9 @@ fn patience(duration: Duration) -> Duration {
 }
 
 fn names(known: Vec<&Known>) -> Vec<Arc<str>> {
-    known.into_iter().map(|known| known.stored.name.clone()).collect()
+    let name = |known: &Known| match known.stored.is_going {
+        true => format!("{} (remove the finalizer of its Lease)", known.stored.name).into(),
+        false => known.stored.name.clone(),
+    };
+    known.into_iter().map(name).collect()
 }
