@@ -9,6 +9,7 @@ use futures::{Stream, StreamExt, stream};
 use kube::Client;
 use kube::api::{WatchEvent, WatchParams};
 use kube::core::Request;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::Event;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -27,6 +28,38 @@ const SILENCE: Duration = Duration::from_secs(25);
 /// A watch that ends sooner than this and told nothing counts as a failure, or a server that ends them all at once would
 /// be asked without pause.
 const SHORTEST_WATCH: Duration = Duration::from_millis(500);
+
+/// The pauses after failed lists and watches. Each is twice as long as the last one, up to the longest. kube's own reach 30 s,
+/// and stay there until nothing has failed for two minutes: for so long nobody would hear of a deletion.
+pub(super) struct Pauses {
+    next: Duration,
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { next: FIRST_PAUSE }
+    }
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.next;
+        self.next = (pause * 2).min(LONGEST_PAUSE);
+        // Spread, so that those who lost the API server together do not come back together.
+        Some(pause.mul_f64(rand::random_range(0.5..=1.0)))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
 
 /// Which objects are followed, and how they are asked for.
 pub(super) struct Source {

@@ -14,7 +14,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use keywright_core::fence::{
     Awaited, Eviction, Fence, LeaseVersion, MOST_LEASES, Moment, RecordVersion, Verdict, View, Wait,
 };
-use keywright_core::lifecycle::{Enforcement, Observed, Pending, Purpose};
+use keywright_core::lifecycle::{Enforcement, Observed, Pending, Purpose, Record};
 use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
 use prometheus_client::metrics::histogram::Histogram;
@@ -94,10 +94,13 @@ impl Verifiers {
     /// may help.
     pub(super) async fn ask(&self, observed: &Observed, purpose: Purpose) -> Answer {
         let mut looks = self.looks.subscribe();
-        let Some(awaited) = self.awaited(observed, clock::moment()) else {
+        if observed.records.is_empty() {
             // There is nothing that a verifier could decide by.
             let verifiers = self.lock().fence.leases().count();
             return Answer { enforcement: Enforcement::Complete { verifiers }, missed: None };
+        }
+        let Some(awaited) = self.awaited(observed, clock::moment()) else {
+            return Answer { enforcement: Enforcement::Pending(Pending::Unread), missed: None };
         };
         loop {
             let now = clock::moment();
@@ -170,10 +173,11 @@ impl Verifiers {
         Ok(state.fence.overdue(now).collect())
     }
 
-    /// What is awaited for the records as they were observed. `None`: there are none.
+    /// What is awaited for the records as they were observed. `None`: one of them has no version that can be compared.
     fn awaited(&self, observed: &Observed, now: Moment) -> Option<Awaited> {
-        let versions = observed.records.iter().filter_map(|record| record.metadata.resource_version.as_deref());
-        let newest: RecordVersion = versions.filter_map(|version| version.parse().ok()).max()?;
+        let version = |record: &Record| record.metadata.resource_version.as_deref()?.parse().ok();
+        let versions: Vec<RecordVersion> = observed.records.iter().map(version).collect::<Option<_>>()?;
+        let newest = versions.into_iter().max()?;
         let records: Vec<_> =
             observed.records.iter().map(|record| (record.spec.serial, record.metadata.generation)).collect();
         let mut state = self.lock();

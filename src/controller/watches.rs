@@ -11,7 +11,6 @@ use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future, stream};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::controller::{Config as Scheduling, Controller};
 use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::{Client, Resource, ResourceExt};
 use tokio::sync::{Notify, mpsc};
@@ -20,7 +19,7 @@ use tracing::warn;
 
 use super::cluster::Cluster;
 use super::fairness::Fairness;
-use super::follow::{Source, follow};
+use super::follow::{Pauses, Source, follow};
 use super::heads::{ApiKeyHead, RecordHead, Watched};
 use super::index::RecordIndex;
 use super::known::Known;
@@ -37,38 +36,6 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// ApiKeys that went without our finalizer and are looked after at a time.
 const PARALLEL_DEPARTURES: usize = 8;
-
-/// The pauses after failed lists and watches. Each is twice as long as the last one, up to the longest. kube's own reach 30 s,
-/// and stay there until nothing has failed for two minutes: for so long nobody would hear of a deletion.
-struct Pauses {
-    next: Duration,
-}
-
-const FIRST_FOLLOW_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_FOLLOW_PAUSE: Duration = Duration::from_secs(5);
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Self { next: FIRST_FOLLOW_PAUSE }
-    }
-}
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.next;
-        self.next = (pause * 2).min(LONGEST_FOLLOW_PAUSE);
-        // Spread, so that those who lost the API server together do not come back together.
-        Some(pause.mul_f64(rand::random_range(0.5..=1.0)))
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-}
 
 /// Works until `shutdown`.
 pub(super) async fn work(

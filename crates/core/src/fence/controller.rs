@@ -112,9 +112,9 @@ pub enum Verdict {
     },
     /// These verifiers have not acknowledged it.
     Waiting {
-        /// Names of their Leases.
+        /// Names of their Leases, with what to do about one that a finalizer keeps.
         on: Vec<Arc<str>>,
-        /// If they stay silent, they hold it up until then.
+        /// If they stay silent, they hold it up until then, or until that finalizer is gone.
         latest: Moment,
     },
     /// A look is needed that begins now or later.
@@ -183,15 +183,19 @@ impl Fence {
     /// The Leases that have run out at `now`. Delete them, and look again: the answer to a DELETE proves nothing, because a
     /// finalizer may hold the Lease.
     pub fn overdue(&self, now: Moment) -> impl Iterator<Item = Eviction> {
-        self.leases
-            .values()
-            .filter(move |known| now >= known.overdue_at() && !known.stored.is_going)
+        self.evictable()
+            .filter(move |known| now >= known.overdue_at())
             .map(|known| Eviction { name: known.stored.name.clone(), precondition: known.stored.at.clone() })
     }
 
     /// When the next Lease runs out, unless it is renewed.
     pub fn next_overdue(&self) -> Option<Moment> {
-        self.leases.values().map(Known::overdue_at).min()
+        self.evictable().map(Known::overdue_at).min()
+    }
+
+    /// The Leases that a DELETE may remove. Only a person can remove one that is kept by a finalizer.
+    fn evictable(&self) -> impl Iterator<Item = &Known> {
+        self.leases.values().filter(|known| !known.stored.is_going)
     }
 
     /// Whether `awaited` is fenced, by the last look.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::*;
 
@@ -211,4 +212,16 @@ fn who_was_waited_for_for_a_second_in_vain_is_still_waited_for_with_a_key() {
     assert_eq!(fence.wait(&next, ENFORCEMENT_PATIENCE, at(2)), Wait::Over, "a pass does not wait a second time");
     assert!(matches!(fence.judge(&next, at(2)), Verdict::Waiting { .. }), "and yet nothing is fenced");
     assert_eq!(fence.wait(&next, DELIVERY_PATIENCE, at(2)), Wait::Until(at(12)));
+}
+
+#[test]
+fn a_lease_that_a_finalizer_keeps_holds_things_up_and_is_not_deleted_again_and_again() {
+    let mut fence = Fence::default();
+    let awaited = fence.awaited(version(10), at(0));
+    let mut going = lease("a", 1, None);
+    going.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    look(&mut fence, &[going], 10, at(0));
+    let long_after = at(9000);
+    assert_eq!((fence.overdue(long_after).next(), fence.next_overdue()), (None, None));
+    assert_eq!(waiting(&fence, &awaited, long_after).0, ["a (remove the finalizer of its Lease)"]);
 }
