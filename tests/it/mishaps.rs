@@ -24,7 +24,8 @@ async fn a_lost_answer_to_any_write_of_an_issue_loses_nothing_and_mints_nothing_
     for (index, (method, resource)) in WRITES.into_iter().enumerate() {
         for (kind, outcome) in [("status", Outcome::Status(504)), ("reset", Outcome::Reset)] {
             let name = format!("lost-{index}-{kind}");
-            let is_write = move |request: &ApiRequest| request.is(method, resource);
+            let about = name.clone();
+            let is_write = move |request: &ApiRequest| request.is_about(method, resource, &about);
             let lost = faults.inject(Fault::After(outcome), Occurrence::Nth(1), is_write);
             let uid = scene.declare(&name, json!({})).await.uid().unwrap();
             lost.hit().await;
@@ -46,7 +47,8 @@ async fn a_write_that_does_not_get_through_is_tried_again() {
             ("reset", Outcome::Reset),
         ] {
             let name = format!("refused-{index}-{kind}");
-            let is_write = move |request: &ApiRequest| request.is(method, resource);
+            let about = name.clone();
+            let is_write = move |request: &ApiRequest| request.is_about(method, resource, &about);
             let refused = faults.inject(Fault::Before(outcome), Occurrence::Nth(1), is_write);
             let uid = scene.declare(&name, json!({})).await.uid().unwrap();
             refused.hit().await;
@@ -158,7 +160,8 @@ async fn a_lost_answer_while_deleting_still_ends_in_a_revoked_key() {
         let name = format!("going-{index}");
         scene.declare(&name, json!({})).await;
         let key = scene.key(&name, 1).await;
-        let is_write = move |request: &ApiRequest| request.is(method, resource);
+        let about = name.clone();
+        let is_write = move |request: &ApiRequest| request.is_about(method, resource, &about);
         let lost = faults.inject(Fault::After(Outcome::Reset), Occurrence::Nth(1), is_write);
         scene.delete(&name).await;
         lost.hit().await;

@@ -87,7 +87,8 @@ async fn a_lost_answer_or_a_refusal_anywhere_in_a_rotation_ends_in_one_new_key()
             let name = format!("ci-{index}-{kind}");
             let uid = scene.declare(&name, json!({"rotation": {"overlap": "1h"}})).await.uid().unwrap();
             let first = scene.key(&name, 1).await;
-            let is_write = move |request: &ApiRequest| request.is(method, resource);
+            let about = name.clone();
+            let is_write = move |request: &ApiRequest| request.is_about(method, resource, &about);
             let broken = faults.inject(fault, Occurrence::Nth(1), is_write);
             rotate(&scene, &name, kind).await;
             broken.hit().await;
@@ -109,7 +110,8 @@ async fn a_crash_anywhere_in_a_rotation_ends_in_one_new_key() {
             let uid = scene.declare(&name, json!({"rotation": {"overlap": "1h"}})).await.uid().unwrap();
             let first = scene.key(&name, 1).await;
             scene.answers(&first, INSIDE, 200).await;
-            let is_write = move |request: &ApiRequest| request.is(method, resource);
+            let about = name.clone();
+            let is_write = move |request: &ApiRequest| request.is_about(method, resource, &about);
             let stuck = faults.inject(fault, Occurrence::Nth(1), is_write);
             rotate(&scene, &name, kind).await;
             stuck.hit().await;

@@ -201,6 +201,12 @@ impl ApiRequest {
         self.method == method && self.resource == resource
     }
 
+    /// As [`is`](Self::is), and not of another ApiKey: of one that is at rest, the status gets its last use at any moment.
+    pub fn is_about(&self, method: &str, resource: &str, api_key: &str) -> bool {
+        let names_another = || self.resource.starts_with("apikeys") && self.name.as_deref() != Some(api_key);
+        self.is(method, resource) && !names_another()
+    }
+
     /// Whether it changes anything.
     pub fn is_write(&self) -> bool {
         self.method != Method::GET
