@@ -75,9 +75,9 @@ mutants: testbed ## Break the program on purpose, in each of the ways in tests/m
 	@tests/mutants.sh $(NAMES)
 
 .PHONY: soak
-soak: testbed ## Search larger worlds of the fence, and revoke DELETIONS=5000 keys while everything is disturbed (an hour)
+soak: testbed ## Search larger worlds of the fence, revoke DELETIONS=5000 keys while everything is disturbed, and others while verifiers restart with 50,000 records (an hour)
 	cargo test --locked --release --package keywright-core --lib -- fence::tests::model --ignored --nocapture
-	KEYWRIGHT_DELETIONS=$(DELETIONS) cargo test --locked --test it -- chaos:: --nocapture
+	KEYWRIGHT_DELETIONS=$(DELETIONS) KEYWRIGHT_RECORDS=50000 cargo test --locked --test it -- chaos:: --nocapture --test-threads 1
 
 .PHONY: instructions
 instructions: ## Count the instructions of the verifier's work beside reviewed ones (WRITE=1 writes them anew, for review)
@@ -104,8 +104,8 @@ documentation: ## Build the documentation, with its warnings as errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 .PHONY: bench
-bench: bench-verifier bench-decision bench-follow bench-issue bench-capacity ## Measure all of what follows; target/bench/report.md holds it
-	@cat target/bench/{verifier,decision,follow,issue,capacity}.md > target/bench/report.md
+bench: bench-verifier bench-decision bench-follow bench-issue bench-revocation bench-capacity ## Measure all of what follows; target/bench/report.md holds it
+	@cat target/bench/{verifier,decision,follow,issue,revocation,capacity}.md > target/bench/report.md
 	@echo "all of it is in target/bench/report.md"
 
 .PHONY: bench-verifier
@@ -126,6 +126,10 @@ bench-follow: testbed ## Measure how fast a verifier starts, and takes in a revo
 .PHONY: bench-issue
 bench-issue: testbed ## Measure the controller: writes and time per key
 	cargo bench --locked --bench issue
+
+.PHONY: bench-revocation
+bench-revocation: testbed ## Measure issues beside many deletions that wait, and a namespace of 5,000 ApiKeys that goes
+	cargo bench --locked --bench revocation
 
 .PHONY: bench-capacity
 bench-capacity: testbed ## Measure the controller's memory with many ApiKeys and tombstones, and its speed with many at once

@@ -221,6 +221,8 @@ fn api_key(name: &str) -> Result<ApiKey> {
             "expiresIn": "90d",
             "allowedIPs": ["192.0.2.0/24", "2001:db8:7::/48"],
             "scopes": ["packages:read", "packages:write"],
+            // With an overlap a deletion revokes two keys.
+            "rotation": {"overlap": "0s"},
         },
     }))?)
 }

@@ -35,9 +35,11 @@ const AT_REST: Duration = Duration::from_secs(10);
 /// Between two looks while parked ApiKeys wait.
 const WHILE_PARKED: Duration = Duration::from_secs(1);
 
-/// Before the first look for a new version: about as long as an acknowledgement takes. The pause doubles with each further
-/// look.
+/// Before the first look for a new version: about as long as an acknowledgement takes.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// Before the second look, which is often the last. The pause doubles with each further one.
+const SECOND_PAUSE: Duration = Duration::from_millis(4);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Leases in one page of a list.
@@ -133,7 +135,7 @@ impl Verifiers {
         waking: &UnboundedSender<ObjectRef<Watched>>,
         errors: &WatchErrors,
     ) -> Infallible {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = Duration::ZERO;
         loop {
             let evictions = match self.look(cluster).await {
                 Ok(evictions) => evictions,
@@ -262,7 +264,8 @@ impl State {
         match self.fence.leases().next() {
             None => Duration::ZERO,
             Some(_) if is_fresh => FIRST_PAUSE,
-            Some(_) => (last * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE),
+            Some(_) if last == FIRST_PAUSE => SECOND_PAUSE,
+            Some(_) => (last * 2).clamp(SECOND_PAUSE, LONGEST_PAUSE),
         }
     }
 }

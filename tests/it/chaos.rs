@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures::stream::{self, StreamExt};
-use keywright_core::api::ApiKey;
+use futures::future::{join, join_all};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use keywright_core::api::{ApiKey, ApiKeyRecord};
 use keywright_testing::{
     ApiRequest, ControlPlane, Credentials, Fault, FaultProxy, Injection, Installation, Occurrence, Outcome, Program,
 };
@@ -19,6 +21,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::scene::{INSIDE, api_key};
@@ -31,6 +34,10 @@ const HEALTHY: usize = 20;
 /// `KEYWRIGHT_DELETIONS` asks for more.
 const DELETED: usize = 120;
 const EDITED: usize = 12;
+/// Records that verifiers read at a restart. `KEYWRIGHT_RECORDS` asks for more.
+const RECORDS: usize = 3000;
+/// Restarts of all verifiers at once, each with a key that is revoked meanwhile.
+const RESTARTS: usize = 5;
 /// A key that nobody is to let in any more is presented for this long.
 const AFTERMATH: Duration = Duration::from_secs(15);
 /// A deletion may wait for one disturbance after another, and each ends with a Lease.
@@ -198,6 +205,34 @@ impl Stage {
         issued.fate.lock().unwrap().reported = Some(Instant::now());
     }
 
+    /// Nobody was let in with a key after it was reported that nobody is.
+    fn check(&self) {
+        let (mut sent_last, mut answered_last) = (f64::MIN, f64::MIN);
+        let mut violations = String::new();
+        for issued in self.keys.lock().unwrap().iter() {
+            let fate = issued.fate.lock().unwrap();
+            let reported = fate.reported.unwrap_or_else(|| panic!("{} was not revoked", issued.name));
+            let Some((sent, answered, place)) = fate.let_in else { continue };
+            let after = |at: Instant| {
+                let early = reported.saturating_duration_since(at).as_secs_f64();
+                at.saturating_duration_since(reported).as_secs_f64() - early
+            };
+            (sent_last, answered_last) = (sent_last.max(after(sent)), answered_last.max(after(answered)));
+            if sent > reported || answered > reported + READING {
+                let (sent, answered) = (after(sent), after(answered));
+                writeln!(
+                    violations,
+                    "{}: verifier {place}, sent {sent:.3} s, answered {answered:.3} s after",
+                    issued.name
+                )
+                .unwrap();
+            }
+        }
+        println!("max(last accept - return): sent {sent_last:.4} s, answered {answered_last:.4} s");
+        assert!(violations.is_empty(), "{violations}{}", self.told());
+        assert!(sent_last > f64::MIN, "some key was let in before");
+    }
+
     fn told(&self) -> String {
         let log = self.log.lock().unwrap();
         let mut text = self.controller.printed() + "\n";
@@ -349,6 +384,24 @@ fn quantiles(mut durations: Vec<Duration>) -> String {
     format!("p50 {} ms, p99 {} ms", at(0.5), at(0.99))
 }
 
+fn clients(stage: &Arc<Stage>, seed: u64) -> Vec<JoinHandle<()>> {
+    let client = |client: usize| {
+        let stage = stage.clone();
+        tokio::spawn(async move { stage.present(client % VERIFIERS, seed ^ client as u64).await })
+    };
+    (0..VERIFIERS * CLIENTS).map(client).collect()
+}
+
+async fn end(stage: &Stage, clients: Vec<JoinHandle<()>>) {
+    stage.is_over.store(true, Ordering::Relaxed);
+    let ended = timeout(Duration::from_secs(60), join_all(clients)).await;
+    assert!(ended.is_ok(), "each request has an answer, or none: {}", stage.told());
+}
+
+fn asked_for(variable: &str, default: usize) -> usize {
+    std::env::var(variable).map_or(default, |number| number.parse().expect("a number"))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_let_in_once_a_deletion_has_returned_whatever_happens() {
     let seed = rand::random();
@@ -357,17 +410,12 @@ async fn nobody_is_let_in_once_a_deletion_has_returned_whatever_happens() {
     for place in 0..VERIFIERS {
         stage.start(place).await;
     }
-    let deleted = std::env::var("KEYWRIGHT_DELETIONS").map_or(DELETED, |number| number.parse().expect("a number"));
+    let deleted = asked_for("KEYWRIGHT_DELETIONS", DELETED);
     let names = [("healthy", HEALTHY), ("deleted", deleted), ("edited", EDITED)];
     let names = names.into_iter().flat_map(|(kind, count)| (0..count).map(move |number| format!("{kind}-{number}")));
     stream::iter(names).for_each_concurrent(16, |name| stage.issue(name)).await;
 
-    let clients: Vec<_> = (0..VERIFIERS * CLIENTS)
-        .map(|client| {
-            let stage = stage.clone();
-            tokio::spawn(async move { stage.present(client % VERIFIERS, seed ^ client as u64).await })
-        })
-        .collect();
+    let clients = clients(&stage, seed);
     let healthy = stream::iter(stage.named("healthy"));
     let healthy: Vec<_> = healthy
         .map(|issued| {
@@ -405,35 +453,73 @@ async fn nobody_is_let_in_once_a_deletion_has_returned_whatever_happens() {
             .collect::<Vec<_>>()
             .await
     };
-    let (deletions, edits) = futures::future::join(deletions, edits).await;
+    let (deletions, edits) = join(deletions, edits).await;
     // Those that are stopped or cut off go on, and may still have something to say.
     sleep(LEASE).await;
     stage.is_over.store(true, Ordering::Relaxed);
     chaos.await.unwrap();
-    let ended = timeout(Duration::from_secs(60), futures::future::join_all(clients)).await;
-    assert!(ended.is_ok(), "each request has an answer, or none: {}", stage.told());
+    end(&stage, clients).await;
 
     println!("deletions, healthy: {}; in chaos: {}", quantiles(healthy), quantiles(deletions));
     println!("edits until enforced, in chaos: {}; {} requests", quantiles(edits), stage.asked.load(Ordering::Relaxed));
-    let (mut sent_last, mut answered_last) = (f64::MIN, f64::MIN);
-    let mut violations = String::new();
-    for issued in stage.keys.lock().unwrap().iter() {
-        let fate = issued.fate.lock().unwrap();
-        let reported = fate.reported.unwrap_or_else(|| panic!("{} was not revoked", issued.name));
-        let Some((sent, answered, place)) = fate.let_in else { continue };
-        let after = |at: Instant| {
-            let early = reported.saturating_duration_since(at).as_secs_f64();
-            at.saturating_duration_since(reported).as_secs_f64() - early
-        };
-        (sent_last, answered_last) = (sent_last.max(after(sent)), answered_last.max(after(answered)));
-        if sent > reported || answered > reported + READING {
-            let (sent, answered) = (after(sent), after(answered));
-            writeln!(violations, "{}: verifier {place}, sent {sent:.3} s, answered {answered:.3} s after", issued.name)
-                .unwrap();
-        }
-    }
-    println!("max(last accept - return): sent {sent_last:.4} s, answered {answered_last:.4} s");
-    assert!(violations.is_empty(), "{violations}{}", stage.told());
-    assert!(sent_last > f64::MIN, "some key was let in before");
+    stage.check();
     stage.installation.control_plane.end();
+}
+
+/// All verifiers read thousands of records again, and are not ready for seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_let_in_with_a_key_that_is_revoked_while_every_verifier_restarts() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let stage = Arc::new(Stage::new().await);
+    fill(&stage.installation, asked_for("KEYWRIGHT_RECORDS", RECORDS)).await;
+    join_all((0..VERIFIERS).map(|place| stage.start(place))).await;
+    for number in 0..RESTARTS {
+        stage.issue(format!("revoked-{number}")).await;
+    }
+    let clients = clients(&stage, seed);
+    let mut deletions = Vec::new();
+    for issued in stage.named("revoked") {
+        while issued.fate.lock().unwrap().let_in.is_none() {
+            sleep(Duration::from_millis(50)).await;
+        }
+        let restart = async {
+            join_all((0..VERIFIERS).map(|place| stage.kill(place))).await;
+            join_all((0..VERIFIERS).map(|place| stage.start(place))).await;
+        };
+        let wait = Duration::from_millis(random.random_range(0..2000));
+        let deletion = async {
+            sleep(wait).await;
+            stage.delete(&issued).await
+        };
+        deletions.push(join(restart, deletion).await.1);
+    }
+    sleep(LEASE).await;
+    end(&stage, clients).await;
+    println!("deletions: {}; {} requests", quantiles(deletions), stage.asked.load(Ordering::Relaxed));
+    stage.check();
+    stage.installation.control_plane.end();
+}
+
+/// Writes so many records of other keys. Only a controller may.
+async fn fill(installation: &Installation, count: usize) {
+    let client = installation.credentials("controller").await.client().await;
+    let records = Api::<ApiKeyRecord>::namespaced(client, &installation.system_namespace);
+    let write = async |number: usize| {
+        let uid = format!("00000000-0000-4000-8000-{number:012x}");
+        let record = json!({
+            "apiVersion": "keywright.dev/v1alpha1",
+            "kind": "ApiKeyRecord",
+            "metadata": {"name": format!("{uid}-1")},
+            "spec": {
+                "digest": format!("sha256:{number:064x}"),
+                "apiKey": {"namespace": "elsewhere", "name": format!("key-{number}"), "uid": uid},
+                "serial": 1,
+                "revoked": {"at": Timestamp::now(), "reason": "Deleted"},
+            },
+        });
+        records.create(&PostParams::default(), &serde_json::from_value(record).unwrap()).await.map(drop)
+    };
+    stream::iter(1..=count).map(write).buffer_unordered(64).try_collect::<()>().await.unwrap();
 }

@@ -12,6 +12,7 @@ mod bed;
 mod certificates;
 mod chaos;
 mod chart;
+mod clocks;
 mod crds;
 mod documents;
 mod fence;

@@ -18,8 +18,8 @@ declare -A tools=(
   [node]="runc=runc nft=nftables ip=iproute2 pgrep=procps busybox=busybox-static"
   [fuzz]="c++=g++" [instructions]="valgrind=valgrind" [proxies]="")
 # Their packages would start servers on this machine, so only their files are taken, and the libraries that they need.
-declare -A files=([base]="" [node]="nginx" [proxies]="nginx caddy haproxy" [fuzz]="" [instructions]="")
-declare -A libraries=([nginx]="libpcre2-8-0 libssl3" [haproxy]="liblua5.3-0 libopentracing-c-wrapper0 libpcre2-8-0 libssl3" [caddy]="")
+declare -A files=([base]="libfaketime" [node]="nginx" [proxies]="nginx caddy haproxy" [fuzz]="" [instructions]="")
+declare -A libraries=([libfaketime]="" [nginx]="libpcre2-8-0 libssl3" [haproxy]="liblua5.3-0 libopentracing-c-wrapper0 libpcre2-8-0 libssl3" [caddy]="")
 
 missing=() unpacked=() wanted=""
 add() { [[ " ${missing[*]} " == *" $1 "* ]] || { missing+=("$1") && new+=" $1"; }; }

@@ -1,6 +1,5 @@
 //! The real Envoy, nginx and Caddy, with the configurations that `docs/proxies/` publishes.
 
-use std::env;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -9,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::command::project;
+use super::command::{cache, project};
 use super::program::Program;
 use super::wait::DEADLINE;
 
@@ -195,14 +194,6 @@ fn recipes() -> PathBuf {
 pub fn replaced(text: &str, name: &str, by: &str) -> String {
     assert!(text.contains(name), "the recipe no longer says {name:?}");
     text.replace(name, by)
-}
-
-fn cache() -> PathBuf {
-    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("KEYWRIGHT_CACHE").unwrap_or_else(|| {
-        let caches = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-        caches.expect("HOME is set").join("keywright")
-    })
 }
 
 fn free_address() -> SocketAddr {
