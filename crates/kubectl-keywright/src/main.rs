@@ -1,0 +1,3 @@
+//! `kubectl keywright`: API keys for people, on their own rights.
+
+fn main() {}
