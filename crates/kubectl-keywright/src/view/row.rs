@@ -145,11 +145,14 @@ impl Filter {
 impl Order {
     /// Puts rows into this order.
     pub fn sort(self, rows: &mut [Row]) {
-        rows.sort_by(|left, right| {
-            let by_column = self.column.compare(left, right);
-            let by_column = if self.is_descending { by_column.reverse() } else { by_column };
-            by_column.then_with(|| by_name(left, right))
-        });
+        rows.sort_by(|left, right| self.compare(left, right));
+    }
+
+    /// Which of two rows comes first.
+    pub fn compare(self, left: &Row, right: &Row) -> Ordering {
+        let by_column = self.column.compare(left, right);
+        let by_column = if self.is_descending { by_column.reverse() } else { by_column };
+        by_column.then_with(|| by_name(left, right))
     }
 }
 
