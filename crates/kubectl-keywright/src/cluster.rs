@@ -77,7 +77,8 @@ impl Cluster {
     /// # Errors
     /// A kubeconfig that is not there, or cannot be used.
     pub async fn connect(options: &ClusterOptions) -> Result<Self, Failure> {
-        let unusable = |error: &dyn std::fmt::Display| Failure::usage(format!("The kubeconfig cannot be used: {error}."));
+        let unusable =
+            |error: &dyn std::fmt::Display| Failure::usage(format!("The kubeconfig cannot be used: {error}."));
         let file = match &options.kubeconfig {
             Some(path) => Kubeconfig::read_from(path),
             None => Kubeconfig::read(),
@@ -166,7 +167,11 @@ impl Cluster {
     ///
     /// # Errors
     /// See [`ApiError`].
-    pub async fn list<K: Namespaced>(&self, namespace: Option<&str>, selected: &ListParams) -> Result<Vec<K>, ApiError> {
+    pub async fn list<K: Namespaced>(
+        &self,
+        namespace: Option<&str>,
+        selected: &ListParams,
+    ) -> Result<Vec<K>, ApiError> {
         let mut objects = Vec::new();
         let mut selected = selected.clone().limit(PAGE);
         loop {
@@ -199,7 +204,12 @@ impl Cluster {
     ///
     /// # Errors
     /// See [`ApiError`]; [`ApiError::is_conflict`] if the object has changed meanwhile.
-    pub async fn patch<K: Namespaced>(&self, namespace: &str, name: &str, patch: &Value) -> Result<Answer<K>, ApiError> {
+    pub async fn patch<K: Namespaced>(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<Answer<K>, ApiError> {
         let path = K::url_path(&(), Some(namespace));
         let patch = request::Request::new(path).patch(name, &PatchParams::default(), &Patch::Merge(patch));
         self.send(built(patch)?).await
@@ -209,7 +219,12 @@ impl Cluster {
     ///
     /// # Errors
     /// See [`ApiError`]; [`ApiError::is_conflict`] if that object is gone and another one has its name.
-    pub async fn delete<K: Namespaced>(&self, namespace: &str, name: &str, uid: &str) -> Result<Answer<Value>, ApiError> {
+    pub async fn delete<K: Namespaced>(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<Answer<Value>, ApiError> {
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let path = K::url_path(&(), Some(namespace));

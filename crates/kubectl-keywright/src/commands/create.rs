@@ -16,12 +16,12 @@ use rand::rngs::SysRng;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::Session;
 use super::follow::{Outcome, follow};
 use crate::args::{Create, DryRun};
 use crate::cluster::ClusterOptions;
 use crate::failure::{ApiError, Failure};
 use crate::output::{Format, document_of};
+use crate::session::Session;
 use crate::terminal::Terminal;
 use crate::view::wait::{Change, Wanted, in_force};
 
@@ -207,7 +207,9 @@ async fn require_secrets(session: &Session, secret: &str) -> Result<(), Failure>
     };
     match session.cluster.may(action).await {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::usage(format!("You may not read Secrets in {namespace}: add --local or --no-print."))),
+        Ok(false) => {
+            Err(Failure::usage(format!("You may not read Secrets in {namespace}: add --local or --no-print.")))
+        }
         Err(error) => Err(session.cluster.attempt("get", "secrets", namespace, secret).failed(&error)),
     }
 }
@@ -260,9 +262,10 @@ fn hand_out_made(
         Outcome::Done(done) => (format!("{name}: {}", uncapital(&done)), None),
         Outcome::Failed(why) => (String::new(), Some(Failure::failed(format!("{name}: {why}")))),
         Outcome::Late(still) => (String::new(), Some(Failure::late(format!("{name}: not known everywhere. {still}")))),
-        Outcome::Interrupted => {
-            (String::new(), Some(Failure::interrupted(format!("{name} is created, and may not be known everywhere yet."))))
-        }
+        Outcome::Interrupted => (
+            String::new(),
+            Some(Failure::interrupted(format!("{name} is created, and may not be known everywhere yet."))),
+        ),
     };
     if failure.is_none() {
         session.terminal.say(&said);

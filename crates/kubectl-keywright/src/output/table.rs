@@ -80,7 +80,8 @@ impl Table {
     }
 
     fn widths(&self) -> Vec<usize> {
-        let of_rows = |index: usize| self.rows.iter().filter_map(move |row| row.get(index)).map(|cell| cell.text.width());
+        let of_rows =
+            |index: usize| self.rows.iter().filter_map(move |row| row.get(index)).map(|cell| cell.text.width());
         let columns = self.columns.iter().enumerate();
         columns.map(|(index, column)| of_rows(index).max().unwrap_or(0).max(column.title.width())).collect()
     }

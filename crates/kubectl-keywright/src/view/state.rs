@@ -124,9 +124,7 @@ fn described(key: &ApiKey, reason: &Reason, message: &str, now: &Zoned) -> (Tone
         Reason::SecretNameTaken => {
             (Tone::Bad, format!("Secret {} is not ours. Remove it; retried in 30 s.", secret_name(key)))
         }
-        Reason::DigestTaken => {
-            (Tone::Bad, "Another ApiKey has this key. Revoke this one, use a new key.".to_owned())
-        }
+        Reason::DigestTaken => (Tone::Bad, "Another ApiKey has this key. Revoke this one, use a new key.".to_owned()),
         Reason::DigestRevoked => (Tone::Bad, "A revoked key never returns. Make a new one.".to_owned()),
         Reason::SourceUnusable => (Tone::Bad, format!("Source Secret: {message}. Mend it, press Rotate.")),
         Reason::Revoking => (Tone::Info, format!("{}.", capital(message))),
