@@ -86,8 +86,7 @@ impl Cluster {
         let file = file.map_err(|error| unusable(&error))?;
         let name = cluster_name(&file, options.context.as_deref()).unwrap_or_else(|| "this cluster".to_owned());
         let choice = KubeConfigOptions { context: options.context.clone(), ..KubeConfigOptions::default() };
-        let config = Config::from_custom_kubeconfig(file, &choice).await.map_err(|error| unusable(&error))?;
-        let mut config = config;
+        let mut config = Config::from_custom_kubeconfig(file, &choice).await.map_err(|error| unusable(&error))?;
         // A request that is tried again by itself may be carried out minutes after it was decided.
         config.default_retry = false;
         config.connect_timeout = Some(CONNECT_TIMEOUT);

@@ -72,7 +72,8 @@ impl Table {
             let Some((_, index)) = next else { break };
             dropped.push(index);
         }
-        let header = self.columns.iter().map(|column| Cell { text: column.title.to_owned(), tone: None }).collect();
+        let header: Vec<_> =
+            self.columns.iter().map(|column| Cell { text: column.title.to_owned(), tone: None }).collect();
         let lines = std::iter::once(&header).chain(&self.rows).map(|row| line(row, &widths, &dropped));
         let text = lines.collect();
         let title = |index: &usize| self.columns.get(*index).map_or("", |column| column.title);
@@ -92,7 +93,7 @@ impl Table {
     }
 }
 
-fn line(row: &Vec<Cell>, widths: &[usize], dropped: &[usize]) -> String {
+fn line(row: &[Cell], widths: &[usize], dropped: &[usize]) -> String {
     let mut line = String::new();
     let cells = row.iter().zip(widths).enumerate().filter(|(index, _)| !dropped.contains(index));
     let mut padding = 0;
