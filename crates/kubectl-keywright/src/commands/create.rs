@@ -55,18 +55,19 @@ pub async fn run(options: &ClusterOptions, asked: &Create) -> Result<(), Failure
     }
     let session = Session::start(options).await?;
     let mut spec = spec(asked, &session.cluster.now());
-    let delivery = check(&asked.name, &spec, &session.cluster.now())?;
     if asked.dry_run == Some(DryRun::Server) {
+        check(&asked.name, &spec, &session.cluster.now())?;
         return try_out(&session, asked, &spec).await;
-    }
-    let mut destination = destination(session.terminal, asked)?;
-    if let (Delivery::Secret { name, .. }, false) = (&delivery, asked.no_print) {
-        require_secrets(&session, name).await?;
     }
     let made = asked.local.then(|| Key::mint(&mut SysRng)).transpose();
     let made = made.map_err(|error| Failure::usage(format!("The system gives no random numbers: {error}.")))?;
     if let Some(key) = &made {
         spec.insert("keyHash".to_owned(), json!(key.digest().to_string()));
+    }
+    let delivery = check(&asked.name, &spec, &session.cluster.now())?;
+    let mut destination = destination(session.terminal, asked)?;
+    if let (Delivery::Secret { name, .. }, false) = (&delivery, asked.no_print) {
+        require_secrets(&session, name).await?;
     }
     let created = submit(&session, asked, &spec).await?;
     let outcome = wait(&session, asked, &created).await;

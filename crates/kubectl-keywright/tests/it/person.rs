@@ -1,6 +1,6 @@
 //! A person in a tenant's namespace, at a shell or in front of a terminal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use k8s_openapi::api::authentication::v1::TokenRequest;
@@ -78,6 +78,11 @@ impl Scene {
 
     pub fn namespace(&self) -> &str {
         &self.installation.tenant_namespace
+    }
+
+    /// The person's kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// Declares an ApiKey as an administrator does, and waits until it lets callers in.
