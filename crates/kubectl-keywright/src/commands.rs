@@ -1,5 +1,6 @@
 //! The commands: each reads, asks the pure part what to say, and prints.
 
+mod check_route;
 mod completion;
 mod create;
 mod describe;
@@ -31,6 +32,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Revoke(asked) => revoke::run(&Session::start(options).await?, &asked).await,
         Command::Explain(asked) => explain::run(&Session::start(options).await?, &asked).await,
         Command::Whose(asked) => whose::run(&Session::start(options).await?, &asked).await,
+        Command::CheckRoute(asked) => check_route::run(&Session::start(options).await?, &asked).await,
         Command::Completion(asked) => completion::script(asked.shell),
         Command::Complete(asked) => completion::complete(options, &asked.words).await,
         Command::Man(asked) => man::write(&asked.directory),

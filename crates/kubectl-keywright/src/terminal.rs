@@ -24,6 +24,8 @@ pub struct Terminal {
     pub output_is_terminal: bool,
     /// Whether a line of progress can be written over.
     can_rewrite: bool,
+    /// Whether progress is worth a word.
+    is_quiet: bool,
     /// Columns of the terminal that results go to.
     pub width: Option<usize>,
 }
@@ -31,6 +33,7 @@ pub struct Terminal {
 /// A line that says what is waited for.
 pub struct ProgressLine {
     can_rewrite: bool,
+    is_quiet: bool,
     last: String,
     is_open: bool,
 }
@@ -48,6 +51,7 @@ impl Terminal {
             input_is_terminal: input,
             output_is_terminal: output,
             can_rewrite: error && !is_dumb && !set("NO_COLOR"),
+            is_quiet: false,
             width: width.filter(|_| output),
         }
     }
@@ -128,14 +132,19 @@ impl Terminal {
 
     /// A line that says what is waited for.
     pub fn progress(&self) -> ProgressLine {
-        ProgressLine { can_rewrite: self.can_rewrite, last: String::new(), is_open: false }
+        ProgressLine { can_rewrite: self.can_rewrite, is_quiet: self.is_quiet, last: String::new(), is_open: false }
+    }
+
+    /// The same terminal, for a part of something whose progress is told elsewhere.
+    pub fn quiet(self) -> Self {
+        Self { is_quiet: true, ..self }
     }
 }
 
 impl ProgressLine {
     /// Says what is waited for now, if that is news.
     pub fn show(&mut self, text: &str) {
-        if self.last == text {
+        if self.is_quiet || self.last == text {
             return;
         }
         text.clone_into(&mut self.last);

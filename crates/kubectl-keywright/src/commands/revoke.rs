@@ -174,7 +174,7 @@ async fn wait(session: &Session, targets: Vec<Target>, timeout: Duration) -> Res
     let number = targets.len();
     let first = targets.first().map(|target| target.name.clone()).unwrap_or_default();
     let mut left = targets;
-    let outcome = follow(session, session.attempt("get", &first), timeout, async |waited| {
+    let outcome = follow(session.waits(), session.attempt("get", &first), timeout, async |waited| {
         let mut last = Progress::Waiting("Waiting for the controller".to_owned());
         while let Some(target) = left.last() {
             let key = session.cluster.find::<ApiKey>(&session.cluster.namespace, &target.name).await?;

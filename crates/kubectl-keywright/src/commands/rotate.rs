@@ -31,7 +31,7 @@ pub async fn run(session: &Session, asked: &Rotate) -> Result<(), Failure> {
         generation: key.metadata.generation.unwrap_or(1),
         change: Change::Rotated(RotateRequest::read(&request).shown),
     };
-    let outcome = follow(session, session.attempt("get", &asked.name), asked.timeout, async |waited| {
+    let outcome = follow(session.waits(), session.attempt("get", &asked.name), asked.timeout, async |waited| {
         let key = session.cluster.find::<ApiKey>(&session.cluster.namespace, &asked.name).await?;
         Ok(in_force(key.as_ref(), &wanted, waited, &session.cluster.now()))
     });
