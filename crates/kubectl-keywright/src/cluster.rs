@@ -259,10 +259,9 @@ impl Cluster {
     /// Notes the API server's clock.
     fn heed(&self, headers: &HeaderMap) {
         let date = headers.get("date").and_then(|date| date.to_str().ok());
-        let Some(date) = date.and_then(|date| rfc2822::parse(date).ok()) else { return };
-        let ahead = date.timestamp().duration_since(Timestamp::now());
-        let ahead = if ahead.abs() < SAME_CLOCK { SignedDuration::ZERO } else { ahead };
-        self.ahead.store(ahead.as_secs(), Ordering::Relaxed);
+        if let Some(ahead) = date.and_then(|date| seconds_ahead(date, Timestamp::now())) {
+            self.ahead.store(ahead, Ordering::Relaxed);
+        }
     }
 }
 
@@ -316,6 +315,12 @@ fn refusal(code: u16, body: &[u8]) -> ApiError {
     ApiError::Refused(status.with_code(code).boxed())
 }
 
+/// How far the clock of a `Date` header is ahead of ours, in seconds.
+fn seconds_ahead(date: &str, now: Timestamp) -> Option<i64> {
+    let ahead = rfc2822::parse(date).ok()?.timestamp().duration_since(now);
+    Some(if ahead.abs() < SAME_CLOCK { 0 } else { ahead.as_secs() })
+}
+
 /// The texts of the `Warning` headers (RFC 7234, 5.5): `299 - "text"`.
 fn warnings(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all("warning").iter().filter_map(|value| str::from_utf8(value.as_bytes()).ok());
@@ -338,6 +343,20 @@ mod tests {
         assert!(matches!(refusal(404, b"404 page not found\n"), ApiError::NotInstalled));
         let unnamed = br#"{"kind":"Status","reason":"NotFound","code":404,"message":"the server could not find the requested resource","details":{}}"#;
         assert!(matches!(refusal(404, unnamed), ApiError::NotInstalled));
+    }
+
+    #[test]
+    fn the_clock_that_counts_is_the_api_server_s() {
+        let now = "2026-11-29T13:05:00.9Z".parse().unwrap();
+        for (date, ahead) in [
+            ("Sun, 29 Nov 2026 13:05:00 GMT", Some(0)),
+            ("Sun, 29 Nov 2026 13:04:58 GMT", Some(0)),
+            ("Sun, 29 Nov 2026 13:10:01 GMT", Some(300)),
+            ("Sun, 29 Nov 2026 12:05:00 GMT", Some(-3600)),
+            ("soon", None),
+        ] {
+            assert_eq!(seconds_ahead(date, now), ahead, "{date}");
+        }
     }
 
     #[test]

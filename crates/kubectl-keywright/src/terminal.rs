@@ -56,20 +56,21 @@ impl Terminal {
         }
     }
 
-    /// Says something that is no result.
+    /// Says something that is no result. What comes from objects in it is made safe.
     pub fn say(&self, text: &str) {
+        let lines: Vec<_> = text.lines().map(escape).collect();
         // Whoever has closed standard error does not want to know.
-        let _ = writeln!(anstream::stderr(), "{text}");
+        let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
     }
 
     /// Says what the API server warns of.
     pub fn warn(&self, warnings: &[String]) {
         for warning in warnings {
-            self.say(&format!("Warning: {}", escape(warning)));
+            self.say(&format!("Warning: {warning}"));
         }
     }
 
-    /// Prints a result, with its newline.
+    /// Prints a result, with its newline. The caller has made safe what comes from objects.
     ///
     /// # Errors
     /// If nobody takes it.
@@ -101,8 +102,8 @@ impl Terminal {
     /// # Errors
     /// If standard input cannot be read.
     pub fn ask(&self, question: &str) -> Result<Option<String>, Failure> {
-        let mut error = anstream::stderr();
-        let _ = write!(error, "{question}").and_then(|()| error.flush());
+        let mut error = io::stderr();
+        let _ = write!(error, "{}", escape(question)).and_then(|()| error.flush());
         let mut line = String::new();
         let read = io::stdin().lock().take(LONGEST_INPUT).read_line(&mut line).map_err(|error| unreadable(&error))?;
         if read == 0 {

@@ -17,6 +17,7 @@ use crate::canary::{Reason, Search, Verdict};
 use crate::failure::Failure;
 use crate::session::Session;
 use crate::terminal::ProgressLine;
+use crate::view::escape::escape;
 use crate::view::wait::{Change, Wanted, in_force};
 
 /// How long the route may take to answer.
@@ -203,7 +204,7 @@ impl<'a> Canary<'a> {
 }
 
 fn told(session: &Session, label: &str, text: &str) -> Result<(), Failure> {
-    session.terminal.print(&format!("{label:15} {text}\n"))
+    session.terminal.print(&format!("{label:15} {}\n", escape(text)))
 }
 
 fn target(url: &str) -> Result<Uri, Failure> {

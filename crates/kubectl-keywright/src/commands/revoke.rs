@@ -81,7 +81,7 @@ async fn tell(session: &Session, keys: &[ApiKey]) {
         let name = key.metadata.name.as_deref().unwrap_or_default();
         let users = secret_of(key).map(|secret| workloads.using(secret)).unwrap_or_default();
         let place = format!("{name} in {} on {}", session.cluster.namespace, session.cluster.name);
-        session.terminal.say(&escape(&format!("{place}: {}.", losses(key, &users, &now))));
+        session.terminal.say(&format!("{place}: {}.", losses(key, &users, &now)));
     }
     if !workloads.unseen.is_empty() {
         let (unseen, namespace) = (workloads.unseen.join(", "), &session.cluster.namespace);
@@ -192,7 +192,7 @@ async fn wait(session: &Session, targets: Vec<Target>, timeout: Duration) -> Res
     });
     let still = "Still being revoked; cannot be undone.";
     match outcome.await {
-        Outcome::Done(done) => session.terminal.print(&format!("{done}\n")),
+        Outcome::Done(done) => session.terminal.print(&format!("{}\n", escape(&done))),
         Outcome::Failed(why) => Err(Failure::failed(format!("{why} {still}"))),
         Outcome::Late(late) => Err(Failure::late(format!("{late} {still}"))),
         Outcome::Interrupted => Err(Failure::interrupted(still)),

@@ -9,6 +9,7 @@ use super::follow::{Outcome, follow};
 use crate::args::Rotate;
 use crate::failure::Failure;
 use crate::session::Session;
+use crate::view::escape::escape;
 use crate::view::state::{condition, is_going};
 use crate::view::wait::{Change, Wanted, in_force};
 
@@ -36,7 +37,7 @@ pub async fn run(session: &Session, asked: &Rotate) -> Result<(), Failure> {
         Ok(in_force(key.as_ref(), &wanted, waited, &session.cluster.now()))
     });
     match outcome.await {
-        Outcome::Done(done) => session.terminal.print(&format!("{done}\n")),
+        Outcome::Done(done) => session.terminal.print(&format!("{}\n", escape(&done))),
         Outcome::Failed(why) => Err(Failure::failed(format!("{name}: {why}"))),
         Outcome::Late(still) => Err(Failure::late(format!("{name}: not rotated yet. {still} It goes on by itself."))),
         Outcome::Interrupted => Err(Failure::interrupted(format!("{name}: the rotation goes on by itself."))),

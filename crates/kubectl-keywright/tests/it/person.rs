@@ -137,6 +137,16 @@ impl Scene {
         self.finished(command, "").await
     }
 
+    /// The same, in a terminal whose owner wants no colours.
+    pub async fn at_plain_terminal(&self, line: &str, answers: &[(&str, &str)]) -> Ran {
+        let mut command = self.command("env");
+        command.args(["NO_COLOR=1", "python3"]);
+        command.arg(project().join("crates/kubectl-keywright/tests/terminal.py"));
+        command.arg("120").arg(json!(answers).to_string());
+        command.arg(env!("CARGO_BIN_EXE_kubectl-keywright")).args(line.split_whitespace());
+        self.finished(command, "").await
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
