@@ -15,6 +15,7 @@ use jiff::{SignedDuration, Timestamp, Zoned};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use keywright_core::proxy::proxy_for;
 use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -86,7 +87,13 @@ impl Cluster {
         let file = file.map_err(|error| unusable(&error))?;
         let name = cluster_name(&file, options.context.as_deref()).unwrap_or_else(|| "this cluster".to_owned());
         let choice = KubeConfigOptions { context: options.context.clone(), ..KubeConfigOptions::default() };
+        let has_own_proxy = has_own_proxy(&file, &name);
         let mut config = Config::from_custom_kubeconfig(file, &choice).await.map_err(|error| unusable(&error))?;
+        if !has_own_proxy {
+            // Kube compares NO_PROXY with the proxy's own name.
+            let proxy = proxy_for(&config.cluster_url, |name| std::env::var(name).ok());
+            config.proxy_url = proxy.map_err(|error| Failure::usage(error.to_string()))?;
+        }
         // A request that is tried again by itself may be carried out minutes after it was decided.
         config.default_retry = false;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
@@ -280,6 +287,12 @@ fn cluster_name(file: &Kubeconfig, context: Option<&str>) -> Option<String> {
     let context = context.or(file.current_context.as_deref())?;
     let named = file.contexts.iter().find(|named| named.name == context)?;
     Some(named.context.as_ref()?.cluster.clone())
+}
+
+/// Whether the kubeconfig names a proxy for the cluster.
+fn has_own_proxy(file: &Kubeconfig, cluster: &str) -> bool {
+    let named = file.clusters.iter().find(|named| named.name == cluster).and_then(|named| named.cluster.as_ref());
+    named.is_some_and(|cluster| cluster.proxy_url.as_ref().is_some_and(|url| !url.is_empty()))
 }
 
 fn built(request: Result<Request<Vec<u8>>, request::Error>) -> Result<Request<Vec<u8>>, ApiError> {

@@ -55,11 +55,10 @@ async fn a_narrow_terminal_gets_fewer_columns_and_is_told_so() {
 #[tokio::test]
 async fn who_wants_no_colours_gets_lines_and_no_controls() {
     let scene = Scene::of_admin("plain").await;
-    let ran =
-        scene.at_plain_terminal("create ci --expires 1d", &[]).await.exits(0).prints("Waiting for the controller...");
+    let ran = scene.at_plain_terminal("create ci --expires 1d").await.exits(0).prints("Waiting for the controller...");
     let key = scene.delivered("ci").await;
     assert!(ran.output.contains(&key) && !ran.output.contains('\u{1b}'), "{}", ran.output.replace(&key, "KEY"));
-    let ran = scene.at_plain_terminal("list", &[]).await.exits(0).prints("Active");
+    let ran = scene.at_plain_terminal("list").await.exits(0).prints("Active");
     assert!(!ran.output.contains('\u{1b}'), "{ran:?}");
 }
 
