@@ -26,7 +26,7 @@ mod source;
 mod status;
 pub mod tombstones;
 
-pub use self::enforcement::{Enforcement, Pending, Purpose};
+pub use self::enforcement::{Awaited, Enforcement, Pending, Purpose, awaited_in};
 pub use self::events::{Announcement, announcements, handed_out_early, revoked_for_good};
 pub use self::messages::Finding;
 pub use self::observed::{Claim, Held, Observed, Obstacle, Ownership, SecretAttempt};

@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::date_time;
 use crate::fence::{DELIVERY_PATIENCE, ENFORCEMENT_PATIENCE};
 
 /// How long after the latest moment of a wait it is looked at again.
 const MARGIN: SignedDuration = SignedDuration::from_secs(1);
+
+/// What stands in a message before the latest moment of a wait, and between that and who is waited for.
+const UNTIL: &str = ", until ";
+const AT_THE_LATEST: &str = " at the latest: ";
 
 /// Whether every verifier decides by what the records of one ApiKey say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +75,7 @@ impl Pending {
     pub(super) fn message(&self) -> String {
         match self {
             Self::Verifiers { on, latest } => {
-                format!("waiting for the verifiers' acknowledgement, until {latest} at the latest: {}", names(on))
+                format!("waiting for the verifiers' acknowledgement{UNTIL}{latest}{AT_THE_LATEST}{}", names(on))
             }
             Self::TooManyLeases => {
                 "waiting: the system namespace has too many Leases of verifiers; remove those of verifiers that are gone"
@@ -95,6 +100,22 @@ impl Pending {
     }
 }
 
+/// Whom a message of an ApiKey waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Awaited<'m> {
+    /// If they stay silent, they let nobody in from then on.
+    pub latest: Timestamp,
+    /// Names of the verifiers' Leases, for people.
+    pub verifiers: &'m str,
+}
+
+/// Whom `message` says that it waits for: a condition's message, as [`Pending`] has it.
+pub fn awaited_in(message: &str) -> Option<Awaited<'_>> {
+    let (_, rest) = message.split_once(UNTIL)?;
+    let (latest, verifiers) = rest.split_once(AT_THE_LATEST)?;
+    Some(Awaited { latest: date_time::parse(latest)?, verifiers })
+}
+
 /// A few of them, and how many more there are.
 pub(super) fn names(leases: &[Arc<str>]) -> String {
     const SHOWN: usize = 5;
@@ -102,5 +123,23 @@ pub(super) fn names(leases: &[Arc<str>]) -> String {
     match leases.len().saturating_sub(SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_says_whom_it_waits_for() {
+        let latest: Timestamp = "2026-11-29T14:32:10Z".parse().unwrap();
+        let pending = |on: &[&str]| Pending::Verifiers { on: on.iter().map(|name| Arc::from(*name)).collect(), latest };
+        for (on, verifiers) in [(&["a"][..], "a"), (&["a", "b", "c", "d", "e", "f"], "a, b, c, d, e and 1 more")] {
+            let message = format!("all keys are revoked; {}", pending(on).message());
+            assert_eq!(awaited_in(&message), Some(Awaited { latest, verifiers }));
+        }
+        for other in [Pending::TooManyLeases, Pending::Restored { until: latest }, Pending::Unread] {
+            assert_eq!(awaited_in(&other.message()), None);
+        }
     }
 }

@@ -1,0 +1,250 @@
+//! `revoke`: says what will stop working, asks, deletes, and waits until no verifier accepts the keys.
+
+use std::time::Duration;
+
+use jiff::Zoned;
+use keywright_core::api::ApiKey;
+
+use super::follow::{Outcome, follow};
+use crate::args::{Revoke, Selection};
+use crate::failure::{ApiError, Failure};
+use crate::session::Session;
+use crate::view::escape::escape;
+use crate::view::hint::is_idle;
+use crate::view::state::last_used_at;
+use crate::view::time::{self, Form};
+use crate::view::wait::{Progress, revoked, seconds};
+use crate::workloads::Workloads;
+
+/// An ApiKey that is to be revoked.
+struct Target {
+    name: String,
+    uid: String,
+}
+
+/// What a person has to type.
+#[derive(Debug, PartialEq, Eq)]
+enum Question {
+    /// Yes or no: nobody will miss it.
+    YesOrNo(String),
+    /// Exactly this.
+    Typed { question: String, answer: String },
+}
+
+/// Revokes keys.
+pub async fn run(session: &Session, asked: &Revoke) -> Result<(), Failure> {
+    let keys = selected(session, asked).await?;
+    if keys.is_empty() {
+        session.terminal.say(&format!("No API key in {} matches. Nothing was revoked.", session.cluster.namespace));
+        return Ok(());
+    }
+    if !asked.yes && !session.terminal.can_ask {
+        return Err(Failure::usage("Add --yes to revoke unasked. Nothing was revoked."));
+    }
+    tell(session, &keys).await;
+    if !asked.yes {
+        session.terminal.say("Refused at once and for good.");
+        let question = question(&keys, &session.cluster.now());
+        if !question.is_answered_by(session.terminal.ask(question.text())?.as_deref()) {
+            return Err(Failure::failed("Nothing was revoked."));
+        }
+    }
+    let targets = delete(session, &keys).await?;
+    wait(session, targets, asked.timeout).await
+}
+
+async fn selected(session: &Session, asked: &Revoke) -> Result<Vec<ApiKey>, Failure> {
+    if asked.names.is_empty() {
+        let selection =
+            Selection { all_namespaces: false, selector: asked.selector.clone(), owner: asked.owner.clone() };
+        return session.apikeys(&selection).await;
+    }
+    let mut names = asked.names.clone();
+    names.sort_unstable();
+    names.dedup();
+    let mut keys = Vec::new();
+    for name in &names {
+        keys.push(session.apikey(name).await?);
+    }
+    Ok(keys)
+}
+
+/// Says of each key what will stop working.
+async fn tell(session: &Session, keys: &[ApiKey]) {
+    let has_secrets = keys.iter().any(|key| secret_of(key).is_some());
+    let workloads = match has_secrets {
+        true => Workloads::read(&session.cluster, &session.cluster.namespace).await,
+        false => Workloads::default(),
+    };
+    let now = session.cluster.now();
+    for key in keys {
+        let name = key.metadata.name.as_deref().unwrap_or_default();
+        let users = secret_of(key).map(|secret| workloads.using(secret)).unwrap_or_default();
+        let place = format!("{name} in {} on {}", session.cluster.namespace, session.cluster.name);
+        session.terminal.say(&format!("{place}: {}.", losses(key, &users, &now)));
+    }
+    if !workloads.unseen.is_empty() {
+        let (unseen, namespace) = (workloads.unseen.join(", "), &session.cluster.namespace);
+        session.terminal.say(&format!("Workloads may be missing here: you may not list {unseen} in {namespace}."));
+    }
+}
+
+fn secret_of(key: &ApiKey) -> Option<&str> {
+    key.status.as_ref()?.secret_name.as_deref()
+}
+
+/// What stops working: `used 4m ago, mounted by Deployment runner, 1 old key goes too`.
+fn losses(key: &ApiKey, users: &[&str], now: &Zoned) -> String {
+    let used = match last_used_at(key) {
+        None => "never used".to_owned(),
+        Some(at) => format!("used {}", time::ago(at, now, Form::Short)),
+    };
+    let mounted = (!users.is_empty()).then(|| format!("mounted by {}", users.join(", ")));
+    let retiring = key.status.as_ref().map_or(0, |status| status.retiring.len());
+    let old = match retiring {
+        0 => None,
+        1 => Some("1 old key goes too".to_owned()),
+        number => Some(format!("{number} old keys go too")),
+    };
+    [Some(used), mounted, old].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// Friction follows damage.
+fn question(keys: &[ApiKey], now: &Zoned) -> Question {
+    match keys {
+        [key] => {
+            let name = key.metadata.name.clone().unwrap_or_default();
+            if is_idle(key, now) {
+                Question::YesOrNo(format!("Revoke {name}? [y/N] "))
+            } else {
+                Question::Typed { question: format!("Type {name} to revoke: "), answer: name }
+            }
+        }
+        many => {
+            let number = many.len();
+            Question::Typed { question: format!("Type {number} to revoke {number} keys: "), answer: number.to_string() }
+        }
+    }
+}
+
+impl Question {
+    fn text(&self) -> &str {
+        match self {
+            Self::YesOrNo(question) | Self::Typed { question, .. } => question,
+        }
+    }
+
+    /// No answer, an empty one and a wrong one change nothing.
+    fn is_answered_by(&self, answer: Option<&str>) -> bool {
+        match self {
+            Self::YesOrNo(_) => answer.is_some_and(|answer| ["y", "yes"].contains(&&*answer.to_lowercase())),
+            Self::Typed { answer: right, .. } => answer == Some(right),
+        }
+    }
+}
+
+/// Deletes each as it was shown: not one that was made again under its name.
+async fn delete(session: &Session, keys: &[ApiKey]) -> Result<Vec<Target>, Failure> {
+    let mut targets = Vec::new();
+    for key in keys {
+        let name = key.metadata.name.clone().unwrap_or_default();
+        let uid = key.metadata.uid.clone().unwrap_or_default();
+        match session.cluster.delete::<ApiKey>(&session.cluster.namespace, &name, &uid).await {
+            Ok(answer) => session.terminal.warn(&answer.warnings),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(failed_at(session, &name, &error, targets.len())),
+        }
+        targets.push(Target { name, uid });
+    }
+    Ok(targets)
+}
+
+fn failed_at(session: &Session, name: &str, error: &ApiError, done: usize) -> Failure {
+    let sentence = match error.is_conflict() {
+        true => format!("{name} was made again meanwhile: look at it, and try again."),
+        false => session.attempt("delete", name).sentence(error),
+    };
+    match done {
+        0 => Failure::failed(format!("{sentence} Nothing was revoked.")),
+        done => Failure::failed(format!("{sentence} {done} before it are being revoked.")),
+    }
+}
+
+async fn wait(session: &Session, targets: Vec<Target>, timeout: Duration) -> Result<(), Failure> {
+    let number = targets.len();
+    let first = targets.first().map(|target| target.name.clone()).unwrap_or_default();
+    let mut left = targets;
+    let outcome = follow(session.waits(), session.attempt("get", &first), timeout, async |waited| {
+        let mut last = Progress::Waiting("Waiting for the controller".to_owned());
+        while let Some(target) = left.last() {
+            let key = session.cluster.find::<ApiKey>(&session.cluster.namespace, &target.name).await?;
+            last = revoked(key.as_ref(), &target.uid, waited, &session.cluster.now());
+            if !matches!(last, Progress::Done(_)) {
+                break;
+            }
+            left.pop();
+        }
+        Ok(match (last, left.len()) {
+            (Progress::Waiting(what), 2..) => Progress::Waiting(format!("{} keys left. {what}", left.len())),
+            (Progress::Done(_), _) if number > 1 => Progress::Done(all_done(number, waited)),
+            (progress, _) => progress,
+        })
+    });
+    let still = "Still being revoked; cannot be undone.";
+    match outcome.await {
+        Outcome::Done(done) => session.terminal.print(&format!("{}\n", escape(&done))),
+        Outcome::Failed(why) => Err(Failure::failed(format!("{why} {still}"))),
+        Outcome::Late(late) => Err(Failure::late(format!("{late} {still}"))),
+        Outcome::Interrupted => Err(Failure::interrupted(still)),
+    }
+}
+
+fn all_done(number: usize, waited: Duration) -> String {
+    format!("Revoked {number} keys in {}. No verifier accepts them any more.", seconds(waited))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::view::fixtures::{apikey, now};
+
+    #[test]
+    fn what_stops_working_is_told_as_far_as_it_is_known() {
+        let retiring = json!([{"serial": 1, "retiresAt": "2026-11-29T14:02:00Z"}]);
+        for (key, users, said) in [
+            (json!({}), vec!["Deployment runner"], "used 4m ago, mounted by Deployment runner"),
+            (json!({"status": {"retiring": retiring}}), vec![], "used 4m ago, 1 old key goes too"),
+            (json!({"status": {"lastUsedAt": null}}), vec![], "never used"),
+        ] {
+            assert_eq!(losses(&apikey(&key), &users, &now()), said);
+        }
+    }
+
+    #[test]
+    fn a_key_in_use_is_revoked_by_its_name_and_an_idle_one_by_a_yes() {
+        let in_use = question(&[apikey(&json!({}))], &now());
+        assert_eq!(in_use.text(), "Type nightly-ci to revoke: ");
+        let idle = question(&[apikey(&json!({"status": {"lastUsedAt": null}}))], &now());
+        assert_eq!(idle.text(), "Revoke nightly-ci? [y/N] ");
+        let many = question(&[apikey(&json!({})), apikey(&json!({}))], &now());
+        assert_eq!(many.text(), "Type 2 to revoke 2 keys: ");
+        for (question, answer, is_yes) in [
+            (&in_use, Some("nightly-ci"), true),
+            (&in_use, Some("y"), false),
+            (&in_use, Some("Nightly-ci"), false),
+            (&in_use, Some(""), false),
+            (&in_use, None, false),
+            (&idle, Some("y"), true),
+            (&idle, Some("Yes"), true),
+            (&idle, Some(""), false),
+            (&idle, Some("n"), false),
+            (&idle, None, false),
+            (&many, Some("2"), true),
+            (&many, Some("y"), false),
+        ] {
+            assert_eq!(question.is_answered_by(answer), is_yes, "{question:?} {answer:?}");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! `kubectl keywright`: API keys for people, on their own rights.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use kubectl_keywright::args::Arguments;
+use kubectl_keywright::commands;
+use kubectl_keywright::terminal::Terminal;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match commands::run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            Terminal::detect().say(&failure.to_string());
+            ExitCode::from(failure.code().number())
+        }
+    }
+}
