@@ -1,0 +1,307 @@
+// The list: rows in memory, at most as many of them in the DOM as were asked for, each touched only where it changed.
+
+import { by, button, element, show, write } from "./dom.js";
+import { COLUMNS, HINTS, count, prepare, select } from "./rows.js";
+import { spokenElement } from "./time.js";
+
+const PAGE = 100;
+
+/** The column that a hint stands under. */
+const UNDER = { "unused": "used", "no end": "expires", "expires soon": "expires", "any address": "status", "old key in use": "key" };
+/** A state as a word with border and tint. */
+export const chip = ({ state, tone }) => element("span", { class: `chip ${tone}` }, state);
+
+const TITLES = { namespace: "Namespace", name: "Name", owner: "Owner", key: "Key", created: "Created", used: "Last used", expires: "Expires", status: "Status" };
+
+export class List {
+  /** `view` is what is asked for; `changed` is called when a person changes it, `open` to open a row. */
+  constructor(view, { changed, open, create }) {
+    Object.assign(this, { view, changed, open, create });
+    this.table = document.querySelector("#list table");
+    this.body = this.table.tBodies[0];
+    this.makeHead();
+    this.body.addEventListener("click", (event) => this.clicked(event));
+    this.body.addEventListener("keydown", (event) => this.moved(event));
+    by("filters").addEventListener("submit", (event) => event.preventDefault());
+    by("search").addEventListener("input", () => this.change({ search: by("search").value }));
+    by("state").addEventListener("change", () => this.change({ state: by("state").value }));
+    by("owner").addEventListener("change", () => this.change({ owner: by("owner").value }));
+    by("more").lastElementChild.addEventListener("click", () => this.showMore());
+    by("news").lastElementChild.addEventListener("click", () => {
+      this.arrange();
+      by("search").focus();
+    });
+    this.clear();
+  }
+
+  clear() {
+    this.rows = new Map();
+    this.drawn = new Map();
+    this.news = new Set();
+    this.own = new Set();
+    this.limit = PAGE;
+    this.chosen = [];
+    this.ready = false;
+    this.body.replaceChildren();
+    by("search").value = this.view.search;
+    for (const part of [this.table, by("filters"), by("hints"), by("more"), by("news")]) show(part, false);
+  }
+
+  makeHead() {
+    const heads = COLUMNS.map((column) =>
+      element("th", { role: "columnheader", scope: "col", class: column },
+        element("button", { type: "button", click: () => this.sortBy(column) }, TITLES[column], element("span", { "aria-hidden": "true" }))));
+    this.table.tHead.rows[0].append(...heads);
+    this.heads = new Map(COLUMNS.map((column, index) => [column, heads[index]]));
+    by("hints").append(...Object.entries(HINTS).map(([hint, { why }]) => button("", () => this.toggle(hint), { title: why, "data-hint": hint })));
+  }
+
+  /** The first rows, as they come in. */
+  add(rows) {
+    for (const row of rows) this.rows.set(row.uid, prepare(row));
+  }
+
+  /** All rows are in. */
+  complete() {
+    this.ready = true;
+    this.arrange();
+  }
+
+  /** A row is new, or has changed. Nothing moves: a changed row stays where it is, a new one waits to be asked for. */
+  put(row) {
+    const known = this.rows.get(row.uid);
+    this.rows.set(row.uid, prepare(row));
+    if (!this.ready) return;
+    const isOwn = this.own.has(`${row.namespace}/${row.name}`) || this.rows.size === 1;
+    if (!known && isOwn) return this.arrange();
+    if (!known) this.news.add(row.uid);
+    else if (this.drawn.has(row.uid)) this.draw(row, this.drawn.get(row.uid));
+    this.summarise();
+  }
+
+  /** A row is gone: it is marked, and goes when the list is next arranged. */
+  remove(uid) {
+    const row = this.rows.get(uid);
+    const drawn = this.drawn.get(uid);
+    this.rows.delete(uid);
+    this.news.delete(uid);
+    if (!drawn || this.own.has(uid)) return this.arrange();
+    this.draw({ ...row, state: "Revoked", tone: "quiet", hints: [] }, drawn);
+    drawn.classList.add("past");
+    drawn.querySelector("button").setAttribute("aria-disabled", "true");
+    this.summarise();
+  }
+
+  change(changes) {
+    Object.assign(this.view, changes);
+    this.limit = PAGE;
+    this.arrange();
+    this.changed();
+  }
+
+  sortBy(column) {
+    const descending = this.view.sort === column && !this.view.descending;
+    this.change({ sort: column, descending });
+  }
+
+  reset() {
+    by("search").value = "";
+    this.change({ search: "", state: "", owner: "", hints: [] });
+    by("search").focus();
+  }
+
+  showMore() {
+    const first = this.limit;
+    this.limit += PAGE;
+    this.arrange();
+    this.focus(this.chosen[first]?.uid);
+  }
+
+  /** Selects, sorts and draws anew. */
+  arrange() {
+    if (!this.ready) return;
+    this.news.clear();
+    this.chosen = select([...this.rows.values()], this.view);
+    const wanted = this.chosen.slice(0, this.limit);
+    const kept = new Set(wanted.map((row) => row.uid));
+    for (const [uid, node] of this.drawn) {
+      if (kept.has(uid)) continue;
+      node.remove();
+      this.drawn.delete(uid);
+    }
+    let next = this.body.firstElementChild;
+    for (const row of wanted) {
+      let node = this.drawn.get(row.uid);
+      if (!node) {
+        node = this.makeRow(row);
+        this.drawn.set(row.uid, node);
+      }
+      if (node === next) next = next.nextElementSibling;
+      else this.body.insertBefore(node, next);
+    }
+    this.keepOneTabStop();
+    this.summarise();
+  }
+
+  summarise() {
+    const { view, rows, ready } = this;
+    show(this.heads.get("namespace"), view.namespace === "");
+    for (const [column, head] of this.heads) {
+      const sorted = view.sort === column;
+      if (sorted) head.setAttribute("aria-sort", view.descending ? "descending" : "ascending");
+      else head.removeAttribute("aria-sort");
+      write(head.querySelector("span"), sorted ? (view.descending ? "↓" : "↑") : "");
+    }
+    this.table.setAttribute("aria-rowcount", this.chosen.length + 1);
+    show(by("filters"), ready && rows.size > 0);
+    show(this.table, ready && this.chosen.length > 0);
+    this.offerFilters();
+    const shown = Math.min(this.limit, this.chosen.length);
+    write(by("more").firstElementChild, `${shown.toLocaleString("en")} of ${this.chosen.length.toLocaleString("en")} keys`);
+    show(by("more").lastElementChild, shown < this.chosen.length);
+    show(by("more"), ready && this.chosen.length > 0);
+    if (show(by("news"), this.news.size > 0)) {
+      write(by("news").firstElementChild, `${this.news.size} new key${this.news.size === 1 ? "" : "s"}.`);
+    }
+    this.explainEmptiness();
+  }
+
+  offerFilters() {
+    const all = [...this.rows.values()];
+    offer(by("state"), count(all, (row) => [row.state]), this.view.state);
+    offer(by("owner"), count(all, (row) => (row.owner ? [row.owner] : [])), this.view.owner);
+    const counts = count(all, (row) => row.hints);
+    const { hints } = this.view;
+    let isAny = false;
+    for (const chip of by("hints").children) {
+      const { hint } = chip.dataset;
+      const isChosen = hints.includes(hint);
+      write(chip, HINTS[hint].counted(counts.get(hint) ?? 0));
+      chip.setAttribute("aria-pressed", isChosen);
+      isAny = show(chip, counts.has(hint) || isChosen) || isAny;
+    }
+    show(by("hints"), this.ready && isAny);
+  }
+
+  toggle(hint) {
+    const { hints } = this.view;
+    this.change({ hints: hints.includes(hint) ? hints.filter((other) => other !== hint) : [...hints, hint] });
+  }
+
+  explainEmptiness() {
+    const empty = by("empty");
+    if (!this.ready || !show(empty, this.chosen.length === 0)) return;
+    if (this.rows.size > 0) {
+      empty.replaceChildren(element("p", {}, "No key matches."), button("Clear", () => this.reset()));
+    } else {
+      const where = this.view.namespace === "" ? "yet" : `in ${this.view.namespace} yet`;
+      empty.replaceChildren(element("p", {}, `No API keys ${where}.`), this.create() ?? "");
+    }
+  }
+
+  makeRow(row) {
+    const node = element("tr", { role: "row" });
+    node.dataset.uid = row.uid;
+    return this.draw(row, node);
+  }
+
+  draw(row, node) {
+    const hint = (column) => row.hints.filter((hint) => UNDER[hint] === column).map((hint) => element("span", { class: "hint" }, hint));
+    const cell = (column, ...content) => element("td", { role: "cell", class: column }, ...content, ...hint(column));
+    const said = (label, at, otherwise) =>
+      at ? [element("span", { class: "label" }, label), spokenElement(at)] : element("span", { class: "word" }, otherwise);
+    const name = element("th", { role: "rowheader", scope: "row", class: "name" },
+      element("button", { type: "button", tabindex: "-1" }, row.display),
+      element("span", { class: "under" }, row.name),
+      row.owner && element("span", { class: "under owner" }, row.owner));
+    const cells = [
+      name,
+      cell("owner", row.owner ?? ""),
+      cell("key", element("span", { class: "mono" }, row.key ?? "")),
+      cell("created", spokenElement(row.created)),
+      cell("used", said("Used ", row.used, row.key ? "Never used" : "")),
+      cell("expires", said("Expires ", row.expires, "Never")),
+      cell("status", chip(row), row.lagging && element("span", { class: "hint" }, "not yet everywhere")),
+    ];
+    if (this.view.namespace === "") cells.unshift(cell("namespace", element("span", {}, row.namespace)));
+    const focused = node.contains(document.activeElement);
+    const tab = node.querySelector("th button")?.tabIndex ?? -1;
+    node.replaceChildren(...cells);
+    const made = node.querySelector("th button");
+    made.tabIndex = tab;
+    if (focused) made.focus();
+    return node;
+  }
+
+  /** Marks the row whose details are open. */
+  mark(uid) {
+    this.body.querySelector(".chosen")?.classList.remove("chosen");
+    this.drawn.get(uid)?.classList.add("chosen");
+  }
+
+  /** Focuses a row; where it is not there, the one that `instead` names, or the search. */
+  focus(uid, instead) {
+    const node = this.drawn.get(uid) ?? this.drawn.get(instead) ?? this.body.querySelector("tr");
+    if (node) this.roveTo(node);
+    else if (!by("filters").hidden) by("search").focus();
+    else by("create").focus();
+  }
+
+  /** The row after this one, or before it at the end. */
+  neighbour(uid) {
+    const node = this.drawn.get(uid);
+    return (node?.nextElementSibling ?? node?.previousElementSibling)?.dataset.uid;
+  }
+
+  clicked(event) {
+    const node = event.target.closest("tr");
+    if (!node || node.classList.contains("past") || String(getSelection())) return;
+    this.roveTo(node);
+    this.open(node.dataset.uid);
+  }
+
+  moved(event) {
+    if (event.key === "/") {
+      event.preventDefault();
+      by("search").focus();
+    }
+    const node = event.target.closest("tr");
+    const to = {
+      ArrowDown: node?.nextElementSibling,
+      ArrowUp: node?.previousElementSibling,
+      Home: this.body.firstElementChild,
+      End: this.body.lastElementChild,
+    }[event.key];
+    if (!to) return;
+    event.preventDefault();
+    this.roveTo(to);
+  }
+
+  roveTo(node) {
+    const from = this.body.querySelector('th button[tabindex="0"]');
+    if (from) from.tabIndex = -1;
+    const to = node.querySelector("th button");
+    to.tabIndex = 0;
+    to.focus();
+  }
+
+  keepOneTabStop() {
+    if (this.body.querySelector('th button[tabindex="0"]')) return;
+    const first = this.body.querySelector("th button");
+    if (first) first.tabIndex = 0;
+  }
+}
+
+/** Fills a select with counted values, and keeps what is chosen even where it does not occur. */
+function offer(node, counts, chosen) {
+  if (chosen && !counts.has(chosen)) counts.set(chosen, 0);
+  const texts = [...counts].map(([value, times]) => `${value} (${times.toLocaleString("en")})`);
+  if (node.dataset.offered === texts.join("\n")) {
+    node.value = chosen;
+    return;
+  }
+  node.dataset.offered = texts.join("\n");
+  const options = [...counts.keys()].map((value, index) => element("option", { value }, texts[index]));
+  node.replaceChildren(element("option", { value: "" }, "Any"), ...options);
+  node.value = chosen;
+}

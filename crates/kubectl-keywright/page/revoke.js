@@ -1,0 +1,77 @@
+// Revocation: what stops working, the question, and the progress of the fence.
+
+import { button, dialog, element, say } from "./dom.js";
+import { Gone, get, pathOf, post } from "./server.js";
+import { spoken } from "./time.js";
+
+/** Asks whether to revoke, by its typed name where the key is in use. */
+export async function revoke(row, details) {
+  let gone = false;
+  const box = dialog(`Revoke ${row.display} in ${row.namespace}?`, {
+    role: "alertdialog",
+    narrow: true,
+    closed: () => (gone ? details.revoking.done(row) : details.focus("revoke")),
+  });
+  const consequences = element("p", { id: "dialog-text" }, "Looking what uses it...");
+  box.made.setAttribute("aria-describedby", "dialog-text");
+  const progress = element("p", { class: "progress", role: "status" });
+  const keep = button("Keep", box.close);
+  const end = element("div", { class: "end" }, progress, keep);
+  box.open(element("p", {}, "At once and for good."), consequences, end);
+  keep.focus();
+
+  let answer;
+  try {
+    answer = await get(`${pathOf(row)}/users`);
+  } catch (error) {
+    if (error instanceof Gone) return details.gone(box);
+    consequences.textContent = error.message;
+    return;
+  }
+  consequences.textContent = said(row, answer);
+  const typed = element("input", { autocomplete: "off", spellcheck: "false", class: "mono", "aria-label": `Type ${row.name} to revoke it` });
+  const submit = element("button", { type: "submit", class: "danger" }, "Revoke key");
+  const form = element("form", { submit: send },
+    answer.idle ? "" : element("p", { class: "ask" }, element("span", {}, "Type ", element("code", {}, row.name)), typed),
+    end);
+  end.append(submit);
+  const judge = () => (submit.disabled = !answer.idle && typed.value !== row.name);
+  typed.addEventListener("input", judge);
+  judge();
+  box.open(element("p", {}, "At once and for good."), consequences, form);
+  (answer.idle ? keep : typed).focus();
+
+  async function send(event) {
+    event.preventDefault();
+    if (submit.disabled) return;
+    submit.disabled = true;
+    progress.className = "progress";
+    const started = performance.now();
+    try {
+      const finished = details.revoking.watch(row, (words) => (progress.textContent = words));
+      progress.textContent = "Revoking...";
+      await post(`${pathOf(row)}/revoke`, { uid: row.uid });
+      keep.textContent = "Close";
+      submit.hidden = true;
+      await finished;
+      gone = true;
+      const words = `Revoked in ${((performance.now() - started) / 1000).toFixed(1)} s. No verifier accepts it any more.`;
+      box.open(element("p", { role: "status" }, words), element("div", { class: "end" }, button("Done", box.close, { class: "primary" })));
+      box.made.querySelector(".primary").focus();
+      say(words);
+    } catch (error) {
+      if (error instanceof Gone) return details.gone(box);
+      progress.className = "progress problem";
+      progress.textContent = error.message;
+      submit.hidden = false;
+      judge();
+    }
+  }
+}
+
+function said(row, { mounted = [], refused = [], retiring = 0 }) {
+  const used = row.used ? `Used ${spoken(row.used)}.` : "Never used.";
+  const by = mounted.length ? ` Mounted by ${mounted.join(", ")}.` : "";
+  const old = retiring ? ` ${retiring} old key${retiring === 1 ? " goes" : "s go"} too.` : "";
+  return used + by + old + refused.map((words) => ` ${words}`).join("");
+}
