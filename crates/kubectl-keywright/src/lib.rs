@@ -5,6 +5,7 @@
 //! - [`view`]: what people see of an ApiKey. Commands and page share it. [`decision`]: what a verifier would decide.
 //! - [`cluster`]: the user's cluster. [`workloads`]: who mounts a Secret there.
 //! - [`failure`]: what went wrong, in a sentence, and its exit code.
+//! - [`ui`]: the page in the user's browser, and the server behind it.
 //! - [`output`]: tables and documents. [`terminal`]: colours, prompts, progress.
 
 pub mod args;
@@ -14,5 +15,6 @@ pub mod decision;
 pub mod failure;
 pub mod output;
 pub mod terminal;
+pub mod ui;
 pub mod view;
 pub mod workloads;
