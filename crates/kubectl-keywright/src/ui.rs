@@ -45,7 +45,11 @@ pub struct UiOptions {
 ///
 /// # Errors
 /// A port that is taken, or no randomness.
-pub async fn run(cluster: Cluster, options: &UiOptions, tell: impl FnOnce(&str) -> Result<(), Failure>) -> Result<(), Failure> {
+pub async fn run(
+    cluster: Cluster,
+    options: &UiOptions,
+    tell: impl FnOnce(&str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let taken = |error: std::io::Error| {
         Failure::usage(format!("127.0.0.1:{} cannot be listened on: {error}. Choose another --port.", options.port))
     };

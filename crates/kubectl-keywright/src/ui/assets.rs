@@ -64,8 +64,9 @@ mod tests {
     #[test]
     fn every_file_of_the_page_is_served() {
         let folder = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/page")).unwrap();
-        let files: BTreeSet<String> =
-            folder.map(|file| format!("/{}", file.unwrap().file_name().display()).replace("/index.html", "/")).collect();
+        let files: BTreeSet<String> = folder
+            .map(|file| format!("/{}", file.unwrap().file_name().display()).replace("/index.html", "/"))
+            .collect();
         let served: BTreeSet<String> = ASSETS.iter().map(|asset| asset.path.to_owned()).collect();
         assert_eq!(served, files);
     }
@@ -88,7 +89,17 @@ mod tests {
     #[test]
     fn nothing_in_the_page_needs_more_than_its_policy_allows() {
         for asset in ASSETS {
-            for forbidden in ["innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", " style=", "onclick=", "http://", "https://"] {
+            for forbidden in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacent",
+                "document.write",
+                "eval(",
+                " style=",
+                "onclick=",
+                "http://",
+                "https://",
+            ] {
                 let allowed = forbidden == "http://" && asset.path == "/icon.svg";
                 assert!(allowed || !asset.content.contains(forbidden), "{}: {forbidden}", asset.path);
             }

@@ -41,8 +41,16 @@ pub struct Created {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Delivery {
-    Secret { secret: String, entry: &'static str, snippet: String },
-    Once { prefix: String, #[serde(serialize_with = "revealed")] key: Key },
+    Secret {
+        secret: String,
+        entry: &'static str,
+        snippet: String,
+    },
+    Once {
+        prefix: String,
+        #[serde(serialize_with = "revealed")]
+        key: Key,
+    },
 }
 
 fn revealed<S: Serializer>(key: &Key, serializer: S) -> Result<S::Ok, S::Error> {
@@ -60,12 +68,13 @@ impl From<ApiError> for NotChanged {
 /// # Errors
 /// See [`NotChanged`].
 pub async fn create(cluster: &Cluster, form: &NewKey, now: Timestamp) -> Result<Created, NotChanged> {
-    let key = match form.deliver {
-        Deliver::Secret => None,
-        Deliver::Once => Some(Key::mint(&mut SysRng).map_err(|error| {
-            NotChanged::Words(format!("The operating system gives no random numbers: {error}."))
-        })?),
-    };
+    let key =
+        match form.deliver {
+            Deliver::Secret => None,
+            Deliver::Once => Some(Key::mint(&mut SysRng).map_err(|error| {
+                NotChanged::Words(format!("The operating system gives no random numbers: {error}."))
+            })?),
+        };
     let checked = form.check(key.as_ref().map(Key::digest).as_ref(), now);
     if !checked.problems.is_empty() {
         return Err(NotChanged::Problems(checked.problems));

@@ -100,7 +100,10 @@ impl Details {
             suspended: spec.suspended,
             rotates: spec.key_hash.is_none(),
             delivery: delivery(key),
-            rotation: spec.rotation.as_ref().and_then(|rotation| rotation_words(rotation, status.next_rotation_at.map(|at| at.0), now)),
+            rotation: spec
+                .rotation
+                .as_ref()
+                .and_then(|rotation| rotation_words(rotation, status.next_rotation_at.map(|at| at.0), now)),
             scopes: spec.scopes.clone(),
             created_by: key.metadata.annotations.as_ref().and_then(|all| all.get(CREATED_BY_ANNOTATION)).cloned(),
             in_force,

@@ -205,7 +205,9 @@ fn is_final(error: &watcher::Error) -> bool {
 fn in_words(error: &watcher::Error, namespace: &str) -> String {
     match code(error) {
         Some(401) => "The API server does not know you: log in again.".to_owned(),
-        Some(403) if namespace.is_empty() => "You may not see API keys in all namespaces. Ask for keywright-view.".to_owned(),
+        Some(403) if namespace.is_empty() => {
+            "You may not see API keys in all namespaces. Ask for keywright-view.".to_owned()
+        }
         Some(403) => format!("You may not see API keys in {namespace}. Ask for keywright-view."),
         Some(404) => "Keywright is not installed here.".to_owned(),
         Some(_) => format!("{}.", innermost(error)),
@@ -282,8 +284,9 @@ mod tests {
     #[test]
     fn many_rows_come_in_batches() {
         let mut store = Store::default();
-        let messages: Vec<_> =
-            (0..1200).flat_map(|number| store.take(Event::InitApply(key(&number.to_string(), "ann")), &now())).collect();
+        let messages: Vec<_> = (0..1200)
+            .flat_map(|number| store.take(Event::InitApply(key(&number.to_string(), "ann")), &now()))
+            .collect();
         assert_eq!(kinds(&messages), "500 rows, 500 rows");
         assert_eq!(kinds(&store.take(Event::InitDone, &now())), "200 rows, complete");
     }

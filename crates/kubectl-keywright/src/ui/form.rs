@@ -103,13 +103,25 @@ impl NewKey {
         problems.extend(read(&spec, &name, now));
         match () {
             () if self.display_name.is_empty() && self.name.is_none() => {
-                problems.push(Problem { field: "display_name", words: "Give it a name.".to_owned(), missing: true, ..Problem::default() });
+                problems.push(Problem {
+                    field: "display_name",
+                    words: "Give it a name.".to_owned(),
+                    missing: true,
+                    ..Problem::default()
+                });
             }
-            () if name.is_empty() => problems.push(Problem::of("name", "It needs an object name: press Edit and give it one.")),
+            () if name.is_empty() => {
+                problems.push(Problem::of("name", "It needs an object name: press Edit and give it one."))
+            }
             // A Secret's name has the grammar of an ApiKey's.
-            () => problems.extend(read(&shown, &name, now).into_iter().map(|problem| Problem { field: "name", ..problem })),
+            () => problems
+                .extend(read(&shown, &name, now).into_iter().map(|problem| Problem { field: "name", ..problem })),
         }
-        let expires_at = declaration::read(&json!({"expiresIn": spec.get("expiresIn"), "expiresAt": spec.get("expiresAt")}), &name, now);
+        let expires_at = declaration::read(
+            &json!({"expiresIn": spec.get("expiresIn"), "expiresAt": spec.get("expiresAt")}),
+            &name,
+            now,
+        );
         let expires_at = expires_at.ok().and_then(|read| read.expires_at).map(Timestamp::as_second);
         let manifest = serde_yaml::to_string(&self.object(&name, &spec)).unwrap_or_default();
         Checked { name, problems, expires_at, manifest, spec }
@@ -127,7 +139,9 @@ impl NewKey {
 
     fn spec(&self, name: &str, digest: Option<&Digest>) -> (Value, Vec<Problem>) {
         let mut spec = Map::new();
-        for (field, text) in [("displayName", &self.display_name), ("description", &self.description), ("owner", &self.owner)] {
+        for (field, text) in
+            [("displayName", &self.display_name), ("description", &self.description), ("owner", &self.owner)]
+        {
             if !text.is_empty() && (field != "displayName" || text != name) {
                 spec.insert(field.to_owned(), json!(text));
             }
@@ -169,7 +183,8 @@ impl Edit {
         }
         let spec = Value::Object(spec);
         problems.extend(read(&spec, "", now));
-        let expires_at = declaration::read(&spec, "", now).ok().and_then(|read| read.expires_at).map(Timestamp::as_second);
+        let expires_at =
+            declaration::read(&spec, "", now).ok().and_then(|read| read.expires_at).map(Timestamp::as_second);
         Checked { problems, expires_at, spec, ..Checked::default() }
     }
 }
@@ -218,7 +233,8 @@ fn object_name(display_name: &str) -> String {
 
 /// The canonical entries in a text, and what is wrong with it.
 fn addresses(text: &str) -> (Vec<String>, Vec<Problem>) {
-    let entries: Vec<_> = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|entry| !entry.is_empty()).collect();
+    let entries: Vec<_> =
+        text.split(|c: char| c == ',' || c.is_whitespace()).filter(|entry| !entry.is_empty()).collect();
     match AllowedAddresses::parse(&entries) {
         Ok(allowed) => (allowed.canonical_entries(), Vec::new()),
         Err(_) if entries.is_empty() => (Vec::new(), Vec::new()),
@@ -317,12 +333,32 @@ mod tests {
     #[test]
     fn each_problem_stands_at_its_field() {
         for (change, field, words, suggestion) in [
-            (json!({"addresses": "10.0.0.1/8, 2001:db8::1"}), "addresses", "Entry 1 has host bits set.", Some("10.0.0.0/8")),
-            (json!({"addresses": "10.0.0.1, 10.0.0.1/32"}), "addresses", "Entries 1 and 2 are both 10.0.0.1/32: remove one of them.", None),
-            (json!({"addresses": "home"}), "addresses", "Entry 1 has a character that no IP address or CIDR has: write an address such as 192.0.2.1 or a CIDR such as 192.0.2.0/24.", None),
+            (
+                json!({"addresses": "10.0.0.1/8, 2001:db8::1"}),
+                "addresses",
+                "Entry 1 has host bits set.",
+                Some("10.0.0.0/8"),
+            ),
+            (
+                json!({"addresses": "10.0.0.1, 10.0.0.1/32"}),
+                "addresses",
+                "Entries 1 and 2 are both 10.0.0.1/32: remove one of them.",
+                None,
+            ),
+            (
+                json!({"addresses": "home"}),
+                "addresses",
+                "Entry 1 has a character that no IP address or CIDR has: write an address such as 192.0.2.1 or a CIDR such as 192.0.2.0/24.",
+                None,
+            ),
             (json!({"display_name": ""}), "display_name", "Give it a name.", None),
             (json!({"display_name": "鍵"}), "name", "It needs an object name: press Edit and give it one.", None),
-            (json!({"owner": "ann b"}), "owner", "The owner must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces, not \"ann b\".", None),
+            (
+                json!({"owner": "ann b"}),
+                "owner",
+                "The owner must be 1 to 128 ASCII letters, digits and ._@:/+=-, without spaces, not \"ann b\".",
+                None,
+            ),
             (json!({"expires": ""}), "expires", "Choose a date and a time.", None),
         ] {
             let problems = form(&change).check(None, now()).problems;
@@ -340,9 +376,13 @@ mod tests {
     #[test]
     fn an_object_name_is_made_of_the_displayed_one() {
         let long = "x".repeat(80);
-        for (display_name, name) in
-            [("Nightly CI", "nightly-ci"), ("  A/B  test_2 ", "a-b-test-2"), ("Zoë", "zo"), ("鍵", ""), (&long, &long[..63])]
-        {
+        for (display_name, name) in [
+            ("Nightly CI", "nightly-ci"),
+            ("  A/B  test_2 ", "a-b-test-2"),
+            ("Zoë", "zo"),
+            ("鍵", ""),
+            (&long, &long[..63]),
+        ] {
             assert_eq!(object_name(display_name), name);
         }
     }
@@ -353,7 +393,10 @@ mod tests {
         for (change, spec) in [
             (json!({"uid": "u", "expires": "30d"}), json!({"expiresIn": null, "expiresAt": "2026-12-29T13:05:00Z"})),
             (json!({"uid": "u", "expires": "Never"}), json!({"expiresIn": "Never", "expiresAt": null})),
-            (json!({"uid": "u", "expires": "2027-01-31T00:00:00Z"}), json!({"expiresIn": null, "expiresAt": "2027-01-31T00:00:00Z"})),
+            (
+                json!({"uid": "u", "expires": "2027-01-31T00:00:00Z"}),
+                json!({"expiresIn": null, "expiresAt": "2027-01-31T00:00:00Z"}),
+            ),
             (json!({"uid": "u", "addresses": " "}), json!({"allowedIPs": null})),
             (json!({"uid": "u", "addresses": "10.0.0.7"}), json!({"allowedIPs": ["10.0.0.7/32"]})),
             (json!({"uid": "u", "description": ""}), json!({"description": null})),

@@ -70,7 +70,8 @@ async fn rules(cluster: &Cluster, namespace: &str) -> Result<SubjectRulesReviewS
     let review = SelfSubjectRulesReview { spec, ..SelfSubjectRulesReview::default() };
     let body = serde_json::to_vec(&review).map_err(|error| ApiError::Unreadable(error.to_string()))?;
     let request = request::Request::new("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews");
-    let request = request.create(&PostParams::default(), body).map_err(|error| ApiError::Unreadable(error.to_string()))?;
+    let request =
+        request.create(&PostParams::default(), body).map_err(|error| ApiError::Unreadable(error.to_string()))?;
     let review = cluster.send::<SelfSubjectRulesReview>(request).await?.value;
     review.status.ok_or_else(|| ApiError::Unreadable("a review without an answer".to_owned()))
 }
@@ -87,7 +88,8 @@ fn action(verb: &str, namespace: &str) -> ResourceAttributes {
 
 /// A rule for single objects allows nothing that holds for all of them.
 fn allows(rule: &ResourceRule, verb: &str) -> bool {
-    let has = |list: Option<&[String]>, word: &str| list.is_some_and(|list| list.iter().any(|one| one == "*" || one == word));
+    let has =
+        |list: Option<&[String]>, word: &str| list.is_some_and(|list| list.iter().any(|one| one == "*" || one == word));
     has(rule.api_groups.as_deref(), GROUP)
         && has(rule.resources.as_deref(), "apikeys")
         && has(Some(&rule.verbs), verb)
@@ -108,10 +110,19 @@ mod tests {
             (json!([]), [false; 3]),
             (json!([rule(json!(["*"]), json!(["*"]), json!(["*"]))]), [true; 3]),
             (json!([rule(json!(all), json!(["apikeys"]), json!(["get", "list", "watch"]))]), [false; 3]),
-            (json!([rule(json!(all), json!(["apikeys"]), json!(["create"])), rule(json!(all), json!(["*"]), json!(["delete"]))]), [true, false, true]),
+            (
+                json!([
+                    rule(json!(all), json!(["apikeys"]), json!(["create"])),
+                    rule(json!(all), json!(["*"]), json!(["delete"]))
+                ]),
+                [true, false, true],
+            ),
             (json!([rule(json!([""]), json!(["apikeys"]), json!(["*"]))]), [false; 3]),
             (json!([rule(json!(all), json!(["apikeyrecords"]), json!(["*"]))]), [false; 3]),
-            (json!([{"apiGroups": all, "resources": ["apikeys"], "verbs": ["*"], "resourceNames": ["ci"]}]), [false; 3]),
+            (
+                json!([{"apiGroups": all, "resources": ["apikeys"], "verbs": ["*"], "resourceNames": ["ci"]}]),
+                [false; 3],
+            ),
         ] {
             let read: Vec<ResourceRule> = serde_json::from_value(rules.clone()).unwrap();
             assert_eq!(Rights::in_rules(&read), Rights { create, edit, revoke }, "{rules}");

@@ -173,7 +173,8 @@ async fn scene(State(page): State<Arc<Page>>, Query(asked): Query<HashMap<String
 
 /// The namespaces that there are, if the user may see that.
 async fn namespaces(cluster: &Cluster) -> Option<Vec<String>> {
-    let listed = request::Request::new("/api/v1/namespaces").list(&ListParams::default().limit(MOST_NAMESPACES)).ok()?;
+    let listed =
+        request::Request::new("/api/v1/namespaces").list(&ListParams::default().limit(MOST_NAMESPACES)).ok()?;
     let list = cluster.send::<ObjectList<Namespace>>(listed).await.ok()?.value;
     Some(list.items.into_iter().filter_map(|namespace| namespace.metadata.name).collect())
 }
@@ -228,7 +229,11 @@ async fn check_edit(State(page): State<Arc<Page>>, Json(form): Json<Edit>) -> Js
     Json(form.check(page.cluster.now().timestamp()))
 }
 
-async fn edit(State(page): State<Arc<Page>>, Path((namespace, name)): Named, Json(form): Json<Edit>) -> Answer<Response> {
+async fn edit(
+    State(page): State<Arc<Page>>,
+    Path((namespace, name)): Named,
+    Json(form): Json<Edit>,
+) -> Answer<Response> {
     let checked = form.check(page.cluster.now().timestamp());
     let edited = match checked.problems.is_empty() {
         true => change::edit(&page.cluster, &namespace, &name, &form.uid, &checked.spec).await,
@@ -237,12 +242,20 @@ async fn edit(State(page): State<Arc<Page>>, Path((namespace, name)): Named, Jso
     done(&page, "patch", &namespace, &name, edited)
 }
 
-async fn rotate(State(page): State<Arc<Page>>, Path((namespace, name)): Named, Json(meant): Json<Meant>) -> Answer<Response> {
+async fn rotate(
+    State(page): State<Arc<Page>>,
+    Path((namespace, name)): Named,
+    Json(meant): Json<Meant>,
+) -> Answer<Response> {
     let rotated = change::rotate(&page.cluster, &namespace, &name, &meant.uid).await;
     done(&page, "patch", &namespace, &name, rotated)
 }
 
-async fn revoke(State(page): State<Arc<Page>>, Path((namespace, name)): Named, Json(meant): Json<Meant>) -> Answer<Response> {
+async fn revoke(
+    State(page): State<Arc<Page>>,
+    Path((namespace, name)): Named,
+    Json(meant): Json<Meant>,
+) -> Answer<Response> {
     let revoked = change::revoke(&page.cluster, &namespace, &name, &meant.uid).await;
     done(&page, "delete", &namespace, &name, revoked)
 }
@@ -277,7 +290,9 @@ impl Problems {
     fn change(attempt: &Attempt<'_>, error: NotChanged) -> Self {
         match error {
             NotChanged::Api(error) => Self::api(attempt, &error),
-            NotChanged::Problems(fields) => Self { status: 422, message: "Something is missing or wrong.".to_owned(), fields },
+            NotChanged::Problems(fields) => {
+                Self { status: 422, message: "Something is missing or wrong.".to_owned(), fields }
+            }
             NotChanged::Words(words) => Self::new(409, words),
         }
     }

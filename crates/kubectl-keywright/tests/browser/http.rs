@@ -48,7 +48,11 @@ async fn only_the_page_gets_in_and_its_token_once() {
     for (what, head, expected) in [
         ("a name that points here", format!("GET / HTTP/1.1\nHost: {rebound}"), 421),
         ("the same with the port", format!("GET /api/session HTTP/1.1\nHost: {rebound}:{}", to.port()), 421),
-        ("another page's token", format!("POST /session HTTP/1.1\nHost: {host}\nOrigin: http://{rebound}\n{json}"), 403),
+        (
+            "another page's token",
+            format!("POST /session HTTP/1.1\nHost: {host}\nOrigin: http://{rebound}\n{json}"),
+            403,
+        ),
         ("no origin", format!("POST /session HTTP/1.1\nHost: {host}\n{json}"), 403),
         ("a form", format!("POST /session HTTP/1.1\nHost: {host}\nOrigin: {origin}\nContent-Type: text/plain"), 415),
         ("no cookie", format!("GET /api/session HTTP/1.1\nHost: {host}"), 401),

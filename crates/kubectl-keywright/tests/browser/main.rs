@@ -25,7 +25,9 @@ async fn the_page_works_in_a_browser() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     let files = ["path.test.mjs", "states.test.mjs", "hostile.test.mjs", "budget.test.mjs"];
     let only = std::env::var("KEYWRIGHT_BROWSER_TESTS").ok();
-    let files = files.into_iter().filter(|file| only.as_ref().is_none_or(|only| only.split(' ').any(|one| file.starts_with(one))));
+    let files = files
+        .into_iter()
+        .filter(|file| only.as_ref().is_none_or(|only| only.split(' ').any(|one| file.starts_with(one))));
     let mut node = tokio::process::Command::new("node");
     node.args(["--test", "--test-concurrency=1"]).args(files).current_dir(folder).kill_on_drop(true);
     node.env("KEYWRIGHT_STAGE", stage.told().await.to_string()).stdin(Stdio::null());

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use keywright_core::api::{ApiKey, Reason};
@@ -61,17 +61,41 @@ impl Stage {
         let digest = |text: &str| Digest::of(text.as_bytes()).to_string();
         let foreign = digest(&"f".repeat(40));
         for (name, spec) in [
-            ("nightly-ci", json!({"displayName": "Nightly CI", "owner": "ann@example.org", "description": "Builds and tests every night"})),
-            ("deploy-runner", json!({"displayName": "Deployment runner", "owner": "ann@example.org", "scopes": ["deploy"]})),
-            ("old-cron", json!({"displayName": "Old cron", "owner": "bob@example.org", "expiresIn": "Never", "allowedIPs": null})),
+            (
+                "nightly-ci",
+                json!({"displayName": "Nightly CI", "owner": "ann@example.org", "description": "Builds and tests every night"}),
+            ),
+            (
+                "deploy-runner",
+                json!({"displayName": "Deployment runner", "owner": "ann@example.org", "scopes": ["deploy"]}),
+            ),
+            (
+                "old-cron",
+                json!({"displayName": "Old cron", "owner": "bob@example.org", "expiresIn": "Never", "allowedIPs": null}),
+            ),
             ("paused", json!({"displayName": "Load test", "owner": "carol@example.org", "suspended": true})),
-            ("contractor", json!({"displayName": "Contractor, summer", "owner": "bob@example.org", "expiresIn": null, "expiresAt": "2026-01-31T00:00:00Z"})),
+            (
+                "contractor",
+                json!({"displayName": "Contractor, summer", "owner": "bob@example.org", "expiresIn": null, "expiresAt": "2026-01-31T00:00:00Z"}),
+            ),
             ("hand-over", json!({"displayName": "Hand-over", "owner": "carol@example.org", "expiresIn": "3d"})),
-            ("legacy-gateway", json!({"displayName": "Legacy gateway", "owner": "carol@example.org", "keyHash": foreign})),
-            ("legacy-copy", json!({"displayName": "Legacy gateway, copied", "owner": "carol@example.org", "keyHash": foreign})),
+            (
+                "legacy-gateway",
+                json!({"displayName": "Legacy gateway", "owner": "carol@example.org", "keyHash": foreign}),
+            ),
+            (
+                "legacy-copy",
+                json!({"displayName": "Legacy gateway, copied", "owner": "carol@example.org", "keyHash": foreign}),
+            ),
             ("taken", json!({"displayName": "Name is taken", "owner": "ann@example.org"})),
-            ("unmended", json!({"displayName": "Source without a key", "owner": "ann@example.org", "keyFrom": {"secretRef": {"name": "none", "key": "k"}}})),
-            ("rotated", json!({"displayName": "Billing export", "owner": "ann@example.org", "rotation": {"every": "30d"}})),
+            (
+                "unmended",
+                json!({"displayName": "Source without a key", "owner": "ann@example.org", "keyFrom": {"secretRef": {"name": "none", "key": "k"}}}),
+            ),
+            (
+                "rotated",
+                json!({"displayName": "Billing export", "owner": "ann@example.org", "rotation": {"every": "30d"}}),
+            ),
             ("unlucky-1", json!({"displayName": "Metrics reader", "owner": "dora@example.org"})),
             ("unlucky-2", json!({"displayName": "Backup", "owner": "dora@example.org"})),
         ] {
@@ -132,7 +156,10 @@ impl Stage {
     async fn create<K>(&self, object: &Value)
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+            + Clone
+            + std::fmt::Debug
+            + serde::Serialize
+            + serde::de::DeserializeOwned,
     {
         let api: Api<K> = self.installation.tenant();
         api.create(&PostParams::default(), &serde_json::from_value(object.clone()).unwrap()).await.unwrap();
