@@ -85,7 +85,7 @@ export class Details {
   }
 
   focus(part) {
-    this.place.querySelector(`[data-part="${part}"]`)?.focus();
+    (this.place.querySelector(`[data-part="${part}"]`) ?? by("details-title"))?.focus();
   }
 
   facts(answer) {

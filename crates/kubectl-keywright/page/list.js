@@ -156,10 +156,10 @@ export class List {
     show(by("filters"), ready && rows.size > 0);
     show(this.table, ready && this.chosen.length > 0);
     this.offerFilters();
-    const shown = Math.min(this.limit, this.chosen.length);
-    write(by("more").firstElementChild, `${shown.toLocaleString("en")} of ${this.chosen.length.toLocaleString("en")} keys`);
-    show(by("more").lastElementChild, shown < this.chosen.length);
-    show(by("more"), ready && this.chosen.length > 0);
+    const all = this.chosen.length;
+    const part = show(by("more").lastElementChild, this.limit < all) ? `${this.limit} of ` : "";
+    write(by("more").firstElementChild, `${part}${all.toLocaleString("en")} key${all === 1 ? "" : "s"}`);
+    show(by("more"), ready && all > 0);
     if (show(by("news"), this.news.size > 0)) {
       write(by("news").firstElementChild, `${this.news.size} new key${this.news.size === 1 ? "" : "s"}.`);
     }
@@ -202,6 +202,7 @@ export class List {
   makeRow(row) {
     const node = element("tr", { role: "row" });
     node.dataset.uid = row.uid;
+    node.classList.toggle("chosen", row.uid === this.marked);
     return this.draw(row, node);
   }
 
@@ -209,7 +210,7 @@ export class List {
     const hint = (column) => row.hints.filter((hint) => UNDER[hint] === column).map((hint) => element("span", { class: "hint" }, hint));
     const cell = (column, ...content) => element("td", { role: "cell", class: column }, ...content, ...hint(column));
     const said = (label, at, otherwise) =>
-      at ? [element("span", { class: "label" }, label), spokenElement(at)] : element("span", { class: "word" }, otherwise);
+      [(at || otherwise === "Never") && element("span", { class: "label" }, label), at ? spokenElement(at) : element("span", { class: "word" }, otherwise)];
     const name = element("th", { role: "rowheader", scope: "row", class: "name" },
       element("button", { type: "button", tabindex: "-1" }, row.display),
       element("span", { class: "under" }, row.name),
@@ -235,6 +236,7 @@ export class List {
 
   /** Marks the row whose details are open. */
   mark(uid) {
+    this.marked = uid;
     this.body.querySelector(".chosen")?.classList.remove("chosen");
     this.drawn.get(uid)?.classList.add("chosen");
   }

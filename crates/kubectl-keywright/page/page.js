@@ -27,25 +27,14 @@ const details = new Details({
   closed: (uid) => {
     keep({ key: "" });
     list.mark(null);
-    list.focus(uid);
+    list.focus(uid, list.next);
   },
   gone: pluginGone,
-  revoking: {
-    /** Tells the progress of a revocation, until the key is gone. */
-    watch: (row, tell) => {
-      list.own.add(row.uid);
-      const next = list.neighbour(row.uid);
-      return new Promise((done) => watchers.set(row.uid, (now) => {
-        if (now?.pending) tell(now.pending);
-        if (!now) done();
-        list.next = next;
-      }));
-    },
-    done: (row) => {
-      details.hide();
-      keep({ key: "" });
-      list.focus(row.uid, list.next);
-    },
+  /** Tells the progress of a revocation, until the key is gone. */
+  revoking(row, tell) {
+    list.own.add(row.uid);
+    list.next = list.neighbour(row.uid);
+    return new Promise((done) => watchers.set(row.uid, (now) => (now ? tell(now.pending) : done())));
   },
 });
 
@@ -74,12 +63,12 @@ function openDetails(row) {
   details.open(row);
 }
 
-const openCreate = () =>
-  create({ session, view, list, wait, gone: pluginGone });
+const openCreate = () => create({ session, view, list, wait, gone: pluginGone });
 
 /** Nothing works any more, and a dialog may still hold a key: it stays. */
 function pluginGone(box) {
   following?.abort();
+  clearInterval(lost);
   if (box?.made?.open) box.made.append(element("p", { class: "note bad", role: "alert" }, ENDED));
   notice(ENDED, "bad");
   show(by("create"), false);
@@ -108,7 +97,7 @@ async function begin() {
     } else {
       Object.assign(view, readView(fragment));
     }
-    session = await get(`/api/session?${new URLSearchParams({ namespace: view.namespace ?? "" })}`);
+    session = await get("/api/session");
   } catch (error) {
     return instead(explain(error));
   }
@@ -126,23 +115,23 @@ function explain(error) {
 }
 
 function offerNamespaces() {
-  const changed = (namespace) => {
-    keep({ namespace, key: "" });
-    enter(namespace);
+  const changed = () => {
+    keep({ namespace: control.value.trim(), key: "" });
+    enter(view.namespace);
   };
   const { namespaces, namespace } = session;
   let control;
   if (namespaces) {
     const option = (value, text = value) => element("option", { value, selected: value === view.namespace }, text);
     const offered = [...new Set([...namespaces, view.namespace])].filter(Boolean);
-    control = element("select", { change: () => changed(control.value) }, offered.map((one) => option(one)), option("", "All namespaces"));
+    control = element("select", { change: changed }, offered.map((one) => option(one)), option("", "All namespaces"));
   } else {
     control = element("input", { value: view.namespace ?? namespace, size: "14", autocomplete: "off", spellcheck: "false" });
   }
   by("namespace").replaceChildren(element("label", {}, "Namespace ", control));
   by("namespace").addEventListener("submit", (event) => {
     event.preventDefault();
-    changed(control.value.trim());
+    if (control.value.trim()) changed();
   });
 }
 

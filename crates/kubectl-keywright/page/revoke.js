@@ -10,7 +10,7 @@ export async function revoke(row, details) {
   const box = dialog(`Revoke ${row.display} in ${row.namespace}?`, {
     role: "alertdialog",
     narrow: true,
-    closed: () => (gone ? details.revoking.done(row) : details.focus("revoke")),
+    closed: () => (gone ? details.close() : details.focus("revoke")),
   });
   const consequences = element("p", { id: "dialog-text" }, "Looking what uses it...");
   box.made.setAttribute("aria-describedby", "dialog-text");
@@ -48,7 +48,7 @@ export async function revoke(row, details) {
     progress.className = "progress";
     const started = performance.now();
     try {
-      const finished = details.revoking.watch(row, (words) => (progress.textContent = words));
+      const finished = details.revoking(row, (words) => words && (progress.textContent = words));
       progress.textContent = "Revoking...";
       await post(`${pathOf(row)}/revoke`, { uid: row.uid });
       keep.textContent = "Close";

@@ -64,7 +64,7 @@ export function readView(fragment) {
   const given = new URLSearchParams(fragment);
   const sort = given.get("sort") ?? "name";
   return {
-    namespace: given.get("namespace"),
+    namespace: given.get("namespace")?.replace("*", ""),
     search: given.get("search") ?? "",
     state: given.get("state") ?? "",
     owner: given.get("owner") ?? "",
@@ -77,6 +77,6 @@ export function readView(fragment) {
 
 export function writeView({ namespace, search, state, owner, hints, sort, descending, key }) {
   const order = (descending ? "-" : "") + sort;
-  const written = { namespace, search, state, owner, hints: hints.join(","), sort: order === "name" ? "" : order, key };
+  const written = { namespace: namespace || "*", search, state, owner, hints: hints.join(","), sort: order === "name" ? "" : order, key };
   return new URLSearchParams(Object.entries(written).filter(([, value]) => value)).toString();
 }
