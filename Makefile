@@ -67,6 +67,7 @@ advisories: $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny ## Check dependenci
 .PHONY: unit
 unit: ## Run the tests that need nothing but this machine
 	cargo test --locked --package keywright-core --lib
+	cargo test --locked --package kubectl-keywright --lib
 	cargo test --locked --lib --bins --test allocations
 
 .PHONY: mutants
@@ -97,6 +98,8 @@ fuzz: $(CACHE)/cargo-fuzz-$(CARGO_FUZZ)/bin/cargo-fuzz ## Look for inputs that b
 .PHONY: integration
 integration: testbed ## Run the tests on a real control plane
 	@tests/testbed/tools.sh base proxies
+	cargo build --locked --bin keywright
+	cargo test --locked --package kubectl-keywright --test it
 	cargo test --locked --test it
 
 .PHONY: browser

@@ -47,11 +47,14 @@ pub enum Command {
   kubectl keywright create ci --expires 90d --dry-run=client -o yaml > ci.yaml")]
     Create(Create),
     /// List keys: who owns them, when they were used, when they end
-    #[command(visible_alias = "ls", after_help = "Examples:
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:
   kubectl keywright list
   kubectl keywright list -A --sort-by last-used
   kubectl keywright list --owner ann@example.org -o wide
-  kubectl keywright list -l team=build -o json")]
+  kubectl keywright list -l team=build -o json"
+    )]
     List(List),
     /// Show all about one key
     #[command(after_help = "Examples:

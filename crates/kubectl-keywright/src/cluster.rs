@@ -77,7 +77,8 @@ impl Cluster {
     /// # Errors
     /// A kubeconfig that is not there, or cannot be used.
     pub async fn connect(options: &ClusterOptions) -> Result<Self, Failure> {
-        let unusable = |error: &dyn std::fmt::Display| Failure::usage(format!("The kubeconfig cannot be used: {error}."));
+        let unusable =
+            |error: &dyn std::fmt::Display| Failure::usage(format!("The kubeconfig cannot be used: {error}."));
         let file = match &options.kubeconfig {
             Some(path) => Kubeconfig::read_from(path),
             None => Kubeconfig::read(),
@@ -85,8 +86,7 @@ impl Cluster {
         let file = file.map_err(|error| unusable(&error))?;
         let name = cluster_name(&file, options.context.as_deref()).unwrap_or_else(|| "this cluster".to_owned());
         let choice = KubeConfigOptions { context: options.context.clone(), ..KubeConfigOptions::default() };
-        let config = Config::from_custom_kubeconfig(file, &choice).await.map_err(|error| unusable(&error))?;
-        let mut config = config;
+        let mut config = Config::from_custom_kubeconfig(file, &choice).await.map_err(|error| unusable(&error))?;
         // A request that is tried again by itself may be carried out minutes after it was decided.
         config.default_retry = false;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
@@ -166,7 +166,11 @@ impl Cluster {
     ///
     /// # Errors
     /// See [`ApiError`].
-    pub async fn list<K: Namespaced>(&self, namespace: Option<&str>, selected: &ListParams) -> Result<Vec<K>, ApiError> {
+    pub async fn list<K: Namespaced>(
+        &self,
+        namespace: Option<&str>,
+        selected: &ListParams,
+    ) -> Result<Vec<K>, ApiError> {
         let mut objects = Vec::new();
         let mut selected = selected.clone().limit(PAGE);
         loop {
@@ -199,7 +203,12 @@ impl Cluster {
     ///
     /// # Errors
     /// See [`ApiError`]; [`ApiError::is_conflict`] if the object has changed meanwhile.
-    pub async fn patch<K: Namespaced>(&self, namespace: &str, name: &str, patch: &Value) -> Result<Answer<K>, ApiError> {
+    pub async fn patch<K: Namespaced>(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<Answer<K>, ApiError> {
         let path = K::url_path(&(), Some(namespace));
         let patch = request::Request::new(path).patch(name, &PatchParams::default(), &Patch::Merge(patch));
         self.send(built(patch)?).await
@@ -209,7 +218,12 @@ impl Cluster {
     ///
     /// # Errors
     /// See [`ApiError`]; [`ApiError::is_conflict`] if that object is gone and another one has its name.
-    pub async fn delete<K: Namespaced>(&self, namespace: &str, name: &str, uid: &str) -> Result<Answer<Value>, ApiError> {
+    pub async fn delete<K: Namespaced>(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<Answer<Value>, ApiError> {
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let path = K::url_path(&(), Some(namespace));

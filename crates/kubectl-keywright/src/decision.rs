@@ -221,7 +221,12 @@ mod tests {
         };
         for (key, demand, verdict, rules) in [
             (json!({}), Demand::default(), "allowed", "revoked no, suspended no, expired no, address any"),
-            (listed.clone(), from("10.1.2.3"), "allowed", "revoked no, suspended no, expired no, address 10.1.2.3 in 10.0.0.0/8"),
+            (
+                listed.clone(),
+                from("10.1.2.3"),
+                "allowed",
+                "revoked no, suspended no, expired no, address 10.1.2.3 in 10.0.0.0/8",
+            ),
             (
                 listed.clone(),
                 from("192.0.2.7"),
@@ -253,7 +258,12 @@ mod tests {
                 "revoked no, suspended no, expired no, namespace team-a in team-a, scope write missing",
             ),
             (json!({"deleted": true}), Demand::default(), "refused: revoked", "revoked yes"),
-            (json!({"spec": {"suspended": true}}), Demand::default(), "refused: suspended", "revoked no, suspended yes"),
+            (
+                json!({"spec": {"suspended": true}}),
+                Demand::default(),
+                "refused: suspended",
+                "revoked no, suspended yes",
+            ),
             (
                 json!({"status": {"expiresAt": "2026-11-29T13:05:00Z"}}),
                 Demand::default(),
@@ -284,7 +294,12 @@ mod tests {
     fn what_is_unknown_or_no_key_is_refused_as_the_verifier_refuses_it() {
         let said = |key: &str| explain(key.as_bytes(), &[], &Demand::default(), &now()).unwrap().verdict;
         assert_eq!((said(KEY), said("keyw1_short")), ("refused: unknown".to_owned(), "refused: malformed".to_owned()));
-        let record = KnownRecord::of(&apikey(&json!({"spec": {"allowedIPs": ["10.0.0.0/8"]}})), Digest::of(KEY.as_bytes()), 1, None);
+        let record = KnownRecord::of(
+            &apikey(&json!({"spec": {"allowedIPs": ["10.0.0.0/8"]}})),
+            Digest::of(KEY.as_bytes()),
+            1,
+            None,
+        );
         assert!(explain(KEY.as_bytes(), &[record], &Demand::default(), &now()).unwrap_err().contains("--from"));
     }
 }

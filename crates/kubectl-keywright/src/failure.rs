@@ -195,8 +195,10 @@ mod tests {
 
     #[test]
     fn each_refusal_is_one_sentence_that_says_what_to_do() {
-        let by_rights = "apikeys.keywright.dev is forbidden: User \"ann@x\" cannot create resource \"apikeys\" in API group";
-        let events = "events is forbidden: User \"ann@x\" cannot list resource \"events\" in API group \"events.k8s.io\"";
+        let by_rights =
+            "apikeys.keywright.dev is forbidden: User \"ann@x\" cannot create resource \"apikeys\" in API group";
+        let events =
+            "events is forbidden: User \"ann@x\" cannot list resource \"events\" in API group \"events.k8s.io\"";
         let by_quota = "apikeys \"ci\" is forbidden: exceeded quota: few";
         for (verb, resource, error, sentence) in [
             (

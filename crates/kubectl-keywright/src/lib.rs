@@ -3,7 +3,7 @@
 //! - [`args`]: the commands and their flags.
 //! - [`commands`]: each reads, asks the pure part what to say, and prints.
 //! - [`view`]: what people see of an ApiKey. Commands and page share it. [`decision`]: what a verifier would decide.
-//! - [`cluster`]: the user's cluster. [`workloads`]: who mounts a Secret there.
+//! - [`session`]: what every command works with. [`cluster`]: the user's cluster. [`workloads`]: who mounts a Secret there.
 //! - [`failure`]: what went wrong, in a sentence, and its exit code.
 //! - [`ui`]: the page in the user's browser, and the server behind it.
 //! - [`output`]: tables and documents. [`terminal`]: colours, prompts, progress.
@@ -14,6 +14,7 @@ pub mod commands;
 pub mod decision;
 pub mod failure;
 pub mod output;
+pub mod session;
 pub mod terminal;
 pub mod ui;
 pub mod view;

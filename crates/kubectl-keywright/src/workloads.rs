@@ -51,9 +51,9 @@ impl Workloads {
             return;
         };
         let alone = objects.into_iter().filter_map(parts).filter(|(metadata, _)| !is_controlled(metadata));
-        self.seen.extend(alone.map(|(metadata, pod)| {
-            (format!("{} {}", K::kind(&()), metadata.name.unwrap_or_default()), pod)
-        }));
+        self.seen.extend(
+            alone.map(|(metadata, pod)| (format!("{} {}", K::kind(&()), metadata.name.unwrap_or_default()), pod)),
+        );
     }
 
     /// Those that mount this Secret, as `Deployment runner`.
@@ -100,7 +100,8 @@ mod tests {
     #[test]
     fn each_way_to_a_secret_counts() {
         let container = |field: &str, value: Value| json!({"name": "c", field: value});
-        let variable = |name: &str| json!([{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": name, "key": "api-key"}}}]);
+        let variable =
+            |name: &str| json!([{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": name, "key": "api-key"}}}]);
         for (pod, uses_it) in [
             (json!({"containers": []}), false),
             (json!({"containers": [], "volumes": [{"name": "v", "secret": {"secretName": "ci"}}]}), true),
@@ -123,7 +124,8 @@ mod tests {
     #[test]
     fn a_controller_stands_for_what_it_controls() {
         let owned = |controller: bool| -> Pod {
-            let owners = json!([{"apiVersion": "v1", "kind": "Job", "name": "j", "uid": "u", "controller": controller}]);
+            let owners =
+                json!([{"apiVersion": "v1", "kind": "Job", "name": "j", "uid": "u", "controller": controller}]);
             let spec = json!({"containers": [], "volumes": [{"name": "v", "secret": {"secretName": "ci"}}]});
             serde_json::from_value(json!({"metadata": {"name": "p", "ownerReferences": owners}, "spec": spec})).unwrap()
         };

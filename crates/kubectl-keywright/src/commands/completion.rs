@@ -8,10 +8,10 @@ use clap_complete::{aot, generate};
 use keywright_core::api::ApiKey;
 use kube::api::ListParams;
 
-use super::Session;
 use crate::args::{Arguments, Shell};
 use crate::cluster::ClusterOptions;
 use crate::failure::Failure;
+use crate::session::Session;
 use crate::terminal::Terminal;
 
 /// What kubectl runs for the words after `kubectl keywright`.
@@ -48,10 +48,15 @@ pub async fn complete(options: &ClusterOptions, words: &[String]) -> Result<(), 
 }
 
 fn flags_and_commands(words: &[String]) -> Vec<String> {
-    let line: Vec<OsString> = std::iter::once("kubectl-keywright").chain(words.iter().map(String::as_str)).map(OsString::from).collect();
+    let line: Vec<OsString> =
+        std::iter::once("kubectl-keywright").chain(words.iter().map(String::as_str)).map(OsString::from).collect();
     let last = line.len().saturating_sub(1);
     let found = candidates(&mut Arguments::command(), line, last, None).unwrap_or_default();
-    found.iter().filter(|candidate| !candidate.is_hide_set()).map(|it| it.get_value().to_string_lossy().into_owned()).collect()
+    found
+        .iter()
+        .filter(|candidate| !candidate.is_hide_set())
+        .map(|it| it.get_value().to_string_lossy().into_owned())
+        .collect()
 }
 
 fn takes_a_name(words: &[String]) -> bool {
@@ -86,9 +91,13 @@ mod tests {
 
     #[test]
     fn names_are_asked_for_where_one_belongs() {
-        for (line, is_so) in
-            [("describe ", true), ("revoke a b", true), ("describe", false), ("describe --o", false), ("create ", false)]
-        {
+        for (line, is_so) in [
+            ("describe ", true),
+            ("revoke a b", true),
+            ("describe", false),
+            ("describe --o", false),
+            ("create ", false),
+        ] {
             assert_eq!(takes_a_name(&words(line)), is_so, "{line}");
         }
     }

@@ -16,12 +16,12 @@ use rand::rngs::SysRng;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::Session;
 use super::follow::{Outcome, follow};
 use crate::args::{Create, DryRun};
 use crate::cluster::ClusterOptions;
 use crate::failure::{ApiError, Failure};
 use crate::output::{Format, document_of};
+use crate::session::Session;
 use crate::terminal::Terminal;
 use crate::view::wait::{Change, Wanted, in_force};
 
@@ -55,18 +55,19 @@ pub async fn run(options: &ClusterOptions, asked: &Create) -> Result<(), Failure
     }
     let session = Session::start(options).await?;
     let mut spec = spec(asked, &session.cluster.now());
-    let delivery = check(&asked.name, &spec, &session.cluster.now())?;
     if asked.dry_run == Some(DryRun::Server) {
+        check(&asked.name, &spec, &session.cluster.now())?;
         return try_out(&session, asked, &spec).await;
-    }
-    let mut destination = destination(session.terminal, asked)?;
-    if let (Delivery::Secret { name, .. }, false) = (&delivery, asked.no_print) {
-        require_secrets(&session, name).await?;
     }
     let made = asked.local.then(|| Key::mint(&mut SysRng)).transpose();
     let made = made.map_err(|error| Failure::usage(format!("The system gives no random numbers: {error}.")))?;
     if let Some(key) = &made {
         spec.insert("keyHash".to_owned(), json!(key.digest().to_string()));
+    }
+    let delivery = check(&asked.name, &spec, &session.cluster.now())?;
+    let mut destination = destination(session.terminal, asked)?;
+    if let (Delivery::Secret { name, .. }, false) = (&delivery, asked.no_print) {
+        require_secrets(&session, name).await?;
     }
     let created = submit(&session, asked, &spec).await?;
     let outcome = wait(&session, asked, &created).await;
@@ -207,7 +208,9 @@ async fn require_secrets(session: &Session, secret: &str) -> Result<(), Failure>
     };
     match session.cluster.may(action).await {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::usage(format!("You may not read Secrets in {namespace}: add --local or --no-print."))),
+        Ok(false) => {
+            Err(Failure::usage(format!("You may not read Secrets in {namespace}: add --local or --no-print.")))
+        }
         Err(error) => Err(session.cluster.attempt("get", "secrets", namespace, secret).failed(&error)),
     }
 }
@@ -260,9 +263,10 @@ fn hand_out_made(
         Outcome::Done(done) => (format!("{name}: {}", uncapital(&done)), None),
         Outcome::Failed(why) => (String::new(), Some(Failure::failed(format!("{name}: {why}")))),
         Outcome::Late(still) => (String::new(), Some(Failure::late(format!("{name}: not known everywhere. {still}")))),
-        Outcome::Interrupted => {
-            (String::new(), Some(Failure::interrupted(format!("{name} is created, and may not be known everywhere yet."))))
-        }
+        Outcome::Interrupted => (
+            String::new(),
+            Some(Failure::interrupted(format!("{name} is created, and may not be known everywhere yet."))),
+        ),
     };
     if failure.is_none() {
         session.terminal.say(&said);

@@ -8,10 +8,10 @@ use keywright_core::api::{ApiKey, ConditionStatus, Retiring};
 use keywright_core::fence::{APPLIED_ANNOTATION, STATE_ANNOTATION, Stored};
 use kube::api::ListParams;
 
-use super::{Session, field_selector};
 use crate::args::Describe;
 use crate::failure::{ApiError, Failure};
 use crate::output::{coloured, document_of};
+use crate::session::{Session, field_selector};
 use crate::view::escape::escape;
 use crate::view::hint::Hint;
 use crate::view::row::Row;
@@ -101,7 +101,9 @@ fn in_force(key: &ApiKey) -> String {
     let newest = key.metadata.generation.unwrap_or_default();
     match key.status.as_ref().and_then(|status| status.enforced_generation) {
         Some(enforced) if enforced >= newest => format!("every verifier enforces generation {newest}"),
-        Some(enforced) => format!("not yet everywhere: every verifier enforces generation {enforced}, and the newest is {newest}"),
+        Some(enforced) => {
+            format!("not yet everywhere: every verifier enforces generation {enforced}, and the newest is {newest}")
+        }
         None => format!("not known: no generation up to {newest} has been acknowledged"),
     }
 }
@@ -187,7 +189,8 @@ fn told(mut events: Vec<Event>, now: &Zoned) -> Vec<Line> {
     let newest = events.iter().rev().take(MOST_EVENTS).rev().enumerate();
     let lines = newest.map(|(index, event)| {
         let reason = event.reason.as_deref().unwrap_or("-");
-        let text = format!("{}, {reason}: {}", time::ago(at(event), now, Form::Long), event.note.as_deref().unwrap_or(""));
+        let text =
+            format!("{}, {reason}: {}", time::ago(at(event), now, Form::Long), event.note.as_deref().unwrap_or(""));
         Line::new(if index == 0 { "Events" } else { "" }, text)
     });
     lines.collect()

@@ -4,16 +4,15 @@ use keywright_core::api::ApiKey;
 use keywright_core::key::{Digest, Key, Presented};
 use rand::rngs::SysRng;
 
-use super::Session;
 use super::whose::{Found, Wanted, search};
 use crate::args::Explain;
 use crate::decision::{Demand, Explanation, KnownRecord, explain};
 use crate::failure::Failure;
+use crate::session::Session;
 
 /// Explains a decision.
 pub async fn run(session: &Session, asked: &Explain) -> Result<(), Failure> {
-    let demand =
-        Demand { namespaces: asked.namespace_required.clone(), scopes: asked.scope.clone(), from: asked.from };
+    let demand = Demand { namespaces: asked.namespace_required.clone(), scopes: asked.scope.clone(), from: asked.from };
     let explanation = match &asked.name {
         Some(name) => by_name(session, name, &demand).await?,
         None => by_key(session, asked, &demand).await?,

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::Session;
 use crate::failure::{ApiError, Attempt};
+use crate::session::Session;
 use crate::view::time;
 use crate::view::wait::{Progress, seconds};
 

@@ -3,10 +3,10 @@
 use jiff::{SignedDuration, Zoned};
 use keywright_core::api::ApiKey;
 
-use super::Session;
 use crate::args::{Expiring, List, Selection, Unused};
 use crate::failure::Failure;
 use crate::output::{Cell, Column, Format, Table, document_of, list as list_of};
+use crate::session::Session;
 use crate::view::hint::is_unused_for;
 use crate::view::row::{self, Order, Row};
 use crate::view::state::{ends_at, is_let_in};
@@ -127,10 +127,25 @@ mod tests {
             "status": {"expiresAt": "2027-02-24T13:05:00Z"},
         });
         let rows = [Row::of(&apikey(&key), &now())];
-        let words = |table: &Table| table.render(None).0.lines().map(|line| line.split("  ").filter(|word| !word.is_empty()).map(|word| word.trim().to_owned()).collect::<Vec<_>>()).collect::<Vec<_>>();
+        let words = |table: &Table| {
+            table
+                .render(None)
+                .0
+                .lines()
+                .map(|line| {
+                    line.split("  ")
+                        .filter(|word| !word.is_empty())
+                        .map(|word| word.trim().to_owned())
+                        .collect::<Vec<_>>()
+                })
+                .collect::<Vec<_>>()
+        };
         let narrow = words(&table(&rows, false, false, &now()));
         assert_eq!(narrow[0], ["NAME", "OWNER", "KEY", "CREATED", "LAST USED", "EXPIRES", "STATUS"]);
-        assert_eq!(narrow[1], ["nightly-ci", "ann@x", "keyw1_7Tq2mZx9", "3d", "4m ago", "in 87d", "\u{1b}[32mActive\u{1b}[0m"]);
+        assert_eq!(
+            narrow[1],
+            ["nightly-ci", "ann@x", "keyw1_7Tq2mZx9", "3d", "4m ago", "in 87d", "\u{1b}[32mActive\u{1b}[0m"]
+        );
         let wide = words(&table(&rows, true, true, &now()));
         assert_eq!(wide[0][0], "NAMESPACE");
         assert_eq!(wide[1][8..], ["nightly-ci", "10.0.0.0/8,2001:db8::1", "Nightly CI", "-"]);

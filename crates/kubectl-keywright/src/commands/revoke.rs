@@ -5,10 +5,10 @@ use std::time::Duration;
 use jiff::Zoned;
 use keywright_core::api::ApiKey;
 
-use super::Session;
 use super::follow::{Outcome, follow};
 use crate::args::{Revoke, Selection};
 use crate::failure::{ApiError, Failure};
+use crate::session::Session;
 use crate::view::escape::escape;
 use crate::view::hint::is_idle;
 use crate::view::state::last_used_at;

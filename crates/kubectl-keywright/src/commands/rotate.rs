@@ -5,10 +5,10 @@ use keywright_core::api::{ApiKey, ROTATE_ANNOTATION, Reason};
 use keywright_core::lifecycle::RotateRequest;
 use serde_json::json;
 
-use super::Session;
 use super::follow::{Outcome, follow};
 use crate::args::Rotate;
 use crate::failure::Failure;
+use crate::session::Session;
 use crate::view::state::{condition, is_going};
 use crate::view::wait::{Change, Wanted, in_force};
 

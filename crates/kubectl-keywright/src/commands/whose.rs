@@ -6,9 +6,9 @@ use keywright_core::api::{ApiKey, ApiKeyRecord};
 use keywright_core::key::{Digest, Presented};
 use kube::api::ListParams;
 
-use super::{APIKEYS, Session, field_selector};
 use crate::args::Whose;
 use crate::failure::{ApiError, Failure};
+use crate::session::{APIKEYS, Session, field_selector};
 use crate::view::escape::escape;
 use crate::view::state::{State, last_used_at};
 use crate::view::time::{self, Form};
@@ -88,8 +88,8 @@ pub async fn search(
         session.cluster.list::<ApiKey>(namespace, &everything),
         session.cluster.list::<ApiKeyRecord>(Some(system_namespace), &by_digest),
     );
-    let keys = keys
-        .map_err(|error| session.cluster.attempt("list", APIKEYS, namespace.unwrap_or(""), "").failed(&error))?;
+    let keys =
+        keys.map_err(|error| session.cluster.attempt("list", APIKEYS, namespace.unwrap_or(""), "").failed(&error))?;
     let place = namespace.unwrap_or("all namespaces");
     let scope = match &records {
         Ok(_) => format!("Searched: ApiKeys in {place}, and all records."),
@@ -109,7 +109,11 @@ fn why_no_records(error: &ApiError, system_namespace: &str) -> String {
 fn matches(keys: Vec<ApiKey>, records: Vec<ApiKeyRecord>, wanted: &Wanted) -> Vec<Found> {
     let mut found: Vec<_> = records.into_iter().map(|record| of_record(record, &keys)).collect();
     let known: Vec<_> = found.iter().filter_map(|found| uid_of(found.apikey.as_ref()?)).collect();
-    found.extend(keys.into_iter().filter(|key| !uid_of(key).is_some_and(|uid| known.contains(&uid))).filter_map(|key| of_key(key, wanted)));
+    found.extend(
+        keys.into_iter()
+            .filter(|key| !uid_of(key).is_some_and(|uid| known.contains(&uid)))
+            .filter_map(|key| of_key(key, wanted)),
+    );
     found
 }
 
@@ -124,13 +128,10 @@ fn of_record(record: ApiKeyRecord, keys: &[ApiKey]) -> Found {
 
 fn of_key(key: ApiKey, wanted: &Wanted) -> Option<Found> {
     let status = key.status.as_ref();
-    let found = |by: &'static str, serial: Option<u32>, retires_at: Option<Timestamp>| {
-        Some((by, serial, retires_at))
-    };
+    let found = |by: &'static str, serial: Option<u32>, retires_at: Option<Timestamp>| Some((by, serial, retires_at));
     let current = status.and_then(|status| status.key_prefix.as_ref()) == Some(&wanted.shown);
-    let retiring = status.and_then(|status| {
-        status.retiring.iter().find(|old| old.key_prefix.as_ref() == Some(&wanted.shown))
-    });
+    let retiring =
+        status.and_then(|status| status.retiring.iter().find(|old| old.key_prefix.as_ref() == Some(&wanted.shown)));
     let (by, serial, retires_at) = match (&key.spec.key_hash, retiring) {
         (Some(hash), _) if *hash == wanted.digest.to_string() => found("by keyHash", status?.serial, None),
         // Twelve digits may be those of another digest.
@@ -191,7 +192,8 @@ mod tests {
         let current = json!({"status": {"keyPrefix": prefix, "serial": 4}});
         let retiring = json!([{"keyPrefix": prefix, "serial": 3, "retiresAt": "2026-11-30T00:00:00Z"}]);
         let declared = json!({"spec": {"keyHash": digest}, "status": {"keyPrefix": &digest[..19]}});
-        let resembling = json!({"spec": {"keyHash": Digest::of(b"x").to_string()}, "status": {"keyPrefix": &digest[..19]}});
+        let resembling =
+            json!({"spec": {"keyHash": Digest::of(b"x").to_string()}, "status": {"keyPrefix": &digest[..19]}});
         let hex = digest.trim_start_matches("sha256:").to_uppercase();
         for (key, input, by) in [
             (&current, KEY, Some(("by prefix", Some(4)))),

@@ -72,7 +72,8 @@ impl Table {
             let Some((_, index)) = next else { break };
             dropped.push(index);
         }
-        let header = self.columns.iter().map(|column| Cell { text: column.title.to_owned(), tone: None }).collect();
+        let header: Vec<_> =
+            self.columns.iter().map(|column| Cell { text: column.title.to_owned(), tone: None }).collect();
         let lines = std::iter::once(&header).chain(&self.rows).map(|row| line(row, &widths, &dropped));
         let text = lines.collect();
         let title = |index: &usize| self.columns.get(*index).map_or("", |column| column.title);
@@ -80,7 +81,8 @@ impl Table {
     }
 
     fn widths(&self) -> Vec<usize> {
-        let of_rows = |index: usize| self.rows.iter().filter_map(move |row| row.get(index)).map(|cell| cell.text.width());
+        let of_rows =
+            |index: usize| self.rows.iter().filter_map(move |row| row.get(index)).map(|cell| cell.text.width());
         let columns = self.columns.iter().enumerate();
         columns.map(|(index, column)| of_rows(index).max().unwrap_or(0).max(column.title.width())).collect()
     }
@@ -91,7 +93,7 @@ impl Table {
     }
 }
 
-fn line(row: &Vec<Cell>, widths: &[usize], dropped: &[usize]) -> String {
+fn line(row: &[Cell], widths: &[usize], dropped: &[usize]) -> String {
     let mut line = String::new();
     let cells = row.iter().zip(widths).enumerate().filter(|(index, _)| !dropped.contains(index));
     let mut padding = 0;

@@ -124,11 +124,9 @@ fn described(key: &ApiKey, reason: &Reason, message: &str, now: &Zoned) -> (Tone
         Reason::SecretNameTaken => {
             (Tone::Bad, format!("Secret {} is not ours. Remove it; retried in 30 s.", secret_name(key)))
         }
-        Reason::DigestTaken => {
-            (Tone::Bad, "Another ApiKey has this key. Revoke this one, and use a new key.".to_owned())
-        }
+        Reason::DigestTaken => (Tone::Bad, "Another ApiKey has this key. Revoke this one, use a new key.".to_owned()),
         Reason::DigestRevoked => (Tone::Bad, "A revoked key never returns. Make a new one.".to_owned()),
-        Reason::SourceUnusable => (Tone::Bad, format!("Source Secret: {message}. Mend it, then rotate.")),
+        Reason::SourceUnusable => (Tone::Bad, format!("Source Secret: {message}. Mend it, press Rotate.")),
         Reason::Revoking => (Tone::Info, format!("{}.", capital(message))),
         other => (Tone::Quiet, format!("{other}: {message}")),
     }
@@ -260,14 +258,14 @@ mod tests {
                 json!({"reason": "DigestTaken"}),
                 "DigestTaken",
                 Bad,
-                "Another ApiKey has this key. Revoke this one, and use a new key.",
+                "Another ApiKey has this key. Revoke this one, use a new key.",
             ),
             (json!({"reason": "DigestRevoked"}), "DigestRevoked", Bad, "A revoked key never returns. Make a new one."),
             (
                 json!({"reason": "SourceUnusable", "message": "Secret \"x\" is missing"}),
                 "SourceUnusable",
                 Bad,
-                "Source Secret: Secret \"x\" is missing. Mend it, then rotate.",
+                "Source Secret: Secret \"x\" is missing. Mend it, press Rotate.",
             ),
             (
                 json!({"reason": "Shielded", "message": "by another version"}),
