@@ -35,7 +35,6 @@ export function create({ session, view, list, wait, gone }) {
   const manifest = element("pre", { tabindex: "0", role: "region", "aria-label": "Manifest" });
   const copied = element("span", { role: "status", class: "mute" });
   const rest = element("p", { class: "progress problem", role: "alert" });
-  const submit = element("button", { type: "submit", class: "primary" }, "Create key");
 
   const form = checkedForm({
     path: "/api/check",
@@ -59,13 +58,8 @@ export function create({ session, view, list, wait, gone }) {
       ends.explain(answer.expires_at);
     },
     async act(asked) {
-      submit.disabled = true;
       list.own.add(`${asked.namespace}/${asked.name}`);
-      try {
-        made = await post("/api/keys", asked);
-      } finally {
-        submit.disabled = false;
-      }
+      made = await post("/api/keys", asked);
       take(box, made, wait);
     },
   });
@@ -76,7 +70,7 @@ export function create({ session, view, list, wait, gone }) {
       element("div", { class: "manifest" },
         element("div", {}, element("h3", {}, "The same, for Git"), element("span", {}, copied, " ", button("Copy", () => copy(manifest.textContent, manifest, copied)))),
         manifest)),
-    element("div", { class: "end" }, rest, button("Cancel", box.close), submit)));
+    element("div", { class: "end" }, rest, button("Cancel", box.close), element("button", { type: "submit", class: "primary" }, "Create key"))));
   display.control.focus();
   form.look();
 }

@@ -93,7 +93,7 @@ export class Details {
     const may = this.may();
     const change = (what) =>
       may.edit && row.state !== "Revoking" && button("Change", () => edit(what, row, this), { class: "link", "aria-label": `Change ${what}`, "data-part": `change ${what}` });
-    const why = (hint) => row.hints.includes(hint) && element("p", { class: "why" }, HINTS[hint].why);
+    const why = (hint) => row.hints.includes(hint) && element("p", { class: "why" }, HINTS[hint][1]);
     const both = (at) => [spokenElement(at), mute(", ", fullElement(at))];
     const fact = (name, content, change) => [element("dt", {}, name), element("dd", {}, element("div", {}, content), change)];
     const list = [

@@ -93,8 +93,8 @@ export async function copy(text, field, said) {
 /** Waits for a pause in calls. */
 export function pause(milliseconds, then) {
   let timer;
-  return (...given) => {
+  return () => {
     clearTimeout(timer);
-    timer = setTimeout(() => then(...given), milliseconds);
+    timer = setTimeout(then, milliseconds);
   };
 }

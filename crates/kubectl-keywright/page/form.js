@@ -9,6 +9,7 @@ export function checkedForm({ path, asked, places, rest, told, act, gone }) {
   const targets = [...new Set(Object.values(places))];
   let checking;
   let tried = false;
+  let sending = false;
 
   /** What is merely empty is complained about once somebody has tried to send it. */
   function blame(problems) {
@@ -47,24 +48,32 @@ export function checkedForm({ path, asked, places, rest, told, act, gone }) {
     }
   }
 
-  async function send(event) {
-    event.preventDefault();
-    tried = true;
+  /** What was wrong; nothing, if it was sent, or if nobody is there. */
+  async function attempt() {
     const answer = await look();
-    if (!answer) return;
-    let problems = answer.problems;
+    if (!answer || answer.problems.length) return answer?.problems;
     try {
-      if (!problems.length) return await act({ ...asked(), name: answer.name });
+      await act({ ...asked(), name: answer.name });
     } catch (error) {
       if (error instanceof Gone) return gone();
-      problems = error.fields?.length ? error.fields : [{ words: error.message }];
+      const problems = error.fields?.length ? error.fields : [{ words: error.message }];
       blame(problems);
+      return problems;
     }
+  }
+
+  async function send(event) {
+    event.preventDefault();
+    if (sending) return;
+    sending = tried = true;
+    const problems = await attempt();
+    sending = false;
+    if (!problems) return;
     targets.find((target) => problems.some(({ field }) => places[field] === target))?.control.focus();
     say("Something is missing or wrong.");
   }
 
-  return { look, check: pause(150, look), send };
+  return { look, check: pause(150, () => sending || look()), send };
 }
 
 /** The text with another spelling of its entry; without an entry, of all of it. */

@@ -1,13 +1,12 @@
 // The list: rows in memory, at most as many of them in the DOM as were asked for, each touched only where it changed.
 
 import { by, button, element, show, write } from "./dom.js";
-import { COLUMNS, HINTS, count, prepare, select } from "./rows.js";
-import { spokenElement } from "./time.js";
+import { COLUMNS, HINTS, count, counted, filter, prepare, sort } from "./rows.js";
+import { plural, renew, spokenElement } from "./time.js";
 
 const PAGE = 100;
-
-/** The column that a hint stands under. */
-const UNDER = { "unused": "used", "no end": "expires", "expires soon": "expires", "any address": "status", "old key in use": "key" };
+/** Rows that have left the DOM and are kept for when they come back. */
+const SPARE = 500;
 /** A state as a word with border and tint. */
 export const chip = ({ state, tone }) => element("span", { class: `chip ${tone}` }, state);
 
@@ -37,6 +36,8 @@ export class List {
   clear() {
     this.rows = new Map();
     this.drawn = new Map();
+    this.spare = new Map();
+    this.sorted = this.counts = null;
     this.news = new Set();
     this.own = new Set();
     this.limit = PAGE;
@@ -53,12 +54,23 @@ export class List {
         element("button", { type: "button", click: () => this.sortBy(column) }, TITLES[column], element("span", { "aria-hidden": "true" }))));
     this.table.tHead.rows[0].append(...heads);
     this.heads = new Map(COLUMNS.map((column, index) => [column, heads[index]]));
-    by("hints").append(...Object.entries(HINTS).map(([hint, { why }]) => button("", () => this.toggle(hint), { title: why, "data-hint": hint })));
+    by("hints").append(...Object.entries(HINTS).map(([hint, [, title]]) => button("", () => this.toggle(hint), { title, "data-hint": hint })));
   }
 
   /** The first rows, as they come in. */
   add(rows) {
-    for (const row of rows) this.rows.set(row.uid, prepare(row));
+    for (const row of rows) this.keep(row);
+  }
+
+  keep(row) {
+    this.rows.set(row.uid, prepare(row));
+    this.forget(row.uid);
+  }
+
+  /** What was sorted, counted and drawn of a row is so no longer. */
+  forget(uid) {
+    this.spare.delete(uid);
+    this.sorted = this.counts = null;
   }
 
   /** All rows are in. */
@@ -70,7 +82,7 @@ export class List {
   /** A row is new, or has changed. Nothing moves: a changed row stays where it is, a new one waits to be asked for. */
   put(row) {
     const known = this.rows.get(row.uid);
-    this.rows.set(row.uid, prepare(row));
+    this.keep(row);
     if (!this.ready) return;
     const isOwn = this.own.has(`${row.namespace}/${row.name}`) || this.rows.size === 1;
     if (!known && isOwn) return this.arrange();
@@ -85,7 +97,9 @@ export class List {
     const drawn = this.drawn.get(uid);
     this.rows.delete(uid);
     this.news.delete(uid);
-    if (!drawn || this.own.has(uid)) return this.arrange();
+    this.forget(uid);
+    if (this.own.has(uid)) return this.arrange();
+    if (!drawn) return this.summarise();
     this.draw({ ...row, state: "Revoked", tone: "quiet", hints: [] }, drawn);
     drawn.classList.add("past");
     drawn.querySelector("button").setAttribute("aria-disabled", "true");
@@ -100,8 +114,7 @@ export class List {
   }
 
   sortBy(column) {
-    const descending = this.view.sort === column && !this.view.descending;
-    this.change({ sort: column, descending });
+    this.change({ sort: column, descending: this.view.sort === column && !this.view.descending });
   }
 
   reset() {
@@ -121,30 +134,33 @@ export class List {
   arrange() {
     if (!this.ready) return;
     this.news.clear();
-    this.chosen = select([...this.rows.values()], this.view);
+    const order = `${this.view.sort} ${this.view.descending}`;
+    if (!this.sorted || this.order !== order) this.sorted = sort([...this.rows.values()], this.view);
+    this.order = order;
+    this.chosen = filter(this.sorted, this.view);
     const wanted = this.chosen.slice(0, this.limit);
-    const kept = new Set(wanted.map((row) => row.uid));
+    const wantedOnes = new Set(wanted.map((row) => row.uid));
+    if (this.spare.size > SPARE) this.spare.clear();
     for (const [uid, node] of this.drawn) {
-      if (kept.has(uid)) continue;
+      if (wantedOnes.has(uid)) continue;
       node.remove();
       this.drawn.delete(uid);
+      if (this.rows.has(uid)) this.spare.set(uid, node);
     }
     let next = this.body.firstElementChild;
     for (const row of wanted) {
-      let node = this.drawn.get(row.uid);
-      if (!node) {
-        node = this.makeRow(row);
-        this.drawn.set(row.uid, node);
-      }
+      const node = this.drawn.get(row.uid) ?? this.fetchRow(row);
       if (node === next) next = next.nextElementSibling;
       else this.body.insertBefore(node, next);
     }
+    renew();
     this.keepOneTabStop();
     this.summarise();
   }
 
   summarise() {
     const { view, rows, ready } = this;
+    const all = this.chosen.length;
     show(this.heads.get("namespace"), view.namespace === "");
     for (const [column, head] of this.heads) {
       const sorted = view.sort === column;
@@ -152,33 +168,31 @@ export class List {
       else head.removeAttribute("aria-sort");
       write(head.querySelector("span"), sorted ? (view.descending ? "↓" : "↑") : "");
     }
-    this.table.setAttribute("aria-rowcount", this.chosen.length + 1);
+    this.table.setAttribute("aria-rowcount", all + 1);
     show(by("filters"), ready && rows.size > 0);
-    show(this.table, ready && this.chosen.length > 0);
+    show(this.table, ready && all > 0);
     this.offerFilters();
-    const all = this.chosen.length;
     const part = show(by("more").lastElementChild, this.limit < all) ? `${this.limit} of ` : "";
-    write(by("more").firstElementChild, `${part}${all.toLocaleString("en")} key${all === 1 ? "" : "s"}`);
+    write(by("more").firstElementChild, part + plural(all, "key"));
     show(by("more"), ready && all > 0);
-    if (show(by("news"), this.news.size > 0)) {
-      write(by("news").firstElementChild, `${this.news.size} new key${this.news.size === 1 ? "" : "s"}.`);
-    }
+    show(by("news"), this.news.size > 0);
+    write(by("news").firstElementChild, `${plural(this.news.size, "new key")}.`);
     this.explainEmptiness();
   }
 
   offerFilters() {
-    const all = [...this.rows.values()];
-    offer(by("state"), count(all, (row) => [row.state]), this.view.state);
-    offer(by("owner"), count(all, (row) => (row.owner ? [row.owner] : [])), this.view.owner);
-    const counts = count(all, (row) => row.hints);
-    const { hints } = this.view;
+    const of = (values) => count([...this.rows.values()], values);
+    this.counts ??= [of((row) => [row.state]), of((row) => (row.owner ? [row.owner] : [])), of((row) => row.hints)];
+    const [states, owners, hints] = this.counts;
+    offer(by("state"), states, this.view.state);
+    offer(by("owner"), owners, this.view.owner);
     let isAny = false;
     for (const chip of by("hints").children) {
       const { hint } = chip.dataset;
-      const isChosen = hints.includes(hint);
-      write(chip, HINTS[hint].counted(counts.get(hint) ?? 0));
+      const isChosen = this.view.hints.includes(hint);
+      write(chip, counted(hint, hints.get(hint) ?? 0));
       chip.setAttribute("aria-pressed", isChosen);
-      isAny = show(chip, counts.has(hint) || isChosen) || isAny;
+      isAny = show(chip, hints.has(hint) || isChosen) || isAny;
     }
     show(by("hints"), this.ready && isAny);
   }
@@ -199,15 +213,16 @@ export class List {
     }
   }
 
-  makeRow(row) {
-    const node = element("tr", { role: "row" });
-    node.dataset.uid = row.uid;
+  fetchRow(row) {
+    const node = this.spare.get(row.uid) ?? this.draw(row, element("tr", { role: "row", "data-uid": row.uid }));
     node.classList.toggle("chosen", row.uid === this.marked);
-    return this.draw(row, node);
+    node.querySelector("th button").tabIndex = -1;
+    this.drawn.set(row.uid, node);
+    return node;
   }
 
   draw(row, node) {
-    const hint = (column) => row.hints.filter((hint) => UNDER[hint] === column).map((hint) => element("span", { class: "hint" }, hint));
+    const hint = (column) => row.hints.filter((hint) => HINTS[hint]?.[0] === column).map((hint) => element("span", { class: "hint" }, hint));
     const cell = (column, ...content) => element("td", { role: "cell", class: column }, ...content, ...hint(column));
     const said = (label, at, otherwise) =>
       [(at || otherwise === "Never") && element("span", { class: "label" }, label), at ? spokenElement(at) : element("span", { class: "word" }, otherwise)];
@@ -294,16 +309,12 @@ export class List {
   }
 }
 
-/** Fills a select with counted values, and keeps what is chosen even where it does not occur. */
+/** Fills a select with counted values, if they differ, and keeps what is chosen even where it does not occur. */
 function offer(node, counts, chosen) {
   if (chosen && !counts.has(chosen)) counts.set(chosen, 0);
-  const texts = [...counts].map(([value, times]) => `${value} (${times.toLocaleString("en")})`);
-  if (node.dataset.offered === texts.join("\n")) {
-    node.value = chosen;
-    return;
-  }
-  node.dataset.offered = texts.join("\n");
-  const options = [...counts.keys()].map((value, index) => element("option", { value }, texts[index]));
-  node.replaceChildren(element("option", { value: "" }, "Any"), ...options);
+  const options = [...counts].map(([value, times]) => element("option", { value }, `${value} (${times})`));
+  const texts = options.map(({ text }) => text).join();
+  if (node.dataset.texts !== texts) node.replaceChildren(element("option", { value: "" }, "Any"), ...options);
+  node.dataset.texts = texts;
   node.value = chosen;
 }

@@ -191,7 +191,10 @@ const handlers = {
     clearInterval(lost);
     notice();
   },
-  refused: instead,
+  refused(words) {
+    following.abort();
+    instead(words);
+  },
 };
 
 function take(message) {

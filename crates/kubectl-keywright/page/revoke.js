@@ -1,8 +1,8 @@
 // Revocation: what stops working, the question, and the progress of the fence.
 
-import { button, dialog, element, say } from "./dom.js";
+import { button, dialog, element, say, show } from "./dom.js";
 import { Gone, get, pathOf, post } from "./server.js";
-import { spoken } from "./time.js";
+import { plural, spoken } from "./time.js";
 
 /** Asks whether to revoke, by its typed name where the key is in use. */
 export async function revoke(row, details) {
@@ -12,34 +12,29 @@ export async function revoke(row, details) {
     narrow: true,
     closed: () => (gone ? details.close() : details.focus("revoke")),
   });
+  let answer;
   const consequences = element("p", { id: "dialog-text" }, "Looking what uses it...");
   box.made.setAttribute("aria-describedby", "dialog-text");
+  const judge = () => (submit.disabled = !answer || !(answer.idle || typed.value === row.name));
+  const typed = element("input", { autocomplete: "off", spellcheck: "false", class: "mono", "aria-label": `Type ${row.name} to revoke it`, input: judge });
+  const ask = element("p", { class: "ask", hidden: true }, element("span", {}, "Type ", element("code", {}, row.name)), typed);
   const progress = element("p", { class: "progress", role: "status" });
   const keep = button("Keep", box.close);
-  const end = element("div", { class: "end" }, progress, keep);
-  box.open(element("p", {}, "At once and for good."), consequences, end);
+  const submit = element("button", { type: "submit", class: "danger" }, "Revoke key");
+  judge();
+  box.open(element("p", {}, "At once and for good."), consequences,
+    element("form", { submit: send }, ask, element("div", { class: "end" }, progress, keep, submit)));
   keep.focus();
 
-  let answer;
   try {
     answer = await get(`${pathOf(row)}/users`);
+    consequences.textContent = said(row, answer);
+    if (show(ask, !answer.idle)) typed.focus();
+    judge();
   } catch (error) {
     if (error instanceof Gone) return details.gone(box);
     consequences.textContent = error.message;
-    return;
   }
-  consequences.textContent = said(row, answer);
-  const typed = element("input", { autocomplete: "off", spellcheck: "false", class: "mono", "aria-label": `Type ${row.name} to revoke it` });
-  const submit = element("button", { type: "submit", class: "danger" }, "Revoke key");
-  const form = element("form", { submit: send },
-    answer.idle ? "" : element("p", { class: "ask" }, element("span", {}, "Type ", element("code", {}, row.name)), typed),
-    end);
-  end.append(submit);
-  const judge = () => (submit.disabled = !answer.idle && typed.value !== row.name);
-  typed.addEventListener("input", judge);
-  judge();
-  box.open(element("p", {}, "At once and for good."), consequences, form);
-  (answer.idle ? keep : typed).focus();
 
   async function send(event) {
     event.preventDefault();
@@ -56,9 +51,9 @@ export async function revoke(row, details) {
       await finished;
       gone = true;
       const words = `Revoked in ${((performance.now() - started) / 1000).toFixed(1)} s. No verifier accepts it any more.`;
+      if (!box.made.open) return say(words);
       box.open(element("p", { role: "status" }, words), element("div", { class: "end" }, button("Done", box.close, { class: "primary" })));
       box.made.querySelector(".primary").focus();
-      say(words);
     } catch (error) {
       if (error instanceof Gone) return details.gone(box);
       progress.className = "progress problem";
@@ -69,9 +64,9 @@ export async function revoke(row, details) {
   }
 }
 
-function said(row, { mounted = [], refused = [], retiring = 0 }) {
+function said(row, { mounted, refused, retiring }) {
   const used = row.used ? `Used ${spoken(row.used)}.` : "Never used.";
   const by = mounted.length ? ` Mounted by ${mounted.join(", ")}.` : "";
-  const old = retiring ? ` ${retiring} old key${retiring === 1 ? " goes" : "s go"} too.` : "";
+  const old = retiring ? ` ${plural(retiring, "old key")} go${retiring === 1 ? "es" : ""} too.` : "";
   return used + by + old + refused.map((words) => ` ${words}`).join("");
 }

@@ -1,12 +1,17 @@
 // What is in the list, and in which order: plain functions on rows.
 
+/** Each hint: the column that it stands under, and why it matters. */
 export const HINTS = {
-  "unused": { counted: (n) => `${n} unused`, why: "Not used for 90 days. Is it still needed?" },
-  "no end": { counted: (n) => `${n} no end`, why: "It never expires. If it leaks, it works until somebody revokes it." },
-  "any address": { counted: (n) => `${n} any address`, why: "Whoever has the key may use it from anywhere." },
-  "expires soon": { counted: (n) => `${n} expire${n === 1 ? "s" : ""} soon`, why: "Callers are refused once it has expired." },
-  "old key in use": { counted: (n) => `${n} old key${n === 1 ? "" : "s"} in use`, why: "Something has not taken the new key yet." },
+  "unused": ["used", "Not used for 90 days. Is it still needed?"],
+  "no end": ["expires", "It never expires. If it leaks, it works until somebody revokes it."],
+  "any address": ["status", "Whoever has the key may use it from anywhere."],
+  "expires soon": ["expires", "Callers are refused once it has expired."],
+  "old key in use": ["key", "Something has not taken the new key yet."],
 };
+
+/** A hint and how many keys have it. */
+export const counted = (hint, times) =>
+  `${times} ${times === 1 ? hint : hint.replace("expires", "expire").replace("key", "keys")}`;
 
 const text = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
 
@@ -35,19 +40,20 @@ export function prepare(row) {
   return row;
 }
 
-/** Those that a view asks for, in its order: `{ search, state, owner, hints, sort, descending }`. */
-export function select(rows, { search = "", state = "", owner = "", hints = [], sort = "name", descending = false }) {
-  const words = search.toLocaleLowerCase().split(/\s+/).filter(Boolean);
-  const chosen = rows.filter(
-    (row) =>
-      (!state || row.state === state) &&
-      (!owner || row.owner === owner) &&
-      hints.every((hint) => row.hints.includes(hint)) &&
-      words.every((word) => row.words.includes(word)),
-  );
-  const order = ORDERS[sort] ?? ORDERS.name;
+/** Rows in the order of a view. */
+export function sort(rows, { sort, descending }) {
   const sign = descending ? -1 : 1;
-  return chosen.sort((a, b) => sign * order(a, b) || ORDERS.name(a, b));
+  return rows.sort((a, b) => sign * ORDERS[sort](a, b) || ORDERS.name(a, b));
+}
+
+/** Those that a view asks for. */
+export function filter(rows, { search, state, owner, hints }) {
+  const words = search.toLocaleLowerCase().split(/\s+/).filter(Boolean);
+  return rows.filter((row) =>
+    (!state || row.state === state) &&
+    (!owner || row.owner === owner) &&
+    hints.every((hint) => row.hints.includes(hint)) &&
+    words.every((word) => row.words.includes(word)));
 }
 
 /** How often each value of a property occurs, in the order of the values. */

@@ -1,10 +1,10 @@
 // The plugin's server: the only one that this page talks to.
 
-/** It said no. `words` are for people, `fields` say which field is wrong. */
+/** It said no; `fields` say which field is wrong. */
 export class Refused extends Error {
-  constructor(status, { message = "", kind = "", fields = [] }) {
+  constructor(status, { message = "", fields = [] }) {
     super(message || `The plugin answered ${status}.`);
-    Object.assign(this, { status, kind, fields });
+    Object.assign(this, { status, fields });
   }
 }
 

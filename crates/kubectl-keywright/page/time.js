@@ -13,11 +13,13 @@ export const now = () => Date.now() / 1000 + offset;
 
 const DAY = 86_400;
 const form = (options) => new Intl.DateTimeFormat("en-GB", options);
-const day = form({ day: "numeric", month: "short", year: "numeric" });
-const minute = form({ day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" });
-const clock = form({ hour: "2-digit", minute: "2-digit" });
+const DATE = { day: "numeric", month: "short", year: "numeric" };
+const CLOCK = { hour: "2-digit", minute: "2-digit" };
+const day = form(DATE);
+const minute = form({ ...DATE, ...CLOCK, timeZoneName: "short" });
+const clock = form(CLOCK);
 
-const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+export const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 
 /** A span, rounded down: `4 min`, `3 h`, `94 days`. Nothing below a minute, and beyond a year. */
 function span(seconds) {
@@ -32,7 +34,7 @@ export function spoken(at, when = now()) {
   const passed = when - at;
   const length = span(Math.abs(passed));
   if (length) return passed >= 0 ? `${length} ago` : `in ${length}`;
-  if (Math.abs(passed) < 60) return passed >= 0 ? "just now" : "in less than 1 min";
+  if (Math.abs(passed) < 60) return passed >= 0 ? "just now" : "in under 1 min";
   return date(at);
 }
 
@@ -41,8 +43,7 @@ export const full = (at) => minute.format(at * 1000).replace("Sept", "Sep");
 export const hour = (at) => clock.format(at * 1000);
 
 /** An element that is kept up to date. */
-export const spokenElement = (at) =>
-  element("time", { datetime: iso(at), title: full(at) }, spoken(at));
+export const spokenElement = (at) => element("time", { datetime: iso(at), title: full(at) }, spoken(at));
 
 export const fullElement = (at) => element("time", { datetime: iso(at), class: "still" }, full(at));
 

@@ -60,6 +60,7 @@ test("markup is text, wherever it stands", async () => {
   assert.deepEqual(await page.evaluate(() => [...document.querySelectorAll("img, svg, script:not([src]), iframe, a, b, style")].length), 0, "no element of theirs");
   assert.deepEqual(asked, []);
   assert.deepEqual(problems, [], "and nothing that the policy had to stop");
+  kubectl("delete", "apikeys", ...PAYLOADS.map((_, index) => `hostile-${index}`));
   await context.close();
 });
 

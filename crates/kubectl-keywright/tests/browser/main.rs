@@ -28,8 +28,9 @@ async fn the_page_works_in_a_browser() {
     let files = files
         .into_iter()
         .filter(|file| only.as_ref().is_none_or(|only| only.split(' ').any(|one| file.starts_with(one))));
+    let names = std::env::var("KEYWRIGHT_BROWSER_NAMES").ok().map(|names| format!("--test-name-pattern={names}"));
     let mut node = tokio::process::Command::new("node");
-    node.args(["--test", "--test-concurrency=1"]).args(files).current_dir(folder).kill_on_drop(true);
+    node.args(["--test", "--test-concurrency=1"]).args(names).args(files).current_dir(folder).kill_on_drop(true);
     node.env("KEYWRIGHT_STAGE", stage.told().await.to_string()).stdin(Stdio::null());
     let status = node.status().await.expect("node runs: make browser installs it");
     assert!(status.success(), "the browser's tests: {status}");

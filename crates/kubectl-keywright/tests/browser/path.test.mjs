@@ -84,7 +84,7 @@ test("a key that is shown once is accepted, not lost by a slip, and nowhere once
   const key = await page.getByLabel("Key", { exact: true }).inputValue();
   assert.match(key, /^keyw1_\w{49}$/);
   await page.getByRole("button", { name: "Copy key" }).click();
-  await page.getByText("Copied").waitFor();
+  await page.getByText("Copied", { exact: true }).waitFor();
   assert.equal(await page.evaluate(() => navigator.clipboard.readText()), key);
   await page.getByText(/^Every verifier accepts it/).waitFor();
   assert.equal(await verify(key), 200);
@@ -131,7 +131,7 @@ test("what is changed is enforced, and a rotation makes a new key", async () => 
   await details.getByRole("button", { name: "Resume" }).click();
   await until("the resumption", async () => (await verify(key, "192.0.2.9")) === 200);
   await details.getByRole("button", { name: "Change description" }).click();
-  await page.getByLabel("Description").fill("Rolls out\ntwo lines");
+  await page.getByRole("textbox", { name: "Description" }).fill("Rolls out\ntwo lines");
   await page.getByRole("button", { name: "Change", exact: true }).click();
   await details.getByText("two lines").waitFor();
   await details.getByRole("button", { name: "Change expiry" }).click();
@@ -213,7 +213,7 @@ test("all of it goes by keyboard alone", async () => {
   await page.getByRole("alertdialog").getByText("Never used.").waitFor();
   await tabTo("Revoke key");
   await page.keyboard.press("Enter");
-  await page.getByText(/^Revoked in /).waitFor();
+  await page.getByRole("alertdialog").getByText(/^Revoked in /).waitFor();
   await page.keyboard.press("Enter");
   await page.locator("dialog").waitFor({ state: "detached" });
   assert.deepEqual(problems, []);
