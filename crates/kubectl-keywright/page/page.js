@@ -2,7 +2,7 @@
 
 import { create } from "./create.js";
 import { Details } from "./details.js";
-import { by, button, element, show, write } from "./dom.js";
+import { by, button, element, pause, show, write } from "./dom.js";
 import { List } from "./list.js";
 import { readView, writeView } from "./rows.js";
 import { Gone, feed, get, post } from "./server.js";
@@ -17,7 +17,7 @@ let lost;
 const watchers = new Map();
 
 const list = new List(view, {
-  changed: () => keep(),
+  changed: pause(200, () => keep()),
   open: (uid) => list.rows.has(uid) && openDetails(list.rows.get(uid)),
   create: () => session.may.create && button("Create API key", openCreate),
 });
@@ -119,14 +119,14 @@ function offerNamespaces() {
     keep({ namespace: control.value.trim(), key: "" });
     enter(view.namespace);
   };
-  const { namespaces, namespace } = session;
+  const { namespaces } = session;
   let control;
   if (namespaces) {
     const option = (value, text = value) => element("option", { value, selected: value === view.namespace }, text);
     const offered = [...new Set([...namespaces, view.namespace])].filter(Boolean);
     control = element("select", { change: changed }, offered.map((one) => option(one)), option("", "All namespaces"));
   } else {
-    control = element("input", { value: view.namespace ?? namespace, size: "14", autocomplete: "off", spellcheck: "false" });
+    control = element("input", { value: view.namespace, size: "14", autocomplete: "off" });
   }
   by("namespace").replaceChildren(element("label", {}, "Namespace ", control));
   by("namespace").addEventListener("submit", (event) => {

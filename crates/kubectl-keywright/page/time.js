@@ -19,7 +19,9 @@ const day = form(DATE);
 const minute = form({ ...DATE, ...CLOCK, timeZoneName: "short" });
 const clock = form(CLOCK);
 
-export const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
+const number = new Intl.NumberFormat("en");
+
+export const plural = (count, word) => `${number.format(count)} ${word}${count === 1 ? "" : "s"}`;
 
 /** A span, rounded down: `4 min`, `3 h`, `94 days`. Nothing below a minute, and beyond a year. */
 function span(seconds) {

@@ -23,8 +23,7 @@ test("the list is searched, filtered and sorted, and the address keeps how", asy
   assert.deepEqual(await names(page), ["Contractor, summer", "Old cron"]);
   await page.getByRole("button", { name: /unused/ }).click();
   assert.deepEqual(await names(page), ["Old cron"]);
-  const url = page.url();
-  assert.match(url, /owner=bob%40example.org&hints=unused/);
+  await page.waitForURL(/owner=bob%40example.org&hints=unused/);
   await page.reload();
   await ready(page);
   assert.deepEqual(await names(page), ["Old cron"], "after a reload");
