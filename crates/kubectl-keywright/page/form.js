@@ -1,6 +1,6 @@
 // A form whose fields the plugin checks: while somebody types, and before anything is sent.
 
-import { element, pause, say, show } from "./dom.js";
+import { button, element, pause, say, show } from "./dom.js";
 import { Gone, post } from "./server.js";
 
 // `asked()` is what is checked at `path`, `told` gets the answer, and `act` sends what was found good. `places` has the target of
@@ -24,10 +24,8 @@ export function checkedForm({ path, asked, places, rest, told, act, gone }) {
       control.focus();
       look();
     };
-    problem.replaceChildren(...problems.flatMap(({ words, suggestion, index }) => [
-      words, " ",
-      suggestion == null ? "" : element("button", { type: "button", class: "link", click: () => use(suggestion, index) }, `Use ${suggestion}`), " ",
-    ]));
+    problem.replaceChildren(...problems.map(({ words, suggestion, index }) =>
+      element("span", {}, words, " ", suggestion != null && button(`Use ${suggestion}`, () => use(suggestion, index), { class: "link" }))));
     if (show(problem, problems.length > 0)) control.setAttribute("aria-invalid", "true");
     else control.removeAttribute("aria-invalid");
   }

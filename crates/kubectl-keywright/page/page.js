@@ -152,8 +152,7 @@ async function enter(namespace) {
   } catch (error) {
     if (signal.aborted) return;
     if (error instanceof Gone) return pluginGone();
-    show(by("rights"), false);
-    instead(explain(error));
+    handlers.refused(explain(error));
   }
 }
 
@@ -193,6 +192,7 @@ const handlers = {
   },
   refused(words) {
     following.abort();
+    show(by("rights"), false);
     instead(words);
   },
 };

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { apply, closeBrowser, kubectl, listed, ready, until, verify, visit } from "./stage.mjs";
+import { apply, closeBrowser, kubectl, listed, ready, shoot, stage, until, verify, visit } from "./stage.mjs";
 
 after(closeBrowser);
 
@@ -169,6 +169,42 @@ test("a key in use is revoked by its typed name, and refused when the page says 
   await until("the row is gone", async () => (await listed(page, "Nightly CI").count()) === 0);
   assert.equal(await page.evaluate(() => document.activeElement.closest("tbody") !== null), true, "the next row is focused");
   assert.deepEqual(problems, []);
+  await page.context().close();
+});
+
+test("a verifier that does not answer is waited for by name, and no longer than said", async () => {
+  const { page, problems } = await visit("ann");
+  await ready(page);
+  const key = fromSecret("unlucky-1");
+  await listed(page, "Metrics reader").click();
+  await page.getByRole("button", { name: "Revoke..." }).click();
+  const asked = page.getByRole("alertdialog");
+  await asked.getByText("Never used.").waitFor();
+  process.kill(stage.verifierProcess, "SIGSTOP");
+  try {
+    await asked.getByRole("button", { name: "Revoke key" }).click();
+    await asked.getByText(/^Waiting for keywright-verifier-\w+, until \d\d:\d\d:\d\d at most$/).waitFor();
+    await shoot(page, "revoking-1280-light");
+    await listed(page, "Metrics reader").locator("xpath=ancestor::tr").getByText("Revoking").waitFor();
+    assert.ok(kubectl("get", "apikey", "unlucky-1", "--output", "name"), "it is still there");
+  } finally {
+    process.kill(stage.verifierProcess, "SIGCONT");
+  }
+  await asked.getByText(/^Revoked in /).waitFor();
+  assert.equal(await verify(key), 401);
+  await asked.getByRole("button", { name: "Done" }).click();
+  assert.deepEqual(problems, []);
+  await page.context().close();
+});
+
+test("times are said as people say them, rounded down", async () => {
+  const { page } = await visit("ann");
+  const said = await page.evaluate(async () => {
+    const { spoken } = await import("/time.js");
+    const [minute, hour, day] = [60, 3600, 86_400];
+    return [0, 59, minute, 4 * minute + 59, hour - 1, hour, day - 1, day, 94 * day + 5, 365 * day, 366 * day, -30, -minute, -87 * day - 5].map((passed) => spoken(1_796_000_000 - passed, 1_796_000_000));
+  });
+  assert.deepEqual(said, ["just now", "just now", "1 min ago", "4 min ago", "59 min ago", "1 h ago", "23 h ago", "1 day ago", "94 days ago", "365 days ago", "29 Nov 2025", "in under 1 min", "in 1 min", "in 87 days"]);
   await page.context().close();
 });
 
