@@ -4,8 +4,6 @@
 //! it was decided. It also waits for an answer for ever. Here only the deciding loop retries, and every request except a
 //! watch ends after [`REQUEST_TIMEOUT`].
 
-mod proxy;
-
 use std::env;
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +11,8 @@ use std::time::Duration;
 use anyhow::Context;
 use kube::config::{ExecAuthCluster, Kubeconfig};
 use kube::{Client, Config};
+
+use keywright_core::proxy;
 
 /// How long an answer may take. Watches have no limit here.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

@@ -10,6 +10,7 @@
 //! - [`election`]: which controller leads.
 //! - [`fence`]: when no verifier accepts a revoked key any more.
 //! - [`keyring`]: the records that are trusted now. [`verify`] decides a request from it, [`usage`] notes uses.
+//! - [`proxy`]: which HTTP proxy a client takes to the API server.
 //! - [`key`], [`address`], [`duration`], [`date_time`], [`words`]: the values that all of them use.
 
 pub mod api;
@@ -20,6 +21,7 @@ pub mod credential;
 pub mod date_time;
 pub mod duration;
 pub mod key;
+pub mod proxy;
 pub mod record_name;
 pub mod resource_version;
 pub mod secret_template;

@@ -101,6 +101,14 @@ pub enum Command {
   kubectl keywright whose
   kubectl keywright whose -A < leaked.key")]
     Whose(Whose),
+    /// Send a canary key through a route, and tell what the verifier saw
+    ///
+    /// Makes a key that ends in 10 minutes, uses it at the URL, and deletes it. Tells whether the route asks for keys, accepts
+    /// the namespace, demands a scope, and which address it takes for yours.
+    #[command(after_help = "Examples:
+  kubectl keywright check-route https://api.example.org/health
+  kubectl keywright check-route https://api.example.org/health --scope read --bearer")]
+    CheckRoute(CheckRoute),
     /// Open a page with your keys in the browser
     ///
     /// It listens on 127.0.0.1 only, and acts with your rights. From afar, bring the port here: ssh -L PORT:127.0.0.1:PORT
@@ -336,6 +344,22 @@ pub struct Whose {
     /// The system namespace, for who may read records
     #[arg(long, value_name = "NAME", default_value = "keywright-system")]
     pub system_namespace: String,
+}
+
+/// `check-route`
+#[derive(Clone, Debug, clap::Args)]
+pub struct CheckRoute {
+    /// Where to send the canary: a GET that does no harm
+    pub url: String,
+    /// A scope that the canary has; may be repeated
+    #[arg(long, value_name = "SCOPE", value_delimiter = ',')]
+    pub scope: Vec<String>,
+    /// Send the key as Authorization: Bearer, and not as X-API-Key
+    #[arg(long)]
+    pub bearer: bool,
+    /// How long to wait, each time, until every verifier knows the canary
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = time)]
+    pub timeout: Duration,
 }
 
 /// `completion`

@@ -15,6 +15,7 @@ use jiff::{SignedDuration, Timestamp, Zoned};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use keywright_core::proxy::proxy_for;
 use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -86,7 +87,13 @@ impl Cluster {
         let file = file.map_err(|error| unusable(&error))?;
         let name = cluster_name(&file, options.context.as_deref()).unwrap_or_else(|| "this cluster".to_owned());
         let choice = KubeConfigOptions { context: options.context.clone(), ..KubeConfigOptions::default() };
+        let has_own_proxy = has_own_proxy(&file, &name);
         let mut config = Config::from_custom_kubeconfig(file, &choice).await.map_err(|error| unusable(&error))?;
+        if !has_own_proxy {
+            // Kube compares NO_PROXY with the proxy's own name.
+            let proxy = proxy_for(&config.cluster_url, |name| std::env::var(name).ok());
+            config.proxy_url = proxy.map_err(|error| Failure::usage(error.to_string()))?;
+        }
         // A request that is tried again by itself may be carried out minutes after it was decided.
         config.default_retry = false;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
@@ -259,10 +266,9 @@ impl Cluster {
     /// Notes the API server's clock.
     fn heed(&self, headers: &HeaderMap) {
         let date = headers.get("date").and_then(|date| date.to_str().ok());
-        let Some(date) = date.and_then(|date| rfc2822::parse(date).ok()) else { return };
-        let ahead = date.timestamp().duration_since(Timestamp::now());
-        let ahead = if ahead.abs() < SAME_CLOCK { SignedDuration::ZERO } else { ahead };
-        self.ahead.store(ahead.as_secs(), Ordering::Relaxed);
+        if let Some(ahead) = date.and_then(|date| seconds_ahead(date, Timestamp::now())) {
+            self.ahead.store(ahead, Ordering::Relaxed);
+        }
     }
 }
 
@@ -281,6 +287,12 @@ fn cluster_name(file: &Kubeconfig, context: Option<&str>) -> Option<String> {
     let context = context.or(file.current_context.as_deref())?;
     let named = file.contexts.iter().find(|named| named.name == context)?;
     Some(named.context.as_ref()?.cluster.clone())
+}
+
+/// Whether the kubeconfig names a proxy for the cluster.
+fn has_own_proxy(file: &Kubeconfig, cluster: &str) -> bool {
+    let named = file.clusters.iter().find(|named| named.name == cluster).and_then(|named| named.cluster.as_ref());
+    named.is_some_and(|cluster| cluster.proxy_url.as_ref().is_some_and(|url| !url.is_empty()))
 }
 
 fn built(request: Result<Request<Vec<u8>>, request::Error>) -> Result<Request<Vec<u8>>, ApiError> {
@@ -316,6 +328,12 @@ fn refusal(code: u16, body: &[u8]) -> ApiError {
     ApiError::Refused(status.with_code(code).boxed())
 }
 
+/// How far the clock of a `Date` header is ahead of ours, in seconds.
+fn seconds_ahead(date: &str, now: Timestamp) -> Option<i64> {
+    let ahead = rfc2822::parse(date).ok()?.timestamp().duration_since(now);
+    Some(if ahead.abs() < SAME_CLOCK { 0 } else { ahead.as_secs() })
+}
+
 /// The texts of the `Warning` headers (RFC 7234, 5.5): `299 - "text"`.
 fn warnings(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all("warning").iter().filter_map(|value| str::from_utf8(value.as_bytes()).ok());
@@ -338,6 +356,20 @@ mod tests {
         assert!(matches!(refusal(404, b"404 page not found\n"), ApiError::NotInstalled));
         let unnamed = br#"{"kind":"Status","reason":"NotFound","code":404,"message":"the server could not find the requested resource","details":{}}"#;
         assert!(matches!(refusal(404, unnamed), ApiError::NotInstalled));
+    }
+
+    #[test]
+    fn the_clock_that_counts_is_the_api_server_s() {
+        let now = "2026-11-29T13:05:00.9Z".parse().unwrap();
+        for (date, ahead) in [
+            ("Sun, 29 Nov 2026 13:05:00 GMT", Some(0)),
+            ("Sun, 29 Nov 2026 13:04:58 GMT", Some(0)),
+            ("Sun, 29 Nov 2026 13:10:01 GMT", Some(300)),
+            ("Sun, 29 Nov 2026 12:05:00 GMT", Some(-3600)),
+            ("soon", None),
+        ] {
+            assert_eq!(seconds_ahead(date, now), ahead, "{date}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The commands: each reads, asks the pure part what to say, and prints.
 
+mod check_route;
 mod completion;
 mod create;
 mod describe;
@@ -32,6 +33,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Revoke(asked) => revoke::run(&Session::start(options).await?, &asked).await,
         Command::Explain(asked) => explain::run(&Session::start(options).await?, &asked).await,
         Command::Whose(asked) => whose::run(&Session::start(options).await?, &asked).await,
+        Command::CheckRoute(asked) => check_route::run(&Session::start(options).await?, &asked).await,
         Command::Ui(asked) => ui::run(Session::start(options).await?, &asked).await,
         Command::Completion(asked) => completion::script(asked.shell),
         Command::Complete(asked) => completion::complete(options, &asked.words).await,

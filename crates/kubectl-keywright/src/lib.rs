@@ -3,12 +3,14 @@
 //! - [`args`]: the commands and their flags.
 //! - [`commands`]: each reads, asks the pure part what to say, and prints.
 //! - [`view`]: what people see of an ApiKey. Commands and page share it. [`decision`]: what a verifier would decide.
+//!   [`canary`]: what the answers to a canary key say of a route.
 //! - [`session`]: what every command works with. [`cluster`]: the user's cluster. [`workloads`]: who mounts a Secret there.
 //! - [`failure`]: what went wrong, in a sentence, and its exit code.
 //! - [`ui`]: the page in the user's browser, and the server behind it.
 //! - [`output`]: tables and documents. [`terminal`]: colours, prompts, progress.
 
 pub mod args;
+pub mod canary;
 pub mod cluster;
 pub mod commands;
 pub mod decision;

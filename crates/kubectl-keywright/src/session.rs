@@ -55,6 +55,11 @@ impl Session {
         listed.map_err(|error| self.cluster.attempt("list", APIKEYS, namespace.unwrap_or(""), "").failed(&error))
     }
 
+    /// Where waits look, and what they tell.
+    pub fn waits(&self) -> (&Cluster, Terminal) {
+        (&self.cluster, self.terminal)
+    }
+
     /// `team-a/ci on prod-eu`
     pub fn full_name(&self, name: &str) -> String {
         format!("{}/{name} on {}", self.cluster.namespace, self.cluster.name)

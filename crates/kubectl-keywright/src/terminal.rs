@@ -24,6 +24,8 @@ pub struct Terminal {
     pub output_is_terminal: bool,
     /// Whether a line of progress can be written over.
     can_rewrite: bool,
+    /// Whether progress is worth a word.
+    is_quiet: bool,
     /// Columns of the terminal that results go to.
     pub width: Option<usize>,
 }
@@ -31,6 +33,7 @@ pub struct Terminal {
 /// A line that says what is waited for.
 pub struct ProgressLine {
     can_rewrite: bool,
+    is_quiet: bool,
     last: String,
     is_open: bool,
 }
@@ -48,24 +51,26 @@ impl Terminal {
             input_is_terminal: input,
             output_is_terminal: output,
             can_rewrite: error && !is_dumb && !set("NO_COLOR"),
+            is_quiet: false,
             width: width.filter(|_| output),
         }
     }
 
-    /// Says something that is no result.
+    /// Says something that is no result. What comes from objects in it is made safe.
     pub fn say(&self, text: &str) {
+        let lines: Vec<_> = text.lines().map(escape).collect();
         // Whoever has closed standard error does not want to know.
-        let _ = writeln!(anstream::stderr(), "{text}");
+        let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
     }
 
     /// Says what the API server warns of.
     pub fn warn(&self, warnings: &[String]) {
         for warning in warnings {
-            self.say(&format!("Warning: {}", escape(warning)));
+            self.say(&format!("Warning: {warning}"));
         }
     }
 
-    /// Prints a result, with its newline.
+    /// Prints a result, with its newline. The caller has made safe what comes from objects.
     ///
     /// # Errors
     /// If nobody takes it.
@@ -97,8 +102,8 @@ impl Terminal {
     /// # Errors
     /// If standard input cannot be read.
     pub fn ask(&self, question: &str) -> Result<Option<String>, Failure> {
-        let mut error = anstream::stderr();
-        let _ = write!(error, "{question}").and_then(|()| error.flush());
+        let mut error = io::stderr();
+        let _ = write!(error, "{}", escape(question)).and_then(|()| error.flush());
         let mut line = String::new();
         let read = io::stdin().lock().take(LONGEST_INPUT).read_line(&mut line).map_err(|error| unreadable(&error))?;
         if read == 0 {
@@ -128,14 +133,19 @@ impl Terminal {
 
     /// A line that says what is waited for.
     pub fn progress(&self) -> ProgressLine {
-        ProgressLine { can_rewrite: self.can_rewrite, last: String::new(), is_open: false }
+        ProgressLine { can_rewrite: self.can_rewrite, is_quiet: self.is_quiet, last: String::new(), is_open: false }
+    }
+
+    /// The same terminal, for a part of something whose progress is told elsewhere.
+    pub fn quiet(self) -> Self {
+        Self { is_quiet: true, ..self }
     }
 }
 
 impl ProgressLine {
     /// Says what is waited for now, if that is news.
     pub fn show(&mut self, text: &str) {
-        if self.last == text {
+        if self.is_quiet || self.last == text {
             return;
         }
         text.clone_into(&mut self.last);

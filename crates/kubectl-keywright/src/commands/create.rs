@@ -243,7 +243,7 @@ async fn wait(session: &Session, asked: &Create, created: &ApiKey) -> Outcome {
         generation: created.metadata.generation.unwrap_or(1),
         change: Change::Created,
     };
-    follow(session, session.attempt("get", &asked.name), asked.timeout, async |waited| {
+    follow(session.waits(), session.attempt("get", &asked.name), asked.timeout, async |waited| {
         let key = session.cluster.find::<ApiKey>(&session.cluster.namespace, &asked.name).await?;
         Ok(in_force(key.as_ref(), &wanted, waited, &session.cluster.now()))
     })

@@ -9,6 +9,7 @@ use crate::args::Explain;
 use crate::decision::{Demand, Explanation, KnownRecord, explain};
 use crate::failure::Failure;
 use crate::session::Session;
+use crate::view::escape::escape;
 
 /// Explains a decision.
 pub async fn run(session: &Session, asked: &Explain) -> Result<(), Failure> {
@@ -17,7 +18,7 @@ pub async fn run(session: &Session, asked: &Explain) -> Result<(), Failure> {
         Some(name) => by_name(session, name, &demand).await?,
         None => by_key(session, asked, &demand).await?,
     };
-    session.terminal.print(&format!("{}\n{}\n", explanation.verdict, explanation.rules.join(", ")))
+    session.terminal.print(&format!("{}\n{}\n", explanation.verdict, escape(&explanation.rules.join(", "))))
 }
 
 /// Decides about the current key of an ApiKey. A key that is made for the occasion stands in for it: the rules do not depend

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use crate::cluster::Cluster;
 use crate::failure::{ApiError, Attempt};
-use crate::session::Session;
+use crate::terminal::Terminal;
 use crate::view::time;
 use crate::view::wait::{Progress, seconds};
 
@@ -32,15 +33,15 @@ pub enum Outcome {
 
 /// Looks until it is done, or cannot be, or the time is up, or somebody presses Ctrl-C.
 pub async fn follow(
-    session: &Session,
+    (cluster, terminal): (&Cluster, Terminal),
     attempt: Attempt<'_>,
     timeout: Duration,
     mut look: impl AsyncFnMut(Duration) -> Result<Progress, ApiError>,
 ) -> Outcome {
     let started = Instant::now();
-    let mut line = session.terminal.progress();
+    let mut line = terminal.progress();
     let mut interrupted = pin!(tokio::signal::ctrl_c());
-    let mut seen_at = session.cluster.now();
+    let mut seen_at = cluster.now();
     let mut waiting = String::new();
     loop {
         let looked = tokio::select! {
@@ -51,7 +52,7 @@ pub async fn follow(
             Ok(Progress::Done(message)) => return Outcome::Done(message),
             Ok(Progress::Failed(why)) => return Outcome::Failed(why),
             Ok(Progress::Waiting(what)) => {
-                seen_at = session.cluster.now();
+                seen_at = cluster.now();
                 line.show(&format!("{what}..."));
                 waiting = what;
             }
@@ -59,7 +60,7 @@ pub async fn follow(
                 return Outcome::Failed(attempt.sentence(&ApiError::Refused(status)));
             }
             Err(error) => {
-                let as_of = time::clock(seen_at.timestamp(), &session.cluster.now());
+                let as_of = time::clock(seen_at.timestamp(), &cluster.now());
                 line.show(&format!("As of {as_of}. {} Trying again...", attempt.sentence(&error)));
             }
         }

@@ -81,7 +81,7 @@ async fn tell(session: &Session, keys: &[ApiKey]) {
         let name = key.metadata.name.as_deref().unwrap_or_default();
         let users = secret_of(key).map(|secret| workloads.using(secret)).unwrap_or_default();
         let place = format!("{name} in {} on {}", session.cluster.namespace, session.cluster.name);
-        session.terminal.say(&escape(&format!("{place}: {}.", losses(key, &users, &now))));
+        session.terminal.say(&format!("{place}: {}.", losses(key, &users, &now)));
     }
     if !workloads.unseen.is_empty() {
         let (unseen, namespace) = (workloads.unseen.join(", "), &session.cluster.namespace);
@@ -174,7 +174,7 @@ async fn wait(session: &Session, targets: Vec<Target>, timeout: Duration) -> Res
     let number = targets.len();
     let first = targets.first().map(|target| target.name.clone()).unwrap_or_default();
     let mut left = targets;
-    let outcome = follow(session, session.attempt("get", &first), timeout, async |waited| {
+    let outcome = follow(session.waits(), session.attempt("get", &first), timeout, async |waited| {
         let mut last = Progress::Waiting("Waiting for the controller".to_owned());
         while let Some(target) = left.last() {
             let key = session.cluster.find::<ApiKey>(&session.cluster.namespace, &target.name).await?;
@@ -192,7 +192,7 @@ async fn wait(session: &Session, targets: Vec<Target>, timeout: Duration) -> Res
     });
     let still = "Still being revoked; cannot be undone.";
     match outcome.await {
-        Outcome::Done(done) => session.terminal.print(&format!("{done}\n")),
+        Outcome::Done(done) => session.terminal.print(&format!("{}\n", escape(&done))),
         Outcome::Failed(why) => Err(Failure::failed(format!("{why} {still}"))),
         Outcome::Late(late) => Err(Failure::late(format!("{late} {still}"))),
         Outcome::Interrupted => Err(Failure::interrupted(still)),

@@ -9,6 +9,7 @@ use super::follow::{Outcome, follow};
 use crate::args::Rotate;
 use crate::failure::Failure;
 use crate::session::Session;
+use crate::view::escape::escape;
 use crate::view::state::{condition, is_going};
 use crate::view::wait::{Change, Wanted, in_force};
 
@@ -31,12 +32,12 @@ pub async fn run(session: &Session, asked: &Rotate) -> Result<(), Failure> {
         generation: key.metadata.generation.unwrap_or(1),
         change: Change::Rotated(RotateRequest::read(&request).shown),
     };
-    let outcome = follow(session, session.attempt("get", &asked.name), asked.timeout, async |waited| {
+    let outcome = follow(session.waits(), session.attempt("get", &asked.name), asked.timeout, async |waited| {
         let key = session.cluster.find::<ApiKey>(&session.cluster.namespace, &asked.name).await?;
         Ok(in_force(key.as_ref(), &wanted, waited, &session.cluster.now()))
     });
     match outcome.await {
-        Outcome::Done(done) => session.terminal.print(&format!("{done}\n")),
+        Outcome::Done(done) => session.terminal.print(&format!("{}\n", escape(&done))),
         Outcome::Failed(why) => Err(Failure::failed(format!("{name}: {why}"))),
         Outcome::Late(still) => Err(Failure::late(format!("{name}: not rotated yet. {still} It goes on by itself."))),
         Outcome::Interrupted => Err(Failure::interrupted(format!("{name}: the rotation goes on by itself."))),

@@ -1,5 +1,6 @@
 //! Lists are for people in a terminal, and complete in a pipe.
 
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::person::{INSIDE, Scene};
@@ -49,4 +50,31 @@ async fn a_narrow_terminal_gets_fewer_columns_and_is_told_so() {
     let narrow = scene.at_terminal("list", 80, &[]).await.exits(0).prints("a-rather-long-name-of-a-key").output;
     assert!(!narrow.contains("ann@example.org"), "{narrow}");
     assert!(narrow.contains("Too narrow for CREATED, OWNER"), "{narrow}");
+}
+
+#[tokio::test]
+async fn who_wants_no_colours_gets_lines_and_no_controls() {
+    let scene = Scene::of_admin("plain").await;
+    let ran = scene.at_plain_terminal("create ci --expires 1d").await.exits(0).prints("Waiting for the controller...");
+    let key = scene.delivered("ci").await;
+    assert!(ran.output.contains(&key) && !ran.output.contains('\u{1b}'), "{}", ran.output.replace(&key, "KEY"));
+    let ran = scene.at_plain_terminal("list").await.exits(0).prints("Active");
+    assert!(!ran.output.contains('\u{1b}'), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_list_is_complete_however_many_there_are() {
+    let mut scene = Scene::of_admin("pages").await;
+    scene.controller.take().unwrap().kill().await;
+    let api_keys = scene.api_keys();
+    let created = (0..501).map(|number| {
+        let name = format!("key-{number}");
+        let object =
+            json!({"apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKey", "metadata": {"name": name}, "spec": {}});
+        let (api_keys, object) = (api_keys.clone(), serde_json::from_value(object).unwrap());
+        async move { api_keys.create(&Default::default(), &object).await.unwrap() }
+    });
+    futures::stream::iter(created).buffer_unordered(16).for_each(|_| async {}).await;
+    let listed = scene.run("list").await.exits(0).prints("New").output;
+    assert_eq!(listed.lines().count(), 1 + 501);
 }

@@ -10,4 +10,5 @@ mod person;
 mod revoke;
 mod rights;
 mod rotate;
+mod route;
 mod whose;

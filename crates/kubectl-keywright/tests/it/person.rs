@@ -127,14 +127,32 @@ impl Scene {
         self.finished(command, input).await
     }
 
+    /// The same, with these variables in the environment.
+    pub async fn run_in(&self, variables: &[(&str, &str)], line: &str) -> Ran {
+        let mut command = self.command(env!("CARGO_BIN_EXE_kubectl-keywright"));
+        command.args(line.split_whitespace()).envs(variables.iter().copied());
+        self.finished(command, "").await
+    }
+
     /// The same in a terminal of this many columns, in front of somebody who waits for each of the prompts and then types
     /// the answer. What is seen there is the output.
     pub async fn at_terminal(&self, line: &str, columns: u16, answers: &[(&str, &str)]) -> Ran {
+        self.finished(self.terminal(line, columns, answers), "").await
+    }
+
+    /// The same, in a terminal whose owner wants no colours.
+    pub async fn at_plain_terminal(&self, line: &str) -> Ran {
+        let mut command = self.terminal(line, 120, &[]);
+        command.env("NO_COLOR", "1");
+        self.finished(command, "").await
+    }
+
+    fn terminal(&self, line: &str, columns: u16, answers: &[(&str, &str)]) -> Command {
         let mut command = self.command("python3");
         command.arg(project().join("crates/kubectl-keywright/tests/terminal.py"));
         command.arg(columns.to_string()).arg(json!(answers).to_string());
         command.arg(env!("CARGO_BIN_EXE_kubectl-keywright")).args(line.split_whitespace());
-        self.finished(command, "").await
+        command
     }
 
     fn command(&self, program: &str) -> Command {

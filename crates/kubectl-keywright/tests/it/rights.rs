@@ -46,3 +46,11 @@ async fn none_and_unreachable_and_unknown_to_the_cluster_differ() {
     scene.run(&format!("list --kubeconfig {}", elsewhere.display())).await.exits(1).says("is unreachable");
     scene.run("list --kubeconfig /nonexistent/kubeconfig").await.exits(2).says("The kubeconfig cannot be used");
 }
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_taken_unless_it_is_excepted() {
+    let scene = Scene::new("proxy", &[keywright_role("keywright-view")]).await;
+    let proxy = ("HTTPS_PROXY", "http://127.0.0.1:9");
+    scene.run_in(&[proxy], "list").await.exits(1).says("is unreachable");
+    scene.run_in(&[proxy, ("NO_PROXY", "example.org,127.0.0.0/8")], "list").await.exits(0).says("No API keys in ");
+}

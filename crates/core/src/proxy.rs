@@ -1,11 +1,11 @@
-//! PURE. Chooses the HTTP proxy of a request from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower
+//! Chooses the HTTP proxy of a request from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower
 //! case.
 //!
 //! There is no standard. This follows Go's clients, such as kubectl, and curl where curl understands more.
 
 use std::net::IpAddr;
 
-use hyper::Uri;
+use http::Uri;
 
 /// The value of a proxy variable or of `proxy-url` cannot be used. The message does not repeat it: it may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,251 @@
+//! `check-route`: sends a canary key through a route, and tells what the verifier saw.
+
+use std::time::Duration;
+
+use http::{Request, Uri};
+use keywright_core::api::ApiKey;
+use keywright_core::key::Key;
+use kube::client::Body;
+use kube::{Client, Config};
+use rand::rngs::SysRng;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::follow::{Outcome, follow};
+use crate::args::CheckRoute;
+use crate::canary::{Reason, Search, Verdict};
+use crate::failure::Failure;
+use crate::session::Session;
+use crate::terminal::ProgressLine;
+use crate::view::escape::escape;
+use crate::view::wait::{Change, Wanted, in_force};
+
+/// How long the route may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A canary that nobody could delete ends by itself.
+const LIFE: &str = "10m";
+
+/// A key for the route alone, and the way there.
+struct Canary<'a> {
+    session: &'a Session,
+    asked: &'a CheckRoute,
+    key: Key,
+    name: String,
+    uid: String,
+    client: Client,
+    target: Uri,
+}
+
+/// Checks a route.
+pub async fn run(session: &Session, asked: &CheckRoute) -> Result<(), Failure> {
+    let target = target(&asked.url)?;
+    let client = client(&target)?;
+    let bare = ask(&client, &target, None).await?;
+    told(session, "without a key", &bare.words())?;
+    if bare.is_let_in() {
+        return Err(Failure::failed("Nothing on this route asks for a key: no canary was sent."));
+    }
+    let canary = Canary::create(session, asked, client, target).await?;
+    let checked = tokio::select! {
+        checked = canary.check() => checked,
+        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted("Interrupted. The canary goes.")),
+    };
+    // Whatever has come of it.
+    let deleted = session.cluster.delete::<ApiKey>(&session.cluster.namespace, &canary.name, &canary.uid).await;
+    if let Err(error) = deleted.map(drop).or_else(|error| if error.is_not_found() { Ok(()) } else { Err(error) }) {
+        let sentence = session.attempt("delete", &canary.name).sentence(&error);
+        session.terminal.say(&format!("Revoke {} yourself; it ends in {LIFE}. {sentence}", canary.name));
+    }
+    checked
+}
+
+impl<'a> Canary<'a> {
+    async fn create(session: &'a Session, asked: &'a CheckRoute, client: Client, target: Uri) -> Result<Self, Failure> {
+        let key = Key::mint(&mut SysRng).map_err(|error| Failure::failed(format!("No random numbers: {error}.")))?;
+        let name = format!("check-route-{:08x}", rand::random::<u32>());
+        let spec = json!({
+            "description": "A canary of kubectl keywright check-route, to be deleted when that ends",
+            "keyHash": key.digest().to_string(), "expiresIn": LIFE, "scopes": asked.scope,
+        });
+        let namespace = &session.cluster.namespace;
+        let object = json!({
+            "apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKey", "spec": spec,
+            "metadata": {"name": name, "namespace": namespace},
+        });
+        let created = session.cluster.create::<ApiKey>(namespace, &object, false).await;
+        let created = created.map_err(|error| session.attempt("create", &name).failed(&error))?.value;
+        let uid = created.metadata.uid.unwrap_or_default();
+        Ok(Self { session, asked, key, name, uid, client, target })
+    }
+
+    async fn check(&self) -> Result<(), Failure> {
+        self.wait(1, Change::Created).await?;
+        let verdict = self.ask().await?;
+        told(self.session, "with the canary", &verdict.words())?;
+        let namespace = &self.session.cluster.namespace;
+        match verdict {
+            Verdict::LetIn(_) => {}
+            Verdict::Refused(Reason::Scope) => return told(self.session, "scope", "add --scope SCOPE, and try again"),
+            Verdict::Refused(Reason::Namespace) => {
+                return told(self.session, "namespace", &format!("{namespace} is not accepted: try -n NAMESPACE"));
+            }
+            Verdict::NoKey => {
+                let cause = "the key did not arrive in this header, or another installation of Keywright is asked";
+                return told(self.session, "key", cause);
+            }
+            Verdict::Forbidden => {
+                let cause = format!("the route may not accept {namespace}, or may demand a scope");
+                return told(self.session, "cause", &cause);
+            }
+            Verdict::Refused(_) | Verdict::Unavailable => return Ok(()),
+        }
+        told(self.session, "namespace", &format!("{namespace} is accepted"))?;
+        told(self.session, "scope", &self.demanded_scopes().await?)?;
+        told(self.session, "address", &self.seen_address().await?)
+    }
+
+    /// Which of the scopes that the canary has it cannot do without.
+    async fn demanded_scopes(&self) -> Result<String, Failure> {
+        let mut demanded = Vec::new();
+        for scope in &self.asked.scope {
+            let others: Vec<_> = self.asked.scope.iter().filter(|other| *other != scope).collect();
+            if !self.passes_with(json!({"scopes": others})).await? {
+                demanded.push(&**scope);
+            }
+        }
+        self.edit(json!({"scopes": self.asked.scope})).await?;
+        Ok(if demanded.is_empty() {
+            "none is demanded".to_owned()
+        } else {
+            format!("{} is demanded", demanded.join(", "))
+        })
+    }
+
+    /// The address that the verifier takes for the client's: found by limiting the canary to half of what is left, again
+    /// and again.
+    async fn seen_address(&self) -> Result<String, Failure> {
+        let mut line = self.session.terminal.progress();
+        let mut left = None;
+        for family in [Search::IPV4, Search::IPV6] {
+            if left.is_none() && self.passes_from(&family.network(), &mut line).await? {
+                left = Some(family);
+            }
+        }
+        let Some(mut search) = left else {
+            return Ok(
+                "the verifier cannot tell the client's: see its --http-client-ip and --grpc-client-ip".to_owned()
+            );
+        };
+        while let Some(half) = search.half() {
+            let is_in = self.passes_from(&half.network, &mut line).await?;
+            search = search.answered(&half, is_in);
+        }
+        let network = search.network();
+        let is_steady = self.passes_from(&network, &mut line).await?;
+        line.clear();
+        let seen = network.strip_suffix("/32").unwrap_or(&network);
+        Ok(match is_steady {
+            true => format!("{seen} is what the verifier sees as the client"),
+            false => "another one with each request: allow the whole network of your way out".to_owned(),
+        })
+    }
+
+    async fn passes_from(&self, network: &str, line: &mut ProgressLine) -> Result<bool, Failure> {
+        line.show(&format!("Is it in {network}?"));
+        self.passes_with(json!({"allowedIPs": [network]})).await
+    }
+
+    /// Whether the canary is let in once it is declared so.
+    async fn passes_with(&self, spec: Value) -> Result<bool, Failure> {
+        self.edit(spec).await?;
+        let verdict = self.ask().await?;
+        match verdict {
+            Verdict::LetIn(_) => Ok(true),
+            Verdict::Refused(Reason::Address | Reason::Scope) | Verdict::Forbidden => Ok(false),
+            other => Err(Failure::failed(format!("The route has changed its mind: {}.", other.words()))),
+        }
+    }
+
+    async fn edit(&self, spec: Value) -> Result<(), Failure> {
+        let cluster = &self.session.cluster;
+        let failed = |error| self.session.attempt("patch", &self.name).failed(&error);
+        loop {
+            let key = self.session.apikey(&self.name).await?;
+            let patch = json!({"metadata": {"resourceVersion": key.metadata.resource_version}, "spec": spec});
+            match cluster.patch::<ApiKey>(&cluster.namespace, &self.name, &patch).await {
+                Ok(changed) => return self.wait(changed.value.metadata.generation.unwrap_or(1), Change::Edited).await,
+                // The controller writes the status of what was just changed.
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+
+    async fn wait(&self, generation: i64, change: Change) -> Result<(), Failure> {
+        let Self { session, name, uid, .. } = self;
+        let wanted = Wanted { uid: uid.clone(), generation, change };
+        let quiet = (&session.cluster, session.terminal.quiet());
+        let outcome = follow(quiet, session.attempt("get", name), self.asked.timeout, async |waited| {
+            let key = session.cluster.find::<ApiKey>(&session.cluster.namespace, name).await?;
+            Ok(in_force(key.as_ref(), &wanted, waited, &session.cluster.now()))
+        });
+        match outcome.await {
+            Outcome::Done(_) => Ok(()),
+            Outcome::Failed(why) => Err(Failure::failed(format!("The canary is of no use: {why}"))),
+            Outcome::Late(late) => Err(Failure::late(format!("The canary is not known everywhere. {late}"))),
+            Outcome::Interrupted => Err(Failure::interrupted("Interrupted. The canary goes.")),
+        }
+    }
+
+    async fn ask(&self) -> Result<Verdict, Failure> {
+        let header = if self.asked.bearer { "authorization" } else { "x-api-key" };
+        ask(&self.client, &self.target, Some((header, &self.key, self.asked.bearer))).await
+    }
+}
+
+fn told(session: &Session, label: &str, text: &str) -> Result<(), Failure> {
+    session.terminal.print(&format!("{label:15} {}\n", escape(text)))
+}
+
+fn target(url: &str) -> Result<Uri, Failure> {
+    let target: Option<Uri> = url.parse().ok();
+    let is_whole =
+        |target: &Uri| target.authority().is_some() && ["http", "https"].contains(&target.scheme_str().unwrap_or(""));
+    target.filter(is_whole).ok_or_else(|| Failure::usage("Write the URL as http://HOST/PATH or https://HOST/PATH."))
+}
+
+/// Kube's client speaks HTTP and TLS to anybody.
+fn client(target: &Uri) -> Result<Client, Failure> {
+    let mut origin = target.clone().into_parts();
+    origin.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+    let origin =
+        Uri::from_parts(origin).map_err(|error| Failure::usage(format!("The URL cannot be used: {error}.")))?;
+    let mut config = Config::new(origin);
+    config.default_retry = false;
+    config.read_timeout = Some(PATIENCE);
+    Client::try_from(config).map_err(|error| Failure::failed(format!("No connection can be made: {error}.")))
+}
+
+async fn ask(client: &Client, target: &Uri, key: Option<(&str, &Key, bool)>) -> Result<Verdict, Failure> {
+    let path = target.path_and_query().map_or("/", |path| path.as_str());
+    let mut request = Request::get(path);
+    if let Some((header, key, is_bearer)) = key {
+        let scheme = if is_bearer { "Bearer " } else { "" };
+        request = request.header(header, format!("{scheme}{}", key.reveal()));
+    }
+    let request =
+        request.body(Body::empty()).map_err(|error| Failure::usage(format!("The URL cannot be used: {error}.")))?;
+    let unreachable =
+        |why: String| Failure::failed(format!("{} is unreachable: {why}.", target.host().unwrap_or("It")));
+    let answered =
+        timeout(PATIENCE, client.send(request)).await.map_err(|_| unreachable("no answer in 10 s".to_owned()))?;
+    let answer = answered.map_err(|error| unreachable(error.to_string()))?;
+    let status = answer.status().as_u16();
+    let body = match status {
+        403 => {
+            timeout(PATIENCE, answer.into_body().collect_bytes()).await.ok().and_then(Result::ok).unwrap_or_default()
+        }
+        _ => Default::default(),
+    };
+    Ok(Verdict::of(status, &body))
+}
