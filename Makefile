@@ -102,6 +102,13 @@ integration: testbed ## Run the tests on a real control plane
 	cargo test --locked --package kubectl-keywright --test it
 	cargo test --locked --test it
 
+.PHONY: browser
+browser: testbed ## Try the page of `kubectl keywright ui` in Chromium; target/screenshots has its pictures
+	@tests/testbed/tools.sh base browser
+	@cd crates/kubectl-keywright/tests/browser && npm ci --silent --ignore-scripts
+	cargo build --locked --bin keywright
+	cargo test --locked --package kubectl-keywright --test browser -- --nocapture
+
 .PHONY: documentation
 documentation: ## Build the documentation, with its warnings as errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items

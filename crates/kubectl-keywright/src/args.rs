@@ -9,6 +9,7 @@ use keywright_core::duration;
 
 use crate::cluster::ClusterOptions;
 use crate::output::Format;
+use crate::ui::UiOptions;
 use crate::view::row::Column;
 
 /// API keys in your namespaces: create, list, explain, rotate and revoke them
@@ -108,6 +109,13 @@ pub enum Command {
   kubectl keywright check-route https://api.example.org/health
   kubectl keywright check-route https://api.example.org/health --scope read --bearer")]
     CheckRoute(CheckRoute),
+    /// Open a page with your keys in the browser
+    ///
+    /// It listens on 127.0.0.1 only, and acts with your rights. From afar, bring the port here: ssh -L PORT:127.0.0.1:PORT
+    #[command(after_help = "Examples:
+  kubectl keywright ui
+  kubectl keywright ui --port 8077 --no-browser")]
+    Ui(UiOptions),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:
   source <(kubectl keywright completion bash)

@@ -10,6 +10,7 @@ mod list;
 mod man;
 mod revoke;
 mod rotate;
+mod ui;
 mod whose;
 
 use crate::args::{Arguments, Command};
@@ -33,6 +34,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Explain(asked) => explain::run(&Session::start(options).await?, &asked).await,
         Command::Whose(asked) => whose::run(&Session::start(options).await?, &asked).await,
         Command::CheckRoute(asked) => check_route::run(&Session::start(options).await?, &asked).await,
+        Command::Ui(asked) => ui::run(Session::start(options).await?, &asked).await,
         Command::Completion(asked) => completion::script(asked.shell),
         Command::Complete(asked) => completion::complete(options, &asked.words).await,
         Command::Man(asked) => man::write(&asked.directory),

@@ -6,6 +6,7 @@
 //!   [`canary`]: what the answers to a canary key say of a route.
 //! - [`session`]: what every command works with. [`cluster`]: the user's cluster. [`workloads`]: who mounts a Secret there.
 //! - [`failure`]: what went wrong, in a sentence, and its exit code.
+//! - [`ui`]: the page in the user's browser, and the server behind it.
 //! - [`output`]: tables and documents. [`terminal`]: colours, prompts, progress.
 
 pub mod args;
@@ -17,5 +18,6 @@ pub mod failure;
 pub mod output;
 pub mod session;
 pub mod terminal;
+pub mod ui;
 pub mod view;
 pub mod workloads;

@@ -1,0 +1,91 @@
+// The second step of creating a key: the key, shown once, or the Secret that it is in.
+
+import { button, copy, element, say, show } from "./dom.js";
+
+/** `made`: `{ uid, display, name, namespace, prefix, key, secret, entry, snippet }`; `wait` settles once every verifier knows the key. */
+export function take(box, made, wait) {
+  const progress = element("p", { class: "progress mute", role: "status" }, "Waiting until every verifier accepts it...");
+  const done = button("Done", () => box.tryToClose(), { class: made.key ? "" : "primary" });
+  const end = element("div", { class: "end" }, progress, done);
+  const started = performance.now();
+  wait(made).then(
+    () => (progress.textContent = `Every verifier accepts it (${((performance.now() - started) / 1000).toFixed(1)} s)`),
+    (problem) => {
+      progress.className = "progress problem";
+      progress.textContent = problem.message;
+    });
+  if (made.key) once(box, made, end, done);
+  else delivered(box, made, end);
+}
+
+function delivered(box, made, end) {
+  const snippet = element("pre", { tabindex: "0", role: "region", "aria-label": "Snippet for a Pod" }, made.snippet);
+  const copied = element("span", { role: "status", class: "mute" });
+  box.heading.textContent = `${made.display} is created`;
+  box.made.classList.add("narrow");
+  box.open(
+    element("p", {}, "The key goes into Secret ", element("code", {}, made.secret), ", entry ", element("code", {}, made.entry), ". A container takes it like this:"),
+    snippet,
+    element("div", { class: "end" }, copied, button("Copy", () => copy(made.snippet, snippet, copied))),
+    end);
+  box.heading.focus();
+}
+
+function once(box, made, end, done) {
+  // The only place that holds the key. Emptied before the dialog is.
+  let key = made.key;
+  delete made.key;
+  let taken = false;
+  const took = () => {
+    taken = true;
+    show(warning, false);
+    copyKey.className = "";
+    done.className = "primary";
+  };
+  const masked = made.prefix + "•".repeat(16);
+  const shown = element("input", { readonly: true, "aria-label": "Key", class: "mono", value: masked });
+  const copied = element("p", { role: "status", class: "mute" }, "");
+  const remain = button("Stay", () => {
+    show(warning, false);
+    copyKey.focus();
+  });
+  const warning = element("div", { class: "note warn ask", role: "alert", hidden: true },
+    "Close? You cannot see this key again.", remain, button("Close", box.close));
+  const reveal = button("Show", () => {
+    const hidden = shown.value === masked;
+    shown.value = hidden ? key : masked;
+    reveal.textContent = hidden ? "Hide" : "Show";
+    if (hidden) took();
+  });
+  const copyKey = button("Copy key", async () => {
+    const before = shown.value;
+    shown.value = key;
+    const worked = await copy(key, shown, copied);
+    if (worked) shown.value = before;
+    else reveal.textContent = "Hide";
+    if (worked) took();
+  }, { class: "primary" });
+  const stay = (event) => {
+    if (!taken) event.preventDefault();
+  };
+  addEventListener("beforeunload", stay);
+  const forget = () => {
+    key = "";
+    shown.value = "";
+    removeEventListener("beforeunload", stay);
+  };
+  box.made.addEventListener("close", forget);
+  box.mayClose(() => {
+    if (taken) return true;
+    show(warning, true);
+    remain.focus();
+  });
+  box.heading.textContent = `Key for ${made.display}`;
+  box.made.classList.add("narrow");
+  box.open(
+    element("p", {}, "Copy it now: this is the only time. Only its digest is kept."),
+    element("div", { class: "taken" }, shown, reveal, copyKey),
+    copied, warning, end);
+  copyKey.focus();
+  say("The key is made.");
+}

@@ -1,0 +1,16 @@
+//! `ui`: the page in the user's browser.
+
+use super::Session;
+use crate::failure::Failure;
+use crate::ui::{self, UiOptions};
+
+/// Serves the page until Ctrl-C.
+pub async fn run(session: Session, asked: &UiOptions) -> Result<(), Failure> {
+    let Session { cluster, terminal } = session;
+    let tell = |address: &str| {
+        terminal.print(&format!("{address}\n"))?;
+        terminal.say("Open this address within the browser of this machine. It is good once. Ctrl-C ends the page.");
+        Ok(())
+    };
+    ui::run(cluster, asked, tell).await
+}

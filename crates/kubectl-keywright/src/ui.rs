@@ -1,0 +1,78 @@
+//! `kubectl keywright ui`: a page in the user's browser, on the user's own rights.
+//!
+//! A small server on the loopback interface serves the page and speaks to the API server for it. There is no flag for
+//! another interface: from afar, `ssh -L` brings the port.
+//!
+//! - [`session`]: who may talk to it. [`routes`]: what can be asked. [`assets`]: the files of the page.
+//! - [`feed`]: what happens to the ApiKeys of a namespace, as [`row`]s. [`details`]: everything about one.
+//! - [`form`]: what a person has typed, as a spec and as problems. [`change`]: what is then written.
+//! - [`rights`]: what the user may do.
+
+pub mod assets;
+pub mod change;
+pub mod details;
+pub mod feed;
+pub mod form;
+pub mod rights;
+pub mod routes;
+pub mod row;
+pub mod session;
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+use tokio::net::TcpListener;
+
+use self::routes::Page;
+use self::session::Session;
+use crate::cluster::Cluster;
+use crate::failure::Failure;
+
+/// The flags of `ui`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct UiOptions {
+    /// The port on 127.0.0.1. Default: any that is free
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+    pub port: u16,
+    /// Only print the address, and open no browser
+    #[arg(long)]
+    pub no_browser: bool,
+}
+
+/// Serves the page until Ctrl-C. `tell` gets the address, which is good once.
+///
+/// # Errors
+/// A port that is taken, or no randomness.
+pub async fn run(
+    cluster: Cluster,
+    options: &UiOptions,
+    tell: impl FnOnce(&str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let taken = |error: std::io::Error| {
+        Failure::usage(format!("127.0.0.1:{} cannot be listened on: {error}. Choose another --port.", options.port))
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port)).await.map_err(taken)?;
+    let port = listener.local_addr().map_err(taken)?.port();
+    let (session, token) = Session::new(port, random()?, random()?);
+    let address = format!("http://127.0.0.1:{port}/#{}", token.as_str());
+    tell(&address)?;
+    if !options.no_browser && open::that_detached(&address).is_err() {
+        eprintln!("No browser could be opened: open the address yourself.");
+    }
+    let page = Page::new(cluster, session);
+    let served = axum::serve(listener, routes::router(Arc::new(page)));
+    tokio::select! {
+        served = served => served.map_err(|error| Failure::failed(format!("The page cannot be served: {error}."))),
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    }
+}
+
+fn random() -> Result<[u8; 32], Failure> {
+    let mut bytes = [0; 32];
+    SysRng
+        .try_fill_bytes(&mut bytes)
+        .map_err(|error| Failure::failed(format!("The operating system gives no random numbers: {error}.")))?;
+    Ok(bytes)
+}
