@@ -20,7 +20,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use super::apply::{Effect, HeldKey, apply, update_secret, write_status};
 use super::cluster::Cluster;
 use super::error::Error;
-use super::events;
+use super::events::Events;
 use super::fairness::{Errand, Fairness};
 use super::heads::Watched;
 use super::index::RecordIndex;
@@ -63,8 +63,7 @@ pub(super) struct Context {
     /// Where other ApiKeys are woken that a pass has found something about.
     pub(super) waking: UnboundedSender<ObjectRef<Watched>>,
     pub(super) metrics: ControllerMetrics,
-    /// Which controller this is, for Events.
-    pub(super) identity: String,
+    pub(super) events: Events,
     /// At the latest after this time every ApiKey is observed again.
     pub(super) resync: Duration,
 }
@@ -272,7 +271,7 @@ async fn correct_annotations(context: &Context, observation: &Observation, corre
 async fn publish(context: &Context, object: &DynamicObject, announcement: Announcement) {
     let regarding = object.object_ref(&ApiResource::erase::<ApiKey>(&()));
     let reason = announcement.reason;
-    let published = events::publish(&context.cluster, &context.identity, regarding, announcement, clock::now()).await;
+    let published = context.events.publish(regarding, announcement, clock::now()).await;
     if let Err(error) = published {
         debug!(%error, reason, "the event was not taken");
     }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::cluster::Cluster;
+use super::events::Events;
 use super::fairness::Fairness;
 use super::follow::{Pauses, Source, follow};
 use super::heads::{ApiKeyHead, RecordHead, Watched};
@@ -93,6 +94,7 @@ pub(super) async fn work(
         async move { verifiers.look_for_ever(&cluster, &memory, &waking, &errors).await }
     };
     let context = Arc::new(Context {
+        events: Events::new(cluster.clone(), options.identity.clone()),
         cluster,
         index: index.clone(),
         store: store.clone(),
@@ -101,7 +103,6 @@ pub(super) async fn work(
         fairness: Arc::new(Fairness::new(options.concurrency, waking.clone())),
         waking,
         metrics,
-        identity: options.identity.clone(),
         resync: options.resync,
     });
     let stop = CancellationToken::new();

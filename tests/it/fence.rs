@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::events::v1::Event;
 use keywright_core::api::{ApiKey, Reason};
 use keywright_core::fence::{APPLIED_ANNOTATION, Content, Holder, State, Stored};
@@ -179,4 +180,30 @@ async fn without_verifiers_nothing_waits() {
     let patch = Patch::Merge(json!({"metadata": {"finalizers": []}}));
     api_keys.patch("ci", &PatchParams::default(), &patch).await.unwrap();
     wait::for_absence(&api_keys, "ci").await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_goes_takes_its_apikeys_along_and_nothing_is_created_in_it() {
+    const KEYS: usize = 30;
+    let scene = Scene::in_installation(Installation::new("fence-going").await, &["--concurrency=2"]).await;
+    for number in 0..KEYS {
+        scene.declare(&format!("ci-{number}"), json!({})).await;
+    }
+    let all_issued =
+        |api_keys: &[ApiKey]| api_keys.len() == KEYS && api_keys.iter().all(|api_key| is(api_key, Reason::Active));
+    wait::for_objects(&scene.api_keys(), Default::default(), 2 * wait::DEADLINE, all_issued).await;
+    let began = Timestamp::now();
+    let namespaces = Api::<Namespace>::all(scene.installation.client.clone());
+    namespaces.delete(&scene.installation.tenant_namespace, &DeleteParams::default()).await.unwrap();
+    wait::for_objects(&scene.api_keys(), Default::default(), 2 * wait::DEADLINE, |left| left.is_empty()).await;
+    let requests = scene.installation.audited_requests().await;
+    let meanwhile = requests.iter().filter(|request| {
+        request.at > began && request.namespace == scene.installation.tenant_namespace && request.verb == "create"
+    });
+    let tried: Vec<_> = meanwhile.map(|request| (&request.resource, request.code)).collect();
+    assert!(tried.iter().all(|(resource, _)| *resource == "events"), "{tried:?}");
+    // One for each pass that was under way, and perhaps the last ones of the issues.
+    assert!(tried.len() <= 4, "after the first refusal nothing is tried: {tried:?}");
+    let live = scene.records().list(&ListParams::default()).await.unwrap();
+    assert!(live.iter().all(|record| record.spec.revoked.is_some()));
 }
