@@ -101,7 +101,8 @@ pub async fn create(cluster: &Cluster, form: &NewKey, now: Timestamp) -> Result<
 /// # Errors
 /// See [`NotChanged`].
 pub async fn edit(cluster: &Cluster, namespace: &str, name: &str, uid: &str, spec: &Value) -> Result<(), NotChanged> {
-    write(cluster, namespace, name, uid, || json!({"spec": spec})).await
+    write(cluster, namespace, name, uid, |version| json!({"metadata": {"resourceVersion": version}, "spec": spec}))
+        .await
 }
 
 /// Asks for a new key. Two requests never have the same value.
@@ -110,7 +111,11 @@ pub async fn edit(cluster: &Cluster, namespace: &str, name: &str, uid: &str, spe
 /// See [`NotChanged`].
 pub async fn rotate(cluster: &Cluster, namespace: &str, name: &str, uid: &str) -> Result<(), NotChanged> {
     let request = format!("{}-{:08x}", cluster.now().timestamp().strftime("%Y-%m-%dT%H:%M:%SZ"), rand::random::<u32>());
-    write(cluster, namespace, name, uid, || json!({"metadata": {"annotations": {ROTATE_ANNOTATION: request}}})).await
+    let change = |version: Option<String>| {
+        let annotations = json!({ROTATE_ANNOTATION: request});
+        json!({"metadata": {"resourceVersion": version, "annotations": annotations}})
+    };
+    write(cluster, namespace, name, uid, change).await
 }
 
 /// Has the keys of the ApiKey with this uid revoked.
@@ -132,7 +137,7 @@ async fn write(
     namespace: &str,
     name: &str,
     uid: &str,
-    change: impl Fn() -> Value,
+    change: impl Fn(Option<String>) -> Value,
 ) -> Result<(), NotChanged> {
     let mut tries = 0;
     loop {
@@ -140,8 +145,7 @@ async fn write(
         if seen.metadata.uid.as_deref() != Some(uid) {
             return Err(gone(name));
         }
-        let mut patch = change();
-        patch["metadata"]["resourceVersion"] = json!(seen.metadata.resource_version);
+        let patch = change(seen.metadata.resource_version);
         tries += 1;
         match cluster.patch::<ApiKey>(namespace, name, &patch).await {
             Ok(_) => return Ok(()),
