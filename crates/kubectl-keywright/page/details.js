@@ -51,7 +51,8 @@ export class Details {
   /** The row that is open has changed. */
   changed(row) {
     this.row = row;
-    this.load();
+    if (row.state === "Revoking") this.draw();
+    else this.load();
   }
 
   async load() {
@@ -75,7 +76,7 @@ export class Details {
         element("h2", { id: "details-title", tabindex: "-1", "data-part": "title" }, row.display),
         chip(row),
         button("×", () => this.close(), { class: "icon", "aria-label": "Close", "data-part": "close" })),
-      element("p", { class: "sentence" }, answer?.sentence ?? (problem ? "" : "Loading...")),
+      element("p", { class: "sentence" }, row.pending ?? answer?.sentence ?? (problem ? "" : "Loading...")),
       problem && element("p", { class: "note bad", role: "alert" }, problem),
       ...(answer ? this.facts(answer) : []),
       this.actions(),

@@ -229,7 +229,7 @@ export class List {
     const name = element("th", { role: "rowheader", scope: "row", class: "name" },
       element("button", { type: "button", tabindex: "-1" }, row.display),
       element("span", { class: "under" }, row.name),
-      row.owner && element("span", { class: "under owner" }, row.owner));
+      row.owner && element("span", { class: "under who" }, row.owner));
     const cells = [
       name,
       cell("owner", row.owner ?? ""),

@@ -8,8 +8,6 @@ import { readView, writeView } from "./rows.js";
 import { Gone, feed, get, post } from "./server.js";
 import * as time from "./time.js";
 
-const ENDED = "The plugin has ended. Run kubectl keywright ui again.";
-
 let session;
 let view = readView("");
 let following;
@@ -69,8 +67,9 @@ const openCreate = () => create({ session, view, list, wait, gone: pluginGone })
 function pluginGone(box) {
   following?.abort();
   clearInterval(lost);
-  if (box?.made?.open) box.made.append(element("p", { class: "note bad", role: "alert" }, ENDED));
-  notice(ENDED, "bad");
+  const { message } = new Gone();
+  if (box?.made.open) box.made.append(element("p", { class: "note bad", role: "alert" }, message));
+  notice(message, "bad");
   show(by("create"), false);
 }
 
@@ -99,7 +98,7 @@ async function begin() {
     }
     session = await get("/api/session");
   } catch (error) {
-    return instead(explain(error));
+    return instead(error.message);
   }
   view.namespace ??= session.namespace;
   time.set(session.now);
@@ -108,10 +107,6 @@ async function begin() {
   by("create").addEventListener("click", openCreate);
   setInterval(time.renew, 20_000);
   await enter(view.namespace);
-}
-
-function explain(error) {
-  return error instanceof Gone ? ENDED : error.message;
 }
 
 function offerNamespaces() {
@@ -148,11 +143,13 @@ async function enter(namespace) {
     show(by("create"), session.may.create);
     write(by("rights"), session.words ?? "");
     show(by("rights"), Boolean(session.words));
-    for await (const message of feed(namespace, signal)) take(message);
+    for await (const message of feed(namespace, signal)) {
+      for (const [kind, content] of Object.entries(message)) handlers[kind](content);
+    }
   } catch (error) {
     if (signal.aborted) return;
     if (error instanceof Gone) return pluginGone();
-    handlers.refused(explain(error));
+    handlers.refused(error.message);
   }
 }
 
@@ -196,9 +193,5 @@ const handlers = {
     instead(words);
   },
 };
-
-function take(message) {
-  for (const [kind, content] of Object.entries(message)) handlers[kind]?.(content);
-}
 
 begin();

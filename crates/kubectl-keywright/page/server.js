@@ -9,7 +9,9 @@ export class Refused extends Error {
 }
 
 /** There is nobody. */
-export class Gone extends Error {}
+export class Gone extends Error {
+  message = "The plugin has ended. Run kubectl keywright ui again.";
+}
 
 async function reach(path, options) {
   let answer;

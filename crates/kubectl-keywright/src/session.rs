@@ -1,7 +1,11 @@
 //! What every command works with: the user's cluster, and the person at the other end.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use keywright_core::api::ApiKey;
 use kube::api::ListParams;
+use tokio::time::sleep;
 
 use crate::args::Selection;
 use crate::cluster::{Cluster, ClusterOptions};
@@ -10,6 +14,9 @@ use crate::terminal::Terminal;
 
 /// The plural of ApiKeys, for sentences.
 pub const APIKEYS: &str = "apikeys";
+
+/// How long nobody wonders whether anything happens.
+const PATIENCE: Duration = Duration::from_millis(80);
 
 /// What every command works with.
 pub struct Session {
@@ -33,12 +40,25 @@ impl Session {
         self.cluster.attempt(verb, APIKEYS, &self.cluster.namespace, name)
     }
 
+    /// Awaits an answer of the API server. If it takes its time, a word says so.
+    pub async fn patiently<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = pin!(answer);
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer,
+            () = sleep(PATIENCE) => {}
+        }
+        let mut line = self.terminal.progress();
+        line.show(&format!("Asking {}...", self.cluster.name));
+        answer.await
+    }
+
     /// The ApiKey of this name.
     ///
     /// # Errors
     /// Why it cannot be had.
     pub async fn apikey(&self, name: &str) -> Result<ApiKey, Failure> {
-        let found = self.cluster.get(&self.cluster.namespace, name).await;
+        let found = self.patiently(self.cluster.get(&self.cluster.namespace, name)).await;
         found.map_err(|error| self.attempt("get", name).failed(&error))
     }
 
@@ -51,7 +71,7 @@ impl Session {
         let mut selected = ListParams::default();
         selected.label_selector.clone_from(&selection.selector);
         selected.field_selector = selection.owner.as_deref().map(|owner| field_selector("spec.owner", owner));
-        let listed = self.cluster.list(namespace, &selected).await;
+        let listed = self.patiently(self.cluster.list(namespace, &selected)).await;
         listed.map_err(|error| self.cluster.attempt("list", APIKEYS, namespace.unwrap_or(""), "").failed(&error))
     }
 

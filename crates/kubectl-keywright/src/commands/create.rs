@@ -158,7 +158,7 @@ async fn try_out(session: &Session, asked: &Create, spec: &Map<String, Value>) -
     refuse_local(asked)?;
     let namespace = &session.cluster.namespace;
     let manifest = manifest(&asked.name, Some(namespace), spec);
-    let tried = session.cluster.create::<ApiKey>(namespace, &manifest, true).await;
+    let tried = session.patiently(session.cluster.create::<ApiKey>(namespace, &manifest, true)).await;
     let tried = tried.map_err(|error| session.attempt("create", &asked.name).failed(&error))?;
     session.terminal.warn(&tried.warnings);
     match asked.output {
@@ -206,7 +206,7 @@ async fn require_secrets(session: &Session, secret: &str) -> Result<(), Failure>
         name: Some(secret.to_owned()),
         ..ResourceAttributes::default()
     };
-    match session.cluster.may(action).await {
+    match session.patiently(session.cluster.may(action)).await {
         Ok(true) => Ok(()),
         Ok(false) => {
             Err(Failure::usage(format!("You may not read Secrets in {namespace}: add --local or --no-print.")))
@@ -219,7 +219,7 @@ async fn require_secrets(session: &Session, secret: &str) -> Result<(), Failure>
 async fn submit(session: &Session, asked: &Create, spec: &Map<String, Value>) -> Result<ApiKey, Failure> {
     let namespace = &session.cluster.namespace;
     let manifest = manifest(&asked.name, Some(namespace), spec);
-    match session.cluster.create::<ApiKey>(namespace, &manifest, false).await {
+    match session.patiently(session.cluster.create::<ApiKey>(namespace, &manifest, false)).await {
         Ok(created) => {
             session.terminal.warn(&created.warnings);
             Ok(created.value)

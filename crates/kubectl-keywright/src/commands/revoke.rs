@@ -73,7 +73,7 @@ async fn selected(session: &Session, asked: &Revoke) -> Result<Vec<ApiKey>, Fail
 async fn tell(session: &Session, keys: &[ApiKey]) {
     let has_secrets = keys.iter().any(|key| secret_of(key).is_some());
     let workloads = match has_secrets {
-        true => Workloads::read(&session.cluster, &session.cluster.namespace).await,
+        true => session.patiently(Workloads::read(&session.cluster, &session.cluster.namespace)).await,
         false => Workloads::default(),
     };
     let now = session.cluster.now();

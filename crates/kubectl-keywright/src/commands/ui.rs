@@ -1,7 +1,7 @@
 //! `ui`: the page in the user's browser.
 
-use super::Session;
 use crate::failure::Failure;
+use crate::session::Session;
 use crate::ui::{self, UiOptions};
 
 /// Serves the page until Ctrl-C.

@@ -1,6 +1,6 @@
 //! `whose`: from a leaked key, or its digest, to its ApiKey.
 
-use futures::join;
+use futures::future::join;
 use jiff::Timestamp;
 use keywright_core::api::{ApiKey, ApiKeyRecord};
 use keywright_core::key::{Digest, Presented};
@@ -84,10 +84,12 @@ pub async fn search(
     let namespace = (!all_namespaces).then_some(&*session.cluster.namespace);
     let by_digest = ListParams::default().fields(&field_selector("spec.digest", &wanted.digest.to_string()));
     let everything = ListParams::default();
-    let (keys, records) = join!(
-        session.cluster.list::<ApiKey>(namespace, &everything),
-        session.cluster.list::<ApiKeyRecord>(Some(system_namespace), &by_digest),
-    );
+    let (keys, records) = session
+        .patiently(join(
+            session.cluster.list::<ApiKey>(namespace, &everything),
+            session.cluster.list::<ApiKeyRecord>(Some(system_namespace), &by_digest),
+        ))
+        .await;
     let keys =
         keys.map_err(|error| session.cluster.attempt("list", APIKEYS, namespace.unwrap_or(""), "").failed(&error))?;
     let place = namespace.unwrap_or("all namespaces");

@@ -111,8 +111,10 @@ pub async fn edit(cluster: &Cluster, namespace: &str, name: &str, uid: &str, spe
 /// See [`NotChanged`].
 pub async fn rotate(cluster: &Cluster, namespace: &str, name: &str, uid: &str) -> Result<(), NotChanged> {
     let request = format!("{}-{:08x}", cluster.now().timestamp().strftime("%Y-%m-%dT%H:%M:%SZ"), rand::random::<u32>());
-    let change =
-        |version| json!({"metadata": {"resourceVersion": version, "annotations": {ROTATE_ANNOTATION: request}}});
+    let change = |version: Option<String>| {
+        let annotations = json!({ROTATE_ANNOTATION: request});
+        json!({"metadata": {"resourceVersion": version, "annotations": annotations}})
+    };
     write(cluster, namespace, name, uid, change).await
 }
 
@@ -130,7 +132,6 @@ pub async fn revoke(cluster: &Cluster, namespace: &str, name: &str, uid: &str) -
     }
 }
 
-/// `change` makes the patch for a version of the ApiKey.
 async fn write(
     cluster: &Cluster,
     namespace: &str,
@@ -144,8 +145,9 @@ async fn write(
         if seen.metadata.uid.as_deref() != Some(uid) {
             return Err(gone(name));
         }
+        let patch = change(seen.metadata.resource_version);
         tries += 1;
-        match cluster.patch::<ApiKey>(namespace, name, &change(seen.metadata.resource_version)).await {
+        match cluster.patch::<ApiKey>(namespace, name, &patch).await {
             Ok(_) => return Ok(()),
             Err(error) if error.is_conflict() && tries < TRIES => {}
             Err(error) => return Err(error.into()),

@@ -6,7 +6,7 @@ use std::process::{Output, Stdio};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use keywright_core::api::ApiKey;
-use keywright_testing::{Installation, Program, project, wait};
+use keywright_testing::{FaultProxy, Installation, Program, project, wait};
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::{Value, json};
@@ -83,6 +83,13 @@ impl Scene {
     /// The person's kubeconfig.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// The person's kubeconfig for a way to the API server on which something goes wrong.
+    pub fn kubeconfig_through(&self, faults: &FaultProxy) -> PathBuf {
+        let mut kubeconfig: Value = serde_yaml::from_str(&std::fs::read_to_string(&self.kubeconfig).unwrap()).unwrap();
+        kubeconfig["clusters"][0]["cluster"] = json!({"server": faults.url()});
+        self.installation.control_plane.write_private(&format!("{}.faults", self.namespace()), &kubeconfig.to_string())
     }
 
     /// Declares an ApiKey as an administrator does, and waits until it lets callers in.
