@@ -362,6 +362,7 @@ show "kubectl get apikeys.keywright.dev"
 printf '\n%sThat was all of it, on a real Kubernetes %s.%s\n' "$green" \
   "$(kubectl version -o json | jq -r .serverVersion.gitVersion)" "$plain"
 if [ $where = beside ]; then echo "To see Pods that use a key, behind nginx: make demo NODE=1"; fi
+if [ $where = beside ] && [ "${KEEP:-}" != 1 ]; then echo "To look after keys on a page: make demo KEEP=1, which tells how to open it"; fi
 if [ "${KEEP:-}" = 1 ] && [ $where != cluster ]; then
   echo
   echo "It goes on running. In another terminal:"
@@ -371,6 +372,9 @@ if [ "${KEEP:-}" = 1 ] && [ $where != cluster ]; then
     echo "  export KUBECONFIG=$KUBECONFIG PATH=$programs:\$PATH"
   fi
   echo "  the verifier answers at http://$verifier/verify"
+  if [ $where = beside ]; then
+    echo "  the page of the keys: cargo run --locked --package kubectl-keywright -- ui    # in $(dirname "$here")"
+  fi
   echo "Stop it with Ctrl-C here, or with: kill $$"
   # Not for a sleep, which would outlive this script and hold its output open. A signal ends the wait.
   wait "${children[0]}" || true
