@@ -28,7 +28,7 @@ demo: ## Watch a key being issued, used, refused, expired and revoked (NODE=1: i
 	@KEEP=$(KEEP) NODE=$(NODE) CLUSTER="$(CLUSTER)" IMAGE="$(IMAGE)" tests/demo.sh
 
 .PHONY: test
-test: announce format lint chart-lint policy unit instructions corpus fuzz integration e2e documentation ## Run everything that CI runs
+test: announce format lint chart-lint policy unit instructions corpus fuzz integration browser e2e documentation ## Run everything that CI runs
 	@echo "all of it passed"
 
 .PHONY: announce
