@@ -56,12 +56,10 @@ function once(box, made, end, done) {
     if (hidden) took();
   });
   const copyKey = button("Copy key", async () => {
-    const before = shown.value;
+    if (await copy(key, shown, copied)) return took();
     shown.value = key;
-    const worked = await copy(key, shown, copied);
-    if (worked) shown.value = before;
-    else reveal.textContent = "Hide";
-    if (worked) took();
+    shown.select();
+    reveal.textContent = "Hide";
   }, { class: "primary" });
   const stay = (event) => {
     if (!taken) event.preventDefault();
