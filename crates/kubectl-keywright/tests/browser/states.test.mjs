@@ -63,6 +63,14 @@ const SCENES = {
   once: { act: creating(made("Show me once, keep a digest", async (page) => { await page.keyboard.press("Escape"); await page.getByText("Close? You cannot see this key again.").waitFor(); })) },
   edit: { act: open("Billing export", async (page) => { await page.getByRole("button", { name: "Change expiry" }).click(); await page.getByText(/^Refused from/).waitFor(); }) },
   revoke: { act: open("Old cron", async (page) => { await page.getByRole("button", { name: "Revoke..." }).click(); await page.getByText(/^Used /).last().waitFor(); }) },
+  "all-namespaces": { person: "administrator", act: async (page) => {
+    await ready(page);
+    await page.getByLabel("Namespace").selectOption("All namespaces");
+    await page.getByRole("columnheader", { name: "Namespace" }).or(page.locator("td.namespace")).first().waitFor();
+    await page.getByRole("searchbox").fill(stage.namespace);
+    await listed(page, "Old cron").waitFor();
+    assert.equal(new URLSearchParams(new URL(page.url()).hash.slice(1)).get("namespace"), "*");
+  } },
   "read-only": { person: "viewer", act: async (page) => { await ready(page); await page.getByText("You may look, not change: ask for keywright-admin.").waitFor(); assert.equal(await page.getByRole("button", { name: "Create API key" }).count(), 0); } },
   "read-only-details": { person: "viewer", act: open("Old cron", async (page) => { assert.equal(await page.getByRole("button", { name: /Change|Rotate|Suspend|Revoke/ }).count(), 0); await page.locator("summary", { hasText: "Events" }).click(); await page.getByText(/you may not list events/).waitFor(); }) },
   forbidden: { person: "nobody", act: (page) => page.getByText(`You may not see API keys in ${stage.namespace}. Ask for keywright-view.`).waitFor() },
