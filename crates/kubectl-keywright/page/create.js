@@ -59,8 +59,9 @@ export function create({ session, view, list, wait, gone }) {
     },
     async act(asked) {
       list.own.add(`${asked.namespace}/${asked.name}`);
+      const started = performance.now();
       made = await post("/api/keys", asked);
-      take(box, made, wait);
+      take(box, made, started, wait);
     },
   });
 

@@ -226,8 +226,10 @@ export class List {
     const cell = (column, ...content) => element("td", { role: "cell", class: column }, ...content, ...hint(column));
     const said = (label, at, otherwise) =>
       [(at || otherwise === "Never") && element("span", { class: "label" }, label), at ? spokenElement(at) : element("span", { class: "word" }, otherwise)];
+    const several = this.view.namespace === "";
     const name = element("th", { role: "rowheader", scope: "row", class: "name" },
       element("button", { type: "button", tabindex: "-1" }, row.display),
+      several && element("span", { class: "under who" }, row.namespace),
       element("span", { class: "under" }, row.name),
       row.owner && element("span", { class: "under who" }, row.owner));
     const cells = [
@@ -239,7 +241,7 @@ export class List {
       cell("expires", said("Expires ", row.expires, "Never")),
       cell("status", chip(row), row.lagging && element("span", { class: "hint" }, "not yet everywhere")),
     ];
-    if (this.view.namespace === "") cells.unshift(cell("namespace", element("span", {}, row.namespace)));
+    if (several) cells.unshift(cell("namespace", row.namespace));
     const focused = node.contains(document.activeElement);
     const tab = node.querySelector("th button")?.tabIndex ?? -1;
     node.replaceChildren(...cells);

@@ -145,6 +145,8 @@ async function enter(namespace) {
     show(by("rights"), Boolean(session.words));
     for await (const message of feed(namespace, signal)) {
       for (const [kind, content] of Object.entries(message)) handlers[kind](content);
+      // So that many rows make many short tasks.
+      if (message.rows) await new Promise((next) => setTimeout(next));
     }
   } catch (error) {
     if (signal.aborted) return;

@@ -2,12 +2,12 @@
 
 import { button, copy, element, say, show } from "./dom.js";
 
-/** `made`: `{ uid, display, name, namespace, prefix, key, secret, entry, snippet }`; `wait` settles once every verifier knows the key. */
-export function take(box, made, wait) {
+/** `made`: `{ uid, display, name, namespace, prefix, key, secret, entry, snippet }`, asked for at `started`; `wait` settles once every verifier knows the key. */
+export function take(box, made, started, wait) {
   const progress = element("p", { class: "progress mute", role: "status" }, "Waiting until every verifier accepts it...");
   const done = button("Done", () => box.tryToClose(), { class: made.key ? "" : "primary" });
   const end = element("div", { class: "end" }, progress, done);
-  const started = performance.now();
+  box.made.classList.add("narrow");
   wait(made).then(
     () => (progress.textContent = `Every verifier accepts it (${((performance.now() - started) / 1000).toFixed(1)} s)`),
     (problem) => {
@@ -19,15 +19,13 @@ export function take(box, made, wait) {
 }
 
 function delivered(box, made, end) {
-  const snippet = element("pre", { tabindex: "0", role: "region", "aria-label": "Snippet for a Pod" }, made.snippet);
+  const snippet = element("pre", { tabindex: "0", role: "region", "aria-label": "Snippet" }, made.snippet);
   const copied = element("span", { role: "status", class: "mute" });
   box.heading.textContent = `${made.display} is created`;
-  box.made.classList.add("narrow");
+  end.lastChild.before(copied, button("Copy", () => copy(made.snippet, snippet, copied)));
   box.open(
     element("p", {}, "The key goes into Secret ", element("code", {}, made.secret), ", entry ", element("code", {}, made.entry), ". A container takes it like this:"),
-    snippet,
-    element("div", { class: "end" }, copied, button("Copy", () => copy(made.snippet, snippet, copied))),
-    end);
+    snippet, end);
   box.heading.focus();
 }
 
@@ -44,7 +42,7 @@ function once(box, made, end, done) {
   };
   const masked = made.prefix + "•".repeat(16);
   const shown = element("input", { readonly: true, "aria-label": "Key", class: "mono", value: masked });
-  const copied = element("p", { role: "status", class: "mute" }, "");
+  const copied = element("p", { role: "status", class: "mute" });
   const remain = button("Stay", () => {
     show(warning, false);
     copyKey.focus();
@@ -58,12 +56,10 @@ function once(box, made, end, done) {
     if (hidden) took();
   });
   const copyKey = button("Copy key", async () => {
-    const before = shown.value;
+    if (await copy(key, shown, copied)) return took();
     shown.value = key;
-    const worked = await copy(key, shown, copied);
-    if (worked) shown.value = before;
-    else reveal.textContent = "Hide";
-    if (worked) took();
+    shown.select();
+    reveal.textContent = "Hide";
   }, { class: "primary" });
   const stay = (event) => {
     if (!taken) event.preventDefault();
@@ -81,7 +77,6 @@ function once(box, made, end, done) {
     remain.focus();
   });
   box.heading.textContent = `Key for ${made.display}`;
-  box.made.classList.add("narrow");
   box.open(
     element("p", {}, "Copy it now: this is the only time. Only its digest is kept."),
     element("div", { class: "taken" }, shown, reveal, copyKey),

@@ -45,7 +45,7 @@ export const full = (at) => minute.format(at * 1000).replace("Sept", "Sep");
 export const hour = (at) => clock.format(at * 1000);
 
 /** An element that is kept up to date. */
-export const spokenElement = (at) => element("time", { datetime: iso(at), title: full(at) }, spoken(at));
+export const spokenElement = (at) => element("time", { datetime: iso(at) }, spoken(at));
 
 export const fullElement = (at) => element("time", { datetime: iso(at), class: "still" }, full(at));
 

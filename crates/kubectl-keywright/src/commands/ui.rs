@@ -9,7 +9,7 @@ pub async fn run(session: Session, asked: &UiOptions) -> Result<(), Failure> {
     let Session { cluster, terminal } = session;
     let tell = |address: &str| {
         terminal.print(&format!("{address}\n"))?;
-        terminal.say("Open this address within the browser of this machine. It is good once. Ctrl-C ends the page.");
+        terminal.say("Open this address in a browser on this machine. It works once. Ctrl-C ends the page.");
         Ok(())
     };
     ui::run(cluster, asked, tell).await

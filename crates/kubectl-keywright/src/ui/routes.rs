@@ -33,8 +33,9 @@ use crate::workloads::Workloads;
 
 /// Bytes of the longest request body: 256 addresses and a description are less.
 const LONGEST_BODY: usize = 64 * 1024;
-/// Tabs that are kept up to date at once. Each is a watch on the API server.
-const MOST_FEEDS: usize = 6;
+/// Tabs that are kept up to date at once. Each is a watch on the API server, and one of the six connections that browsers have
+/// to one address.
+const MOST_FEEDS: usize = 4;
 /// Messages that wait for a slow tab.
 const QUEUE: usize = 16;
 /// Bytes of an answer that holds a key: enough, so that it is never moved.

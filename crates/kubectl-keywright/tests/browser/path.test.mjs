@@ -111,6 +111,23 @@ test("a key that is shown once is accepted, not lost by a slip, and nowhere once
   await context.close();
 });
 
+test("where nothing can be copied, the key is selected, and a failed wait still shows it", async () => {
+  const { page, context } = await visit("ann");
+  await ready(page);
+  await page.evaluate(() => (navigator.clipboard.writeText = () => Promise.reject(new Error("no"))));
+  await page.getByRole("button", { name: "Create API key" }).click();
+  await page.getByRole("textbox", { name: "Name", exact: true }).fill("No clipboard");
+  await page.getByText("Show me once, keep a digest").click();
+  await page.getByRole("button", { name: "Create key" }).click();
+  await page.getByRole("heading", { name: "Key for No clipboard" }).waitFor();
+  kubectl("delete", "apikey", "no-clipboard");
+  await page.locator("dialog .progress").getByText(/It was revoked|Every verifier accepts it/).waitFor();
+  await page.getByRole("button", { name: "Copy key" }).click();
+  await page.getByText("Could not copy. Selected: press Ctrl+C.").waitFor();
+  assert.match(await page.evaluate(() => String(getSelection())), /^keyw1_\w{49}$/);
+  await context.close();
+});
+
 test("what is changed is enforced, and a rotation makes a new key", async () => {
   const { page, problems } = await visit("ann");
   await ready(page);

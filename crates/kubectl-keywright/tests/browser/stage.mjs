@@ -48,7 +48,7 @@ export async function visit(person, { fragment = "", before = async () => {}, ..
 }
 
 // node --test runs each file in a process of its own, and a token is good once.
-const file = `${tmpdir()}/keywright-sessions-${new URL(stage.pages.ann).port}.json`;
+const file = `${tmpdir()}/keywright-sessions-${stage.namespace}.json`;
 function sessions() {
   try {
     return JSON.parse(readFileSync(file, "utf8"));

@@ -1,5 +1,6 @@
 //! A cluster with keys in every state, and plugins of several users.
 
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -48,6 +49,8 @@ impl Stage {
         for (person, rules) in PEOPLE {
             pages.push((person, page_of(installation, person, rules).await));
         }
+        let administrator = installation.control_plane.write_kubeconfig(None, None);
+        pages.push(("administrator", page_with(installation, &administrator).await));
         let others = vec![controller, webhook.program.take().unwrap()];
         Self { installation, verifier, _others: others, pages }
     }
@@ -211,6 +214,11 @@ pub async fn page_of(installation: &Installation, person: &str, rules: &[(&str, 
     let request: TokenRequest = serde_json::from_value(json!({"metadata": {}, "spec": {"audiences": []}})).unwrap();
     let token = accounts.create_token_request(person, &PostParams::default(), &request).await.unwrap();
     let kubeconfig = installation.control_plane.write_kubeconfig(Some(&token.status.unwrap().token), None);
+    page_with(installation, &kubeconfig).await
+}
+
+/// The plugin's page of whoever this kubeconfig is for.
+async fn page_with(installation: &Installation, kubeconfig: &Path) -> Program {
     let command = [
         env!("CARGO_BIN_EXE_kubectl-keywright"),
         "ui",

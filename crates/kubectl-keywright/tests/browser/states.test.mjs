@@ -21,6 +21,15 @@ const creating = (then = async () => {}) => async (page) => {
   await page.getByText(/^Refused from/).waitFor();
   await then(page);
 };
+let numbers = 0;
+/** A key that is really made, each time another. */
+const made = (deliver, then = async () => {}) => async (page) => {
+  await page.getByRole("textbox", { name: "Name", exact: true }).fill(`Release build ${++numbers}`);
+  await page.getByText(deliver).click();
+  await page.getByRole("button", { name: "Create key" }).click();
+  await page.getByText(/^Every verifier accepts it/).waitFor();
+  await then(page);
+};
 /** Has the server say something else about the feed, before the page asks. */
 const feed = (...messages) => async (page) => {
   const body = messages.map((message) => JSON.stringify(message) + "\n").join("");
@@ -50,8 +59,18 @@ const SCENES = {
   "details-bad": { act: open("Name is taken") },
   create: { act: creating() },
   "create-wrong": { act: creating(async (page) => { await page.getByLabel("Allowed addresses").fill("10.0.0.1/8, 10.0.0.0/8, home"); await page.getByText(/Entry 1 has host bits/).waitFor(); await page.getByRole("button", { name: "Create key" }).click(); await page.getByText("Give it a name.").waitFor(); }) },
+  delivered: { act: creating(made("Into a Secret")) },
+  once: { act: creating(made("Show me once, keep a digest", async (page) => { await page.keyboard.press("Escape"); await page.getByText("Close? You cannot see this key again.").waitFor(); })) },
   edit: { act: open("Billing export", async (page) => { await page.getByRole("button", { name: "Change expiry" }).click(); await page.getByText(/^Refused from/).waitFor(); }) },
   revoke: { act: open("Old cron", async (page) => { await page.getByRole("button", { name: "Revoke..." }).click(); await page.getByText(/^Used /).last().waitFor(); }) },
+  "all-namespaces": { person: "administrator", act: async (page) => {
+    await ready(page);
+    await page.getByLabel("Namespace").selectOption("All namespaces");
+    await page.getByRole("searchbox").fill(stage.namespace);
+    await listed(page, "Old cron").waitFor();
+    await page.locator("tbody tr").first().getByText(stage.namespace).filter({ visible: true }).waitFor();
+    assert.equal(new URLSearchParams(new URL(page.url()).hash.slice(1)).get("namespace"), "*");
+  } },
   "read-only": { person: "viewer", act: async (page) => { await ready(page); await page.getByText("You may look, not change: ask for keywright-admin.").waitFor(); assert.equal(await page.getByRole("button", { name: "Create API key" }).count(), 0); } },
   "read-only-details": { person: "viewer", act: open("Old cron", async (page) => { assert.equal(await page.getByRole("button", { name: /Change|Rotate|Suspend|Revoke/ }).count(), 0); await page.locator("summary", { hasText: "Events" }).click(); await page.getByText(/you may not list events/).waitFor(); }) },
   forbidden: { person: "nobody", act: (page) => page.getByText(`You may not see API keys in ${stage.namespace}. Ask for keywright-view.`).waitFor() },
