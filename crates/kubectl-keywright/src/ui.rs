@@ -3,12 +3,13 @@
 //! A small server on the loopback interface serves the page and speaks to the API server for it. There is no flag for
 //! another interface: from afar, `ssh -L` brings the port.
 //!
-//! - [`session`]: who may talk to it. [`routes`]: what can be asked. [`assets`]: the files of the page.
+//! - [`session`]: who may talk to it. [`routes`]: what can be asked. [`assets`]: the files of the page. [`browser`]: opens it.
 //! - [`feed`]: what happens to the ApiKeys of a namespace, as [`row`]s. [`details`]: everything about one.
 //! - [`form`]: what a person has typed, as a spec and as problems. [`change`]: what is then written.
 //! - [`rights`]: what the user may do.
 
 pub mod assets;
+pub mod browser;
 pub mod change;
 pub mod details;
 pub mod feed;
@@ -25,6 +26,7 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use tokio::net::TcpListener;
 
+use self::browser::Signpost;
 use self::routes::Page;
 use self::session::Session;
 use crate::cluster::Cluster;
@@ -58,15 +60,26 @@ pub async fn run(
     let (session, token) = Session::new(port, random()?, random()?);
     let address = format!("http://127.0.0.1:{port}/#{}", token.as_str());
     tell(&address)?;
-    if !options.no_browser && open::that_detached(&address).is_err() {
-        eprintln!("No browser could be opened: open the address yourself.");
-    }
+    let _signpost = if options.no_browser { None } else { open_browser(&address) };
     let page = Page::new(cluster, session);
     let served = axum::serve(listener, routes::router(Arc::new(page)));
     tokio::select! {
         served = served => served.map_err(|error| Failure::failed(format!("The page cannot be served: {error}."))),
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
+}
+
+/// What leads the browser to the page has to stay until it was there.
+fn open_browser(address: &str) -> Option<Signpost> {
+    let opened = random().map_err(std::io::Error::other).and_then(|name| {
+        let signpost = Signpost::put(address, &session::hexadecimal(&name))?;
+        signpost.follow()?;
+        Ok(signpost)
+    });
+    if opened.is_err() {
+        eprintln!("No browser could be opened: open the address yourself.");
+    }
+    opened.ok()
 }
 
 fn random() -> Result<[u8; 32], Failure> {

@@ -1,6 +1,6 @@
 //! `create`: declares a key, waits until every verifier knows it, and shows it once.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
@@ -21,6 +21,7 @@ use crate::args::{Create, DryRun};
 use crate::cluster::ClusterOptions;
 use crate::failure::{ApiError, Failure};
 use crate::output::{Format, document_of};
+use crate::private_file;
 use crate::session::Session;
 use crate::terminal::Terminal;
 use crate::view::wait::{Change, Wanted, in_force};
@@ -339,11 +340,7 @@ fn uncapital(sentence: &str) -> String {
 
 impl KeyFile {
     fn create(path: &Path) -> Result<Self, Failure> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(path).map_err(|error| {
+        let file = private_file::create(path).map_err(|error| {
             let why = match error.kind() {
                 std::io::ErrorKind::AlreadyExists => "it exists, and is not written over".to_owned(),
                 _ => error.to_string(),

@@ -156,7 +156,8 @@ fn only(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     if values.next().is_some() { None } else { value.to_str().ok() }
 }
 
-fn hexadecimal(bytes: &[u8]) -> Zeroizing<String> {
+/// Bytes as digits.
+pub fn hexadecimal(bytes: &[u8]) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::with_capacity(2 * bytes.len()));
     for digit in bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]) {
         text.push(char::from_digit(digit.into(), 16).unwrap_or_default());

@@ -179,7 +179,8 @@ fn secret_name(key: &ApiKey) -> &str {
     declared.or(key.metadata.name.as_deref()).unwrap_or_default()
 }
 
-fn capital(sentence: &str) -> String {
+/// A sentence with a capital at its beginning.
+pub fn capital(sentence: &str) -> String {
     let mut characters = sentence.chars();
     let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
     first + characters.as_str()

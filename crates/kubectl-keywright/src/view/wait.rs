@@ -6,7 +6,7 @@ use jiff::{Timestamp, Zoned};
 use keywright_core::api::{ApiKey, ConditionStatus, ConditionType};
 use keywright_core::lifecycle::awaited_in;
 
-use super::state::{condition, is_going, is_true};
+use super::state::{capital, condition, is_going, is_true};
 use super::time;
 
 /// How long a controller may take to look at an ApiKey before it is worth a word.
@@ -143,12 +143,6 @@ fn awaited(key: &ApiKey, now: &Zoned) -> String {
 
 fn said_by(key: &ApiKey, type_: &ConditionType) -> String {
     condition(key, type_).map_or_else(String::new, |said| format!("{}: {}.", said.reason, said.message))
-}
-
-fn capital(sentence: &str) -> String {
-    let mut characters = sentence.chars();
-    let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
-    first + characters.as_str()
 }
 
 #[cfg(test)]

@@ -12,4 +12,5 @@ mod revoke;
 mod rights;
 mod rotate;
 mod route;
+mod ui;
 mod whose;
