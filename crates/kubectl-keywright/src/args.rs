@@ -1,13 +1,16 @@
 //! The commands and their flags.
 
+use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use keywright_core::duration;
+use keywright_core::key::may_hold_a_key;
 
 use crate::cluster::ClusterOptions;
+use crate::failure::Failure;
 use crate::output::Format;
 use crate::ui::UiOptions;
 use crate::view::row::Column;
@@ -134,6 +137,7 @@ pub enum Command {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Create {
     /// The ApiKey's name
+    #[arg(value_parser = given)]
     pub name: String,
     /// A name for people
     #[arg(long, value_name = "TEXT")]
@@ -142,7 +146,7 @@ pub struct Create {
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
     /// Who answers for the key. Default: you
-    #[arg(long, value_name = "WHO")]
+    #[arg(long, value_name = "WHO", value_parser = given)]
     pub owner: Option<String>,
     /// When the key ends: a duration (1d, 30d, 90d), a day, an RFC 3339 time, or Never. Default: never
     #[arg(long, value_name = "WHEN")]
@@ -204,10 +208,10 @@ pub struct Selection {
     #[arg(long, short = 'A')]
     pub all_namespaces: bool,
     /// Only with these labels, as kubectl takes them
-    #[arg(long, short = 'l', value_name = "LABELS")]
+    #[arg(long, short = 'l', value_name = "LABELS", value_parser = given)]
     pub selector: Option<String>,
     /// Only of this owner
-    #[arg(long, value_name = "WHO")]
+    #[arg(long, value_name = "WHO", value_parser = given)]
     pub owner: Option<String>,
 }
 
@@ -243,9 +247,10 @@ pub enum SortBy {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Describe {
     /// The ApiKey's name
+    #[arg(value_parser = given)]
     pub name: String,
     /// The system namespace, for who may read the verifiers' Leases
-    #[arg(long, value_name = "NAME", default_value = "keywright-system")]
+    #[arg(long, value_name = "NAME", default_value = "keywright-system", value_parser = given)]
     pub system_namespace: String,
     /// How to print
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "table")]
@@ -256,6 +261,7 @@ pub struct Describe {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Rotate {
     /// The ApiKey's name
+    #[arg(value_parser = given)]
     pub name: String,
     /// Wait until the new key is in its Secret, and every verifier knows it
     #[arg(long)]
@@ -269,13 +275,18 @@ pub struct Rotate {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Revoke {
     /// The ApiKeys' names
-    #[arg(value_name = "NAME", required_unless_present_any = ["selector", "owner"], conflicts_with_all = ["selector", "owner"])]
+    #[arg(
+        value_name = "NAME",
+        required_unless_present_any = ["selector", "owner"],
+        conflicts_with_all = ["selector", "owner"],
+        value_parser = given
+    )]
     pub names: Vec<String>,
     /// All with these labels, as kubectl takes them
-    #[arg(long, short = 'l', value_name = "LABELS")]
+    #[arg(long, short = 'l', value_name = "LABELS", value_parser = given)]
     pub selector: Option<String>,
     /// All of this owner
-    #[arg(long, value_name = "WHO")]
+    #[arg(long, value_name = "WHO", value_parser = given)]
     pub owner: Option<String>,
     /// Do not ask
     #[arg(long, short)]
@@ -317,21 +328,22 @@ pub struct Expiring {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Explain {
     /// The ApiKey's name. Without: a key is read from standard input
+    #[arg(value_parser = given)]
     pub name: Option<String>,
     /// The client's address, as the verifier sees it
     #[arg(long, value_name = "ADDRESS")]
     pub from: Option<IpAddr>,
     /// A scope that the route demands; may be repeated
-    #[arg(long, value_name = "SCOPE")]
+    #[arg(long, value_name = "SCOPE", value_parser = given)]
     pub scope: Vec<String>,
     /// A namespace that the route accepts; may be repeated
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = given)]
     pub namespace_required: Vec<String>,
     /// Look for the key in all namespaces
     #[arg(long, short = 'A', conflicts_with = "name")]
     pub all_namespaces: bool,
     /// The system namespace, for who may read records
-    #[arg(long, value_name = "NAME", default_value = "keywright-system")]
+    #[arg(long, value_name = "NAME", default_value = "keywright-system", value_parser = given)]
     pub system_namespace: String,
 }
 
@@ -342,7 +354,7 @@ pub struct Whose {
     #[arg(long, short = 'A')]
     pub all_namespaces: bool,
     /// The system namespace, for who may read records
-    #[arg(long, value_name = "NAME", default_value = "keywright-system")]
+    #[arg(long, value_name = "NAME", default_value = "keywright-system", value_parser = given)]
     pub system_namespace: String,
 }
 
@@ -410,6 +422,25 @@ impl From<SortBy> for Column {
     }
 }
 
+/// Refuses arguments of which one may hold a key. Before they are read: what is wrong with them would be told with the key.
+///
+/// # Errors
+/// If one does. The message holds none.
+pub fn refuse_keys(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<(), Failure> {
+    let has_key = arguments.into_iter().any(|argument| may_hold_a_key(&argument.as_ref().to_string_lossy()));
+    if has_key {
+        let leaked = "An argument looks like a key; treat it as leaked, and revoke it. Give keys on standard input. \
+                      Nothing was sent.";
+        return Err(Failure::usage(leaked));
+    }
+    Ok(())
+}
+
+/// A text with something in it. An empty selector selects all, and is most often a variable that is not set.
+pub(crate) fn given(text: &str) -> Result<String, &'static str> {
+    if text.trim().is_empty() { Err("it is empty") } else { Ok(text.to_owned()) }
+}
+
 /// A duration as everywhere in Keywright.
 fn time(text: &str) -> Result<Duration, String> {
     let read = duration::parse(text).map_err(|error| error.to_string())?;
@@ -433,6 +464,51 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let example = format!("kubectl keywright {}", command.get_name());
             assert!(help.contains(&example), "{}: {help}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn an_empty_value_selects_nothing() {
+        for line in [
+            "revoke -l EMPTY --yes",
+            "revoke --owner EMPTY --yes",
+            "revoke EMPTY --yes",
+            "revoke ci EMPTY --yes",
+            "list -l EMPTY",
+            "list --owner EMPTY",
+            "unused --owner EMPTY",
+            "expiring -l EMPTY",
+            "create EMPTY",
+            "create ci --owner EMPTY",
+            "describe EMPTY",
+            "describe ci --system-namespace EMPTY",
+            "rotate EMPTY",
+            "explain EMPTY",
+            "explain ci --scope EMPTY",
+            "explain ci --namespace-required EMPTY",
+        ] {
+            for empty in ["", " ", "\t"] {
+                let words = line.split(' ').map(|word| if word == "EMPTY" { empty } else { word });
+                let read = Arguments::try_parse_from(["kubectl-keywright"].into_iter().chain(words));
+                assert_eq!(read.err().map(|error| error.exit_code()), Some(2), "{line}: {empty:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_argument_holds_a_key() {
+        let key = format!("keyw1_{}", "x".repeat(49));
+        for (argument, is_refused) in [
+            (key.clone(), true),
+            (format!("--owner={key}"), true),
+            (format!("https://example.org/?key={}", key.to_uppercase()), true),
+            (key.chars().take(20).collect(), true),
+            (key.chars().take(14).collect(), false),
+            ("keywright-system".to_owned(), false),
+        ] {
+            let refused = refuse_keys(["list", &argument]).err().map(|failure| failure.to_string());
+            assert_eq!(refused.is_some(), is_refused, "{argument}");
+            assert!(refused.is_none_or(|said| !said.contains("keyw1_")));
         }
     }
 

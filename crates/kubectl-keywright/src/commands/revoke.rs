@@ -55,6 +55,9 @@ pub async fn run(session: &Session, asked: &Revoke) -> Result<(), Failure> {
 
 async fn selected(session: &Session, asked: &Revoke) -> Result<Vec<ApiKey>, Failure> {
     if asked.names.is_empty() {
+        if asked.selector.is_none() && asked.owner.is_none() {
+            return Err(Failure::usage("Say which keys: by NAME, --selector, or --owner. Nothing was revoked."));
+        }
         let selection =
             Selection { all_namespaces: false, selector: asked.selector.clone(), owner: asked.owner.clone() };
         return session.apikeys(&selection).await;
