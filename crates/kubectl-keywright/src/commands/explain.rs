@@ -4,7 +4,7 @@ use keywright_core::api::ApiKey;
 use keywright_core::key::{Digest, Key, Presented};
 use rand::rngs::SysRng;
 
-use super::whose::{Found, Wanted, search};
+use super::whose::{Found, Wanted, resemblance, search};
 use crate::args::Explain;
 use crate::decision::{Demand, Explanation, KnownRecord, explain};
 use crate::failure::Failure;
@@ -18,7 +18,7 @@ pub async fn run(session: &Session, asked: &Explain) -> Result<(), Failure> {
         Some(name) => by_name(session, name, &demand).await?,
         None => by_key(session, asked, &demand).await?,
     };
-    session.terminal.print(&format!("{}\n{}\n", explanation.verdict, escape(&explanation.rules.join(", "))))
+    session.terminal.print(&format!("{}\n{}\n", escape(&explanation.verdict), escape(&explanation.rules.join(", "))))
 }
 
 /// Decides about the current key of an ApiKey. A key that is made for the occasion stands in for it: the rules do not depend
@@ -35,25 +35,76 @@ async fn by_name(session: &Session, name: &str, demand: &Demand) -> Result<Expla
 
 async fn by_key(session: &Session, asked: &Explain, demand: &Demand) -> Result<Explanation, Failure> {
     let key = session.terminal.read_key("Key (not echoed): ")?;
-    let mut records = Vec::new();
+    let mut basis = Basis::default();
     if let Ok(presented) = Presented::parse(key.as_bytes()) {
         let wanted = Wanted { digest: presented.digest(), shown: presented.shown(&presented.digest()).to_string() };
-        let found = search(session, &wanted, asked.all_namespaces, &asked.system_namespace).await?;
-        session.terminal.say(&found.scope);
-        records = records_of(&found.found, wanted.digest);
+        let search = search(session, &wanted, asked.all_namespaces, &asked.system_namespace).await?;
+        session.terminal.say(&format!("{}{}", resemblance(&search.resembling), search.scope));
+        basis = Basis::of(&search.found, wanted.digest);
     }
-    explain(key.as_bytes(), &records, demand, &session.cluster.now()).map_err(Failure::usage)
+    let explanation =
+        explain(key.as_bytes(), &basis.records, demand, &session.cluster.now()).map_err(Failure::usage)?;
+    Ok(basis.qualified(explanation))
 }
 
-/// The stored records where they may be read: they say more.
-fn records_of(found: &[Found], digest: Digest) -> Vec<KnownRecord> {
-    let stored: Vec<_> = found.iter().filter_map(|found| found.record.as_ref().map(KnownRecord::stored)).collect();
-    if !stored.is_empty() {
-        return stored;
+/// What a decision about a key rests on.
+#[derive(Default)]
+struct Basis {
+    records: Vec<KnownRecord>,
+    /// The ApiKey that the key is taken for, because the key begins like its.
+    taken_for: Option<String>,
+}
+
+impl Basis {
+    /// The stored records where there are any: they say more. Then what was declared for this digest, and at last the ApiKey
+    /// whose key begins in the same way.
+    fn of(found: &[Found], digest: Digest) -> Self {
+        let stored: Vec<_> = found.iter().filter_map(|found| found.record.as_ref().map(KnownRecord::stored)).collect();
+        if !stored.is_empty() {
+            return Self { records: stored, taken_for: None };
+        }
+        let Some(found) = found.iter().find(|found| found.by.is_sure()).or(found.first()) else {
+            return Self::default();
+        };
+        // Without a serial, no verifier has heard of the key.
+        let declared = found.apikey.as_ref().zip(found.serial);
+        let records = declared.map(|(key, serial)| KnownRecord::of(key, digest, serial, found.retires_at));
+        let taken_for = (!found.by.is_sure()).then(|| found.full_name());
+        Self { records: records.into_iter().collect(), taken_for }
     }
-    let declared = found.iter().filter_map(|found| {
-        let key = found.apikey.as_ref()?;
-        Some(KnownRecord::of(key, digest, found.serial.unwrap_or(1), found.retires_at))
-    });
-    declared.collect()
+
+    fn qualified(&self, explanation: Explanation) -> Explanation {
+        let Some(name) = &self.taken_for else { return explanation };
+        let verdict = format!("{}, if this is the key of {name}: only its prefix was compared", explanation.verdict);
+        Explanation { verdict, ..explanation }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keywright_core::testing::KEY;
+    use serde_json::json;
+
+    use super::*;
+    use crate::commands::whose::By;
+    use crate::view::fixtures::{apikey, now};
+
+    #[test]
+    fn a_decision_says_whose_key_it_only_may_be() {
+        let issued = json!({});
+        let pending = json!({"status": {"serial": null}});
+        let digest = Digest::of(KEY.as_bytes());
+        for (key, by, verdict) in [
+            (&issued, By::KeyHash, "allowed"),
+            (&pending, By::KeyHash, "refused: unknown"),
+            (&issued, By::Prefix, "allowed, if this is the key of team-a/nightly-ci: only its prefix was compared"),
+        ] {
+            let apikey = apikey(key);
+            let serial = apikey.status.as_ref().and_then(|status| status.serial);
+            let basis =
+                Basis::of(&[Found { apikey: Some(apikey), record: None, serial, retires_at: None, by }], digest);
+            let explanation = explain(KEY.as_bytes(), &basis.records, &Demand::default(), &now()).unwrap();
+            assert_eq!(basis.qualified(explanation).verdict, verdict, "{by:?}");
+        }
+    }
 }

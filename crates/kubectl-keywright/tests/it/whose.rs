@@ -3,7 +3,7 @@
 use keywright_core::key::Digest;
 use keywright_testing::wait;
 use kube::api::{Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::person::{INSIDE, OUTSIDE, Scene, keywright_role};
 
@@ -40,20 +40,7 @@ async fn records_are_searched_by_who_may_read_them() {
     scene.declare("ci", json!({"expiresIn": "1d"})).await;
     let key = scene.delivered("ci").await;
     let system = scene.installation.system_namespace.clone();
-    let metadata = json!({"name": "reads-records", "namespace": system});
-    let group = "rbac.authorization.k8s.io";
-    let rules = json!([{"apiGroups": ["keywright.dev"], "resources": ["apikeyrecords"], "verbs": ["list"]}]);
-    scene
-        .installation
-        .apply(&[
-            json!({"apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": metadata, "rules": rules}),
-            json!({
-                "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": metadata,
-                "roleRef": {"apiGroup": group, "kind": "Role", "name": "reads-records"},
-                "subjects": [{"kind": "ServiceAccount", "name": "ann", "namespace": scene.namespace()}],
-            }),
-        ])
-        .unwrap();
+    let_read_records(&scene);
     let command = format!("whose --system-namespace {system}");
     let digest = Digest::of(key.as_bytes()).to_string();
     scene.run_with(&command, &digest).await.exits(0).prints("/ci").prints("(by its record)");
@@ -68,11 +55,12 @@ async fn an_explanation_is_what_the_verifier_decides() {
     let scene = Scene::of_admin("explain").await;
     scene.declare("ci", json!({"allowedIPs": ["192.0.2.0/24"], "scopes": ["read"], "expiresIn": "1d"})).await;
     let key = scene.delivered("ci").await;
-    for (from, status, verdict) in [(INSIDE, 200, "allowed\n"), (OUTSIDE, 403, "refused: address\n")] {
+    let doubt = format!(", if this is the key of {}/ci: only its prefix was compared", scene.namespace());
+    for (from, status, verdict) in [(INSIDE, 200, "allowed"), (OUTSIDE, 403, "refused: address")] {
         assert_eq!(scene.ask(&key, from).await, status);
-        for (line, input) in [(format!("explain ci --from {from}"), ""), (format!("explain --from {from}"), &*key)] {
-            let ran = scene.run_with(&line, input).await.exits(0);
-            assert!(ran.output.starts_with(verdict), "{ran:?}");
+        for (name, input, doubt) in [("ci", "", ""), ("", &*key, &*doubt)] {
+            let ran = scene.run_with(&format!("explain {name} --from {from}"), input).await.exits(0);
+            assert_eq!(ran.output.lines().next(), Some(&*format!("{verdict}{doubt}")), "{ran:?}");
             let ran = ran.prints("revoked no, suspended no, expired no, address ");
             assert!(!format!("{ran:?}").contains(&key));
         }
@@ -92,4 +80,73 @@ async fn an_explanation_is_what_the_verifier_decides() {
         .exits(0)
         .prints("refused: suspended\nrevoked no, suspended yes\n");
     scene.run_with(&format!("explain --from {INSIDE}"), "keyw1_x").await.exits(0).prints("refused: malformed\n");
+}
+
+#[tokio::test]
+async fn a_key_that_only_begins_like_another_is_unknown() {
+    let scene = Scene::of_admin("forged").await;
+    scene.declare("ci", json!({"expiresIn": "1d"})).await;
+    let key = scene.delivered("ci").await;
+    let forged = forged(&key);
+    let system = scene.installation.system_namespace.clone();
+    let (name, command) = (format!("{}/ci", scene.namespace()), format!("--system-namespace {system}"));
+    let doubt = format!("allowed, if this is the key of {name}: only its prefix was compared\n");
+    assert_eq!((scene.ask(&key, INSIDE).await, scene.ask(&forged, INSIDE).await), (200, 401));
+    for key in [&key, &forged] {
+        scene.run_with(&format!("explain {command}"), key).await.exits(0).prints(&doubt).says("Not by digest");
+    }
+
+    let_read_records(&scene);
+    scene.run_with(&format!("explain {command}"), &key).await.exits(0).prints("allowed\n");
+    let ran = scene.run_with(&format!("explain {command}"), &forged).await.exits(0).prints("refused: unknown\n");
+    let resembles = format!("It begins like the key of {name}, and is another. Searched: ");
+    ran.says(&resembles);
+    let ran = scene.run_with(&format!("whose {command}"), &forged).await.exits(1).says("No ApiKey has it. ");
+    assert_eq!(ran.says(&resembles).output, "");
+
+    // Records that are somewhere else prove nothing.
+    let rights = json!([{"apiGroups": ["keywright.dev"], "resources": ["apikeyrecords"], "verbs": ["list"]}]);
+    grant(&scene, scene.namespace(), &rights);
+    let elsewhere = format!("--system-namespace {}", scene.namespace());
+    let missing = format!("the records are not in {}", scene.namespace());
+    scene.run_with(&format!("explain {elsewhere}"), &key).await.exits(0).prints(&doubt).says(&missing);
+    scene.run_with(&format!("whose {elsewhere}"), &key).await.exits(0).prints("(by prefix)").says(&missing);
+}
+
+/// Lets the person list the records.
+fn let_read_records(scene: &Scene) {
+    let rules = json!([{"apiGroups": ["keywright.dev"], "resources": ["apikeyrecords"], "verbs": ["list"]}]);
+    grant(scene, &scene.installation.system_namespace, &rules);
+}
+
+fn grant(scene: &Scene, namespace: &str, rules: &Value) {
+    let metadata = json!({"name": "reads-records", "namespace": namespace});
+    let group = "rbac.authorization.k8s.io";
+    scene
+        .installation
+        .apply(&[
+            json!({"apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": metadata, "rules": rules}),
+            json!({
+                "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": metadata,
+                "roleRef": {"apiGroup": group, "kind": "Role", "name": "reads-records"},
+                "subjects": [{"kind": "ServiceAccount", "name": "ann", "namespace": scene.namespace()}],
+            }),
+        ])
+        .unwrap();
+}
+
+/// A well-formed key that begins like this one.
+fn forged(key: &str) -> String {
+    const SYMBOLS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let covered = format!("{}{}", &key[..14], "A".repeat(35));
+    // CRC-32/ISO-HDLC.
+    let mut checksum = covered.bytes().fold(u32::MAX, |crc, octet| {
+        (0..8).fold(crc ^ u32::from(octet), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1)))
+    }) ^ u32::MAX;
+    let mut symbols = [b'0'; 6];
+    for symbol in symbols.iter_mut().rev() {
+        *symbol = SYMBOLS[(checksum % 62) as usize];
+        checksum /= 62;
+    }
+    format!("{covered}{}", String::from_utf8_lossy(&symbols))
 }
