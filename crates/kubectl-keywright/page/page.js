@@ -5,7 +5,7 @@ import { Details } from "./details.js";
 import { by, button, element, pause, show, write } from "./dom.js";
 import { List } from "./list.js";
 import { readView, writeView } from "./rows.js";
-import { Gone, feed, get, post } from "./server.js";
+import { Gone, begin as beginSession, feed, get } from "./server.js";
 import * as time from "./time.js";
 
 let session;
@@ -92,7 +92,7 @@ async function begin() {
   try {
     if (/^[\w-]{32,}$/.test(fragment)) {
       history.replaceState(null, "", "#");
-      await post("/session", { token: fragment });
+      await beginSession(fragment);
     } else {
       Object.assign(view, readView(fragment));
     }

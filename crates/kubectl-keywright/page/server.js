@@ -13,10 +13,10 @@ export class Gone extends Error {
   message = "The plugin has ended. Run kubectl keywright ui again.";
 }
 
-async function reach(path, options) {
+async function reach(path, { headers, ...options } = {}) {
   let answer;
   try {
-    answer = await fetch(path, { cache: "no-store", ...options });
+    answer = await fetch(path, { cache: "no-store", headers: { ...headers, "X-Keywright-Session": sessionStorage.proof }, ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Gone();
@@ -31,6 +31,9 @@ export const get = async (path, signal) => json(await reach(path, { signal }));
 
 export const post = async (path, body, signal) =>
   json(await reach(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal }));
+
+/** Trades the token of the address for a session. What proves it stays in this tab: cookies go to every port, storage to one. */
+export const begin = async (token) => Object.assign(sessionStorage, await post("/session", { token }));
 
 /** The path of an ApiKey. */
 export const pathOf = ({ namespace, name }) => `/api/keys/${encodeURIComponent(namespace)}/${encodeURIComponent(name)}`;

@@ -106,12 +106,15 @@ impl Cluster {
         Ok(Self { client, config, name, namespace, ahead: AtomicI64::new(0), zone: TimeZone::system() })
     }
 
-    /// A client for watches, whose answers have no time limit.
+    /// A client for watches, whose answers may take as long as they bring something now and then.
     ///
     /// # Errors
     /// A kubeconfig that cannot be used.
-    pub fn watching(&self) -> Result<Client, Failure> {
-        Client::try_from(self.config.clone())
+    pub fn watching(&self, silence: Duration) -> Result<Client, Failure> {
+        let mut watching = self.config.clone();
+        watching.read_timeout = Some(silence);
+        watching.reset_reader_on_write = true;
+        Client::try_from(watching)
             .map_err(|error| Failure::usage(format!("The kubeconfig cannot be used: {error}.")))
     }
 

@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 
 use self::browser::Signpost;
 use self::routes::Page;
-use self::session::Session;
+use self::session::{Secrets, Session};
 use crate::cluster::Cluster;
 use crate::failure::Failure;
 
@@ -57,7 +57,8 @@ pub async fn run(
     };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port)).await.map_err(taken)?;
     let port = listener.local_addr().map_err(taken)?.port();
-    let (session, token) = Session::new(port, random()?, random()?);
+    let secrets = Secrets { token: random()?, cookie: random()?, proof: random()? };
+    let (session, token) = Session::new(port, &secrets);
     let address = format!("http://127.0.0.1:{port}/#{}", token.as_str());
     tell(&address)?;
     let _signpost = if options.no_browser { None } else { open_browser(&address) };

@@ -20,6 +20,10 @@ use crate::cluster::Cluster;
 const BATCH: usize = 500;
 /// How often the clock changes a state or a hint.
 const TICK: Duration = Duration::from_secs(10);
+/// Seconds after which the API server ends a watch, and another one begins.
+const WATCH: u32 = 30;
+/// A connection that brings nothing for so long is given up: the end of a watch would have come.
+const SILENCE: Duration = Duration::from_secs(40);
 /// How long after a failure the API server is asked again: longer each time.
 const PAUSES: [u64; 4] = [2, 5, 10, 30];
 
@@ -141,50 +145,55 @@ pub async fn follow(cluster: Arc<Cluster>, namespace: String, page: Sender<Messa
 }
 
 async fn tell(cluster: &Cluster, namespace: &str, page: &Sender<Message>) -> Option<()> {
-    let client = match cluster.watching() {
+    let client = match cluster.watching(SILENCE) {
         Ok(client) => client,
         Err(failure) => return page.send(Message::Refused(failure.to_string())).await.ok(),
     };
     let api: Api<ApiKey> = if namespace.is_empty() { Api::all(client) } else { Api::namespaced(client, namespace) };
-    let mut events = pin!(watcher(api, watcher::Config::default()));
     let mut store = Store::default();
     let mut tick = tokio::time::interval(TICK);
     let mut failures = 0;
     let mut heard = cluster.now();
     page.send(Message::Now(heard.timestamp().as_second())).await.ok()?;
     loop {
-        let messages = tokio::select! {
-            event = events.next() => match event? {
-                Ok(event) => {
-                    let found = (failures > 0).then_some(Message::Found(true));
-                    failures = 0;
-                    heard = cluster.now();
-                    found.into_iter().chain(store.take(event, &heard)).collect()
-                }
-                Err(error) => {
-                    let words = in_words(&error, namespace);
-                    if !store.is_complete() && is_final(&error) {
-                        return page.send(Message::Refused(words)).await.ok();
+        // A new one after each failure: it begins with a list, and an old one would not say when it has found its place again.
+        let mut events = pin!(watcher(api.clone(), watcher::Config::default().timeout(WATCH)));
+        let error = loop {
+            let messages = tokio::select! {
+                event = events.next() => match event? {
+                    Ok(event) => {
+                        let found = (failures > 0).then_some(Message::Found(true));
+                        failures = 0;
+                        heard = cluster.now();
+                        found.into_iter().chain(store.take(event, &heard)).collect()
                     }
-                    let next = PAUSES.get(failures).or(PAUSES.last()).copied().unwrap_or(30);
-                    failures += 1;
-                    page.send(Message::Lost { at: heard.timestamp().as_second(), next, words }).await.ok()?;
-                    tokio::time::sleep(Duration::from_secs(next)).await;
-                    Vec::new()
-                }
-            },
-            _ = tick.tick() => {
-                let now = cluster.now();
-                if failures == 0 && store.is_complete() {
-                    heard = now.clone();
-                }
-                store.tick(&now)
+                    Err(error) => break error,
+                },
+                _ = tick.tick() => store.tick(&cluster.now()),
+            };
+            for message in messages {
+                page.send(message).await.ok()?;
             }
         };
-        for message in messages {
-            page.send(message).await.ok()?;
+        let words = in_words(&error, namespace);
+        if !store.is_complete() && is_final(&error) {
+            return page.send(Message::Refused(words)).await.ok();
         }
+        let next = PAUSES.get(failures).or(PAUSES.last()).copied().unwrap_or(30);
+        let at = last_heard(&heard, &cluster.now(), failures);
+        if failures == 0 {
+            heard = at.clone();
+        }
+        failures += 1;
+        page.send(Message::Lost { at: at.timestamp().as_second(), next, words }).await.ok()?;
+        tokio::time::sleep(Duration::from_secs(next)).await;
     }
+}
+
+/// Since when the list may be out of date. A watch without events is silent for [`SILENCE`] at most, and is no failure.
+fn last_heard(event: &Zoned, now: &Zoned, failures: usize) -> Zoned {
+    let quiet = now.checked_sub(SILENCE).unwrap_or_else(|_| now.clone());
+    if failures == 0 { event.max(&quiet).clone() } else { event.clone() }
 }
 
 /// The code of the API server's refusal, if it has answered.
@@ -232,6 +241,15 @@ mod tests {
 
     fn key(uid: &str, owner: &str) -> ApiKey {
         apikey(&json!({"metadata": {"uid": uid}, "spec": {"owner": owner}}))
+    }
+
+    #[test]
+    fn a_list_is_as_old_as_what_was_heard_last() {
+        let now = now();
+        let ago = |seconds: i64| now.checked_sub(jiff::SignedDuration::from_secs(seconds)).unwrap();
+        for (event, failures, expected) in [(0, 0, 0), (39, 0, 39), (3600, 0, 40), (3600, 1, 3600)] {
+            assert_eq!(last_heard(&ago(event), &now, failures), ago(expected), "{event} s, {failures}");
+        }
     }
 
     fn kinds(messages: &[Message]) -> String {

@@ -134,7 +134,7 @@ async fn guard(State(page): State<Arc<Page>>, request: Request, next: Next) -> R
     let door = match request.uri().path() {
         "/session" => Door::Token,
         path if ASSETS.iter().any(|asset| asset.path == path) => Door::Open,
-        _ => Door::Cookie,
+        _ => Door::Session,
     };
     let mut response = match page.session.judge(door, request.method(), request.headers()) {
         Ok(()) => next.run(request).await,
@@ -147,10 +147,11 @@ async fn guard(State(page): State<Arc<Page>>, request: Request, next: Next) -> R
 }
 
 async fn begin(State(page): State<Arc<Page>>, Json(given): Json<Token>) -> Answer<Response> {
-    let cookie = page.session.begin(&given.token).ok_or_else(|| {
+    let begun = page.session.begin(&given.token).ok_or_else(|| {
         Problems::new(401, "This address was used already, or is old. Run kubectl keywright ui again.".to_owned())
     })?;
-    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response())
+    let body = Json(json!({"proof": begun.proof.as_str()}));
+    Ok(([(header::SET_COOKIE, begun.cookie)], body).into_response())
 }
 
 async fn scene(State(page): State<Arc<Page>>, Query(asked): Query<HashMap<String, String>>) -> Answer<Json<Scene>> {

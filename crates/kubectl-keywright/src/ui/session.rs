@@ -3,10 +3,12 @@
 //! Any page in the browser, and any program on this machine, can reach a port of the loopback interface. So:
 //!
 //! - The address that is printed holds a token in its fragment, which no request carries. It is good once: the page trades
-//!   it for a cookie that scripts cannot read and other sites' requests do not carry.
+//!   it for two secrets, and every request must show both.
+//! - One is a cookie, which scripts cannot read and other sites' requests do not carry. But cookies know no ports: whatever
+//!   else listens on this machine may be sent it.
+//! - So the other stands in a header. The page keeps it in its tab's storage, which is of one origin, and that has a port.
 //! - `Host` must be the address itself. A name that an attacker lets point here (DNS rebinding) is refused.
-//! - Cookies know no ports, so other servers on this machine are the same site: `Origin` and `Sec-Fetch-Site` must be the
-//!   page's own.
+//! - `Origin` and `Sec-Fetch-Site` must be the page's own.
 //! - What changes something is a POST of JSON, which no form can send.
 
 use std::fmt;
@@ -31,12 +33,34 @@ pub const HEADERS: [(&str, &str); 7] = [
     ("permissions-policy", "camera=(), geolocation=(), microphone=()"),
 ];
 
+/// The header that proves that a request is the page's.
+pub const PROOF_HEADER: &str = "x-keywright-session";
+
 /// The one session of this server.
 pub struct Session {
     port: u16,
     /// Of the token, until it is spent.
     token: Mutex<Option<Digest>>,
     cookie: Zeroizing<String>,
+    proof: Zeroizing<String>,
+}
+
+/// What the page gets for the token.
+pub struct Begun {
+    /// The value of `Set-Cookie`.
+    pub cookie: String,
+    /// The value of [`PROOF_HEADER`].
+    pub proof: Zeroizing<String>,
+}
+
+/// What a session is made of: random octets.
+pub struct Secrets {
+    /// Of the token in the address.
+    pub token: [u8; 32],
+    /// Of the cookie.
+    pub cookie: [u8; 32],
+    /// Of the header.
+    pub proof: [u8; 32],
 }
 
 /// What a request must show.
@@ -46,8 +70,8 @@ pub enum Door {
     Open,
     /// The session's beginning: for the page, with the token.
     Token,
-    /// All else: for the page, with the cookie.
-    Cookie,
+    /// All else: for the page, with both secrets.
+    Session,
 }
 
 /// Why a request is refused.
@@ -59,28 +83,33 @@ pub enum Refusal {
     Origin,
     /// It does not say that it brings JSON.
     ContentType,
-    /// It has no cookie, or an old one.
-    Cookie,
+    /// It lacks one of the secrets, or has an old one.
+    Session,
 }
 
 impl Session {
-    /// The session on this port, and its token. `token` and `cookie` are random.
-    pub fn new(port: u16, token: [u8; 32], cookie: [u8; 32]) -> (Self, Zeroizing<String>) {
-        let token = hexadecimal(&token);
-        let session =
-            Self { port, token: Mutex::new(Some(Digest::of(token.as_bytes()))), cookie: hexadecimal(&cookie) };
+    /// The session on this port, and its token.
+    pub fn new(port: u16, secrets: &Secrets) -> (Self, Zeroizing<String>) {
+        let token = hexadecimal(&secrets.token);
+        let session = Self {
+            port,
+            token: Mutex::new(Some(Digest::of(token.as_bytes()))),
+            cookie: hexadecimal(&secrets.cookie),
+            proof: hexadecimal(&secrets.proof),
+        };
         (session, token)
     }
 
-    /// Spends the token: the value of `Set-Cookie`, once.
-    pub fn begin(&self, token: &str) -> Option<String> {
+    /// Spends the token, once.
+    pub fn begin(&self, token: &str) -> Option<Begun> {
         let mut expected = self.token.lock().ok()?;
         // Digests are compared, so that the time tells nothing about the token.
         if *expected != Some(Digest::of(token.as_bytes())) {
             return None;
         }
         *expected = None;
-        Some(format!("{}={}; Path=/; HttpOnly; SameSite=Strict", self.cookie_name(), self.cookie.as_str()))
+        let cookie = format!("{}={}; Path=/; HttpOnly; SameSite=Strict", self.cookie_name(), self.cookie.as_str());
+        Some(Begun { cookie, proof: self.proof.clone() })
     }
 
     /// Whether a request may come in by this door.
@@ -107,17 +136,19 @@ impl Session {
         if !is_read && only(headers, header::CONTENT_TYPE) != Some("application/json") {
             return Err(Refusal::ContentType);
         }
-        if door == Door::Cookie && !self.knows(headers) {
-            return Err(Refusal::Cookie);
+        if door == Door::Session && !self.knows(headers) {
+            return Err(Refusal::Session);
         }
         Ok(())
     }
 
     fn knows(&self, headers: &HeaderMap) -> bool {
-        let expected = Digest::of(self.cookie.as_bytes());
+        let is = |given: &str, expected: &str| Digest::of(given.as_bytes()) == Digest::of(expected.as_bytes());
+        let proof = only(headers, header::HeaderName::from_static(PROOF_HEADER));
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
         let mut pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.any(|(name, value)| name == self.cookie_name() && Digest::of(value.as_bytes()) == expected)
+        let has_cookie = pairs.any(|(name, value)| name == self.cookie_name() && is(value, &self.cookie));
+        has_cookie && proof.is_some_and(|proof| is(proof, &self.proof))
     }
 
     /// With the port in it, as cookies of all ports share one jar.
@@ -133,7 +164,7 @@ impl Refusal {
             Self::Host => 421,
             Self::Origin => 403,
             Self::ContentType => 415,
-            Self::Cookie => 401,
+            Self::Session => 401,
         }
     }
 }
@@ -144,7 +175,7 @@ impl fmt::Display for Refusal {
             Self::Host => "This server answers at its own address only.",
             Self::Origin => "This server answers its own page only.",
             Self::ContentType => "Send JSON.",
-            Self::Cookie => "This address was used already, or is old. Run kubectl keywright ui again.",
+            Self::Session => "This address was used already, or is old. Run kubectl keywright ui again.",
         })
     }
 }
@@ -174,7 +205,7 @@ mod tests {
     const OWN: [(&str, &str); 2] = [("host", "127.0.0.1:4711"), ("origin", "http://127.0.0.1:4711")];
 
     fn session() -> (Session, Zeroizing<String>) {
-        Session::new(4711, [1; 32], [2; 32])
+        Session::new(4711, &Secrets { token: [1; 32], cookie: [2; 32], proof: [3; 32] })
     }
 
     fn headers(given: &[(&'static str, &str)]) -> HeaderMap {
@@ -185,10 +216,11 @@ mod tests {
     fn the_token_is_good_once() {
         let (session, token) = session();
         assert_eq!(token.len(), 64);
-        assert_eq!(session.begin("0101"), None);
-        let cookie = session.begin(&token).unwrap();
-        assert_eq!(cookie, format!("keywright-4711={}; Path=/; HttpOnly; SameSite=Strict", "02".repeat(32)));
-        assert_eq!(session.begin(&token), None);
+        assert!(session.begin("0101").is_none());
+        let begun = session.begin(&token).unwrap();
+        assert_eq!(begun.cookie, format!("keywright-4711={}; Path=/; HttpOnly; SameSite=Strict", "02".repeat(32)));
+        assert_eq!(begun.proof.as_str(), "03".repeat(32));
+        assert!(session.begin(&token).is_none());
     }
 
     #[test]
@@ -197,6 +229,8 @@ mod tests {
         let cookie = format!("other=1; keywright-4711={}", "02".repeat(32));
         let good = format!("keywright-4711={}", "02".repeat(32));
         let json = ("content-type", "application/json");
+        let proof = "03".repeat(32);
+        let proof = (PROOF_HEADER, &*proof);
         let (get, post) = (Method::GET, Method::POST);
         let host = OWN[0];
         for (door, method, given, verdict) in [
@@ -207,41 +241,51 @@ mod tests {
             (Door::Open, &get, vec![("host", "127.0.0.1:4712")], Err(Refusal::Host)),
             (Door::Open, &get, vec![("host", "rebound.example.org:4711")], Err(Refusal::Host)),
             (Door::Open, &get, vec![host, ("host", "rebound.example.org")], Err(Refusal::Host)),
-            (Door::Cookie, &get, vec![host, ("cookie", &*cookie)], Ok(())),
-            (Door::Cookie, &get, vec![host, ("cookie", &*good), ("sec-fetch-site", "same-origin")], Ok(())),
-            (Door::Cookie, &get, vec![host, ("cookie", &*good), ("sec-fetch-site", "same-site")], Err(Refusal::Origin)),
+            (Door::Session, &get, vec![host, ("cookie", &*cookie), proof], Ok(())),
+            (Door::Session, &get, vec![host, ("cookie", &*good), proof, ("sec-fetch-site", "same-origin")], Ok(())),
             (
-                Door::Cookie,
+                Door::Session,
                 &get,
-                vec![host, ("cookie", &*good), ("sec-fetch-site", "cross-site")],
-                Err(Refusal::Origin),
-            ),
-            (Door::Cookie, &get, vec![host, ("cookie", &*good), ("origin", "null")], Err(Refusal::Origin)),
-            (Door::Cookie, &get, vec![host], Err(Refusal::Cookie)),
-            (Door::Cookie, &get, vec![host, ("cookie", "keywright-4711=")], Err(Refusal::Cookie)),
-            (Door::Cookie, &get, vec![host, ("cookie", "keywright-4712=0202")], Err(Refusal::Cookie)),
-            (Door::Cookie, &post, vec![host, OWN[1], json, ("cookie", &*good)], Ok(())),
-            (Door::Cookie, &post, vec![host, json, ("cookie", &*good)], Err(Refusal::Origin)),
-            (
-                Door::Cookie,
-                &post,
-                vec![host, ("origin", "http://127.0.0.1:80"), json, ("cookie", &*good)],
+                vec![host, ("cookie", &*good), proof, ("sec-fetch-site", "same-site")],
                 Err(Refusal::Origin),
             ),
             (
-                Door::Cookie,
-                &post,
-                vec![host, ("origin", "https://127.0.0.1:4711"), json, ("cookie", &*good)],
+                Door::Session,
+                &get,
+                vec![host, ("cookie", &*good), proof, ("sec-fetch-site", "cross-site")],
                 Err(Refusal::Origin),
             ),
-            (Door::Cookie, &post, vec![host, OWN[1], OWN[1], json, ("cookie", &*good)], Err(Refusal::Origin)),
+            (Door::Session, &get, vec![host, ("cookie", &*good), proof, ("origin", "null")], Err(Refusal::Origin)),
+            (Door::Session, &get, vec![host], Err(Refusal::Session)),
+            // Any server on this machine may be sent the cookie.
+            (Door::Session, &get, vec![host, ("cookie", &*good)], Err(Refusal::Session)),
+            (Door::Session, &get, vec![host, ("cookie", &*good), (PROOF_HEADER, "0303")], Err(Refusal::Session)),
+            (Door::Session, &get, vec![host, ("cookie", &*good), proof, proof], Err(Refusal::Session)),
+            (Door::Session, &get, vec![host, proof], Err(Refusal::Session)),
+            (Door::Session, &get, vec![host, ("cookie", "keywright-4711=")], Err(Refusal::Session)),
+            (Door::Session, &get, vec![host, ("cookie", "keywright-4712=0202")], Err(Refusal::Session)),
+            (Door::Session, &post, vec![host, OWN[1], json, ("cookie", &*good), proof], Ok(())),
+            (Door::Session, &post, vec![host, json, ("cookie", &*good), proof], Err(Refusal::Origin)),
             (
-                Door::Cookie,
+                Door::Session,
                 &post,
-                vec![host, OWN[1], ("content-type", "text/plain"), ("cookie", &*good)],
+                vec![host, ("origin", "http://127.0.0.1:80"), json, ("cookie", &*good), proof],
+                Err(Refusal::Origin),
+            ),
+            (
+                Door::Session,
+                &post,
+                vec![host, ("origin", "https://127.0.0.1:4711"), json, ("cookie", &*good), proof],
+                Err(Refusal::Origin),
+            ),
+            (Door::Session, &post, vec![host, OWN[1], OWN[1], json, ("cookie", &*good), proof], Err(Refusal::Origin)),
+            (
+                Door::Session,
+                &post,
+                vec![host, OWN[1], ("content-type", "text/plain"), ("cookie", &*good), proof],
                 Err(Refusal::ContentType),
             ),
-            (Door::Cookie, &post, vec![host, OWN[1], ("cookie", &*good)], Err(Refusal::ContentType)),
+            (Door::Session, &post, vec![host, OWN[1], ("cookie", &*good), proof], Err(Refusal::ContentType)),
             (Door::Token, &post, vec![host, OWN[1], json], Ok(())),
             (Door::Token, &post, vec![host, ("origin", "http://evil.example"), json], Err(Refusal::Origin)),
         ] {

@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 
-use keywright_testing::Installation;
+use keywright_core::api::ApiKey;
+use keywright_testing::{Fault, FaultProxy, Installation, Occurrence, Program};
+use kube::api::PostParams;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::stage::{address, page_of};
+use super::stage::{address, page_of, page_through};
 
 /// Sends a request as it stands; the answer's status, and all of it.
 async fn send(to: SocketAddr, head: &str, body: &str) -> (u16, String) {
@@ -64,13 +67,18 @@ async fn only_the_page_gets_in_and_its_token_once() {
     let session = format!("POST /session HTTP/1.1\nHost: {host}\nOrigin: {origin}\n{json}");
     assert_eq!(send(to, &session, "{\"token\": \"0000\"}").await.0, 401, "another token");
     let (status, answer) = send(to, &session, &begin).await;
-    assert_eq!(status, 204, "{answer}");
+    assert_eq!(status, 200, "{answer}");
     let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
     assert!(cookie.ends_with("; Path=/; HttpOnly; SameSite=Strict"), "{cookie}");
     let cookie = cookie.split(';').next().unwrap();
+    let proof = answer.split("\"proof\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    let proof = format!("X-Keywright-Session: {proof}");
     assert_eq!(send(to, &session, &begin).await.0, 401, "the token a second time");
 
     let asked = format!("GET /api/session?namespace={} HTTP/1.1\nHost: {host}", installation.tenant_namespace);
+    let cookie_alone = format!("{asked}\nCookie: {cookie}");
+    assert_eq!(send(to, &cookie_alone, "").await.0, 401, "another server on this machine, which was sent the cookie");
+    let cookie = format!("{cookie}\n{proof}");
     let (status, answer) = send(to, &format!("{asked}\nCookie: {cookie}"), "").await;
     assert_eq!(status, 200, "{answer}");
     assert!(answer.contains("You may look, not change: ask for keywright-admin."), "{answer}");
@@ -83,4 +91,55 @@ async fn only_the_page_gets_in_and_its_token_once() {
     }
     let forged = format!("POST /api/keys HTTP/1.1\nHost: {host}\nOrigin: http://127.0.0.1:1\n{json}\nCookie: {cookie}");
     assert_eq!(send(to, &forged, "{}").await.0, 403, "another port's page creates a key");
+}
+
+/// Begins the page's session: its host, and the headers that prove it.
+async fn session(page: &Program) -> (String, String) {
+    let address = address(page);
+    let (origin, token) = address.split_once("/#").unwrap();
+    let host = origin.strip_prefix("http://").unwrap().to_owned();
+    let head = format!("POST /session HTTP/1.1\nHost: {host}\nOrigin: {origin}\nContent-Type: application/json");
+    let (_, answer) = send(host.parse().unwrap(), &head, &format!("{{\"token\": \"{token}\"}}")).await;
+    let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")?.split(';').next()).unwrap();
+    let proof = answer.split("\"proof\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    (host, format!("Cookie: {cookie}\nX-Keywright-Session: {proof}"))
+}
+
+#[tokio::test]
+async fn a_watch_that_goes_silent_is_told_and_made_up_for() {
+    let installation = Installation::new("page-silence").await;
+    let faults = FaultProxy::start(installation.control_plane).await;
+    let rules = [("keywright.dev", "apikeys", "get list watch")];
+    let page = page_through(&installation, "ann", &rules, Some(&faults)).await;
+    let (host, proof) = session(&page).await;
+    let mut feed = TcpStream::connect(&host).await.unwrap();
+    let namespace = &installation.tenant_namespace;
+    let asked = format!("GET /api/feed?namespace={namespace} HTTP/1.1\nHost: {host}\n{proof}\n\n");
+    feed.write_all(asked.replace('\n', "\r\n").as_bytes()).await.unwrap();
+    let mut told = String::new();
+    let mut hear = async |what: &str| {
+        let mut part = [0; 4096];
+        let heard = async {
+            while !told.contains(what) {
+                let length = feed.read(&mut part).await.unwrap();
+                assert!(length > 0, "the feed ended: {told}");
+                told += &String::from_utf8_lossy(&part[..length]);
+            }
+        };
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(120), heard).await;
+        assert!(waited.is_ok(), "no {what} in {told}");
+        told.clone()
+    };
+    hear("\"complete\"").await;
+    let is_watch = |request: &keywright_testing::ApiRequest| request.watch && request.resource == "apikeys";
+    let silent = faults.inject(Fault::HangWatch, Occurrence::Nth(1), is_watch);
+    let api_key =
+        json!({"apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKey", "metadata": {"name": "late"}, "spec": {}});
+    let api_key: ApiKey = serde_json::from_value(api_key).unwrap();
+    installation.tenant().create(&PostParams::default(), &api_key).await.unwrap();
+    silent.hit().await;
+    let told = hear("\"lost\"").await;
+    assert!(!told.contains("\"late\""), "{told}");
+    hear("\"found\"").await;
+    hear("\"late\"").await;
 }

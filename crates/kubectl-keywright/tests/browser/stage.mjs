@@ -24,7 +24,7 @@ export async function closeBrowser() {
   browser = undefined;
 }
 
-/** The page of a person, in a window of its own. The token is spent by the first; the others have its cookie. */
+/** The page of a person, in a window of its own. The token is spent by the first; the others have its session. */
 export async function visit(person, { fragment = "", before = async () => {}, ...options } = {}) {
   await openBrowser();
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, locale: "en-GB", timezoneId: "Europe/Berlin", ...options });
@@ -36,12 +36,13 @@ export async function visit(person, { fragment = "", before = async () => {}, ..
   await before(page);
   const session = sessions();
   if (session[person]) {
-    await context.addCookies(session[person]);
+    await context.addCookies(session[person].cookies);
+    await page.addInitScript((proof) => sessionStorage.setItem("proof", proof), session[person].proof);
     await page.goto(`${origin}#${fragment}`);
   } else {
     await page.goto(`${origin}#${token}`);
     await page.waitForFunction(() => document.getElementById("who").textContent !== "");
-    keepSession(person, await context.cookies());
+    keepSession(person, { cookies: await context.cookies(), proof: await page.evaluate(() => sessionStorage.getItem("proof")) });
     assert.ok(!page.url().includes(token), "the token is gone from the address");
   }
   return { page, context, problems };

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use keywright_core::api::{ApiKey, Reason};
 use keywright_core::key::Digest;
-use keywright_testing::{Installation, Program, wait};
+use keywright_testing::{FaultProxy, Installation, Program, wait};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -194,6 +194,16 @@ pub fn address(page: &Program) -> String {
 
 /// The plugin's page of a user with these rights in the tenant's namespace.
 pub async fn page_of(installation: &Installation, person: &str, rules: &[(&str, &str, &str)]) -> Program {
+    page_through(installation, person, rules, None).await
+}
+
+/// The same. It reaches the API server through the proxy.
+pub async fn page_through(
+    installation: &Installation,
+    person: &str,
+    rules: &[(&str, &str, &str)],
+    faults: Option<&FaultProxy>,
+) -> Program {
     let accounts: Api<ServiceAccount> = installation.tenant();
     let account = serde_json::from_value(json!({"metadata": {"name": person}})).unwrap();
     accounts.create(&PostParams::default(), &account).await.unwrap();
@@ -213,7 +223,9 @@ pub async fn page_of(installation: &Installation, person: &str, rules: &[(&str, 
     bindings.create(&PostParams::default(), &binding.unwrap()).await.unwrap();
     let request: TokenRequest = serde_json::from_value(json!({"metadata": {}, "spec": {"audiences": []}})).unwrap();
     let token = accounts.create_token_request(person, &PostParams::default(), &request).await.unwrap();
-    let kubeconfig = installation.control_plane.write_kubeconfig(Some(&token.status.unwrap().token), None);
+    let kubeconfig = installation
+        .control_plane
+        .write_kubeconfig(Some(&token.status.unwrap().token), faults.map(FaultProxy::url).as_deref());
     page_with(installation, &kubeconfig).await
 }
 
