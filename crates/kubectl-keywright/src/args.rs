@@ -269,6 +269,9 @@ pub struct Rotate {
     /// How long to wait
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = time, requires = "wait")]
     pub timeout: Duration,
+    /// Rotate also if an old key ends at once by it
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 /// `revoke`

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use jiff::{Timestamp, Zoned};
-use keywright_core::api::{ApiKey, ConditionStatus, ConditionType};
-use keywright_core::lifecycle::awaited_in;
+use keywright_core::api::{ApiKey, ConditionStatus, ConditionType, ROTATE_ANNOTATION};
+use keywright_core::lifecycle::{RotateRequest, awaited_in};
 
 use super::state::{capital, condition, is_going, is_true};
 use super::time;
@@ -41,8 +41,73 @@ pub enum Change {
     Created,
     /// What is declared is enforced by every verifier.
     Edited,
-    /// A rotation is done: [`keywright_core::lifecycle::RotateRequest::shown`] of the annotation's value.
-    Rotated(String),
+    /// A rotation is done.
+    Rotated(Rotation),
+}
+
+/// A rotation that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// [`RotateRequest::shown`] of the annotation's value.
+    pub request: String,
+    /// The serial of the key that is to be replaced.
+    pub serial: Option<u32>,
+    /// The keys that are older than that one.
+    pub older: Vec<OlderKey>,
+}
+
+/// A key that is let in until the end of its overlap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OlderKey {
+    /// Its serial.
+    pub serial: u32,
+    /// What a status shows of it.
+    pub shown: String,
+    /// The end of its overlap.
+    pub ends: Timestamp,
+    /// When a verifier last let it in, as far as is known.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl Rotation {
+    /// What was asked of `key` by this value of the annotation.
+    pub fn asked_of(key: &ApiKey, value: &str) -> Self {
+        let serial = key.status.as_ref().and_then(|status| status.serial);
+        Self { request: RotateRequest::read(value).shown, serial, older: older_keys(key) }
+    }
+
+    /// Whether the key is the new one. Somebody who asks later replaces the annotation; then the answer to that is the answer
+    /// to both.
+    fn is_done(&self, key: &ApiKey) -> bool {
+        let Some(status) = &key.status else { return false };
+        let value = key.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ROTATE_ANNOTATION));
+        let newest = value.map(|value| RotateRequest::read(value).shown);
+        let is_answered = |request: &String| status.rotate_request.as_ref() == Some(request);
+        is_answered(&self.request) || (newest.is_some_and(|newest| is_answered(&newest)) && status.serial > self.serial)
+    }
+
+    /// The older keys that have ended before their overlap did.
+    fn ended_early(&self, key: &ApiKey, now: &Zoned) -> Vec<&str> {
+        let left = older_keys(key);
+        let has_ended =
+            |old: &&OlderKey| old.ends > now.timestamp() && left.iter().all(|left| left.serial != old.serial);
+        self.older.iter().filter(has_ended).map(|old| &*old.shown).collect()
+    }
+}
+
+/// The older keys that are still let in, the oldest first.
+pub fn older_keys(key: &ApiKey) -> Vec<OlderKey> {
+    let retiring = key.status.iter().flat_map(|status| &status.retiring);
+    let mut older: Vec<_> = retiring
+        .map(|old| OlderKey {
+            serial: old.serial,
+            shown: old.key_prefix.clone().unwrap_or_else(|| format!("key no. {}", old.serial)),
+            ends: old.retires_at.0,
+            last_used_at: old.last_used_at.as_ref().map(|at| at.0),
+        })
+        .collect();
+    older.sort_unstable_by_key(|old| old.serial);
+    older
 }
 
 /// What has come of a new or changed ApiKey, which is now as `observed`, or gone.
@@ -89,7 +154,7 @@ fn is_done(key: &ApiKey, wanted: &Wanted) -> bool {
     let has_changed = match &wanted.change {
         Change::Created => status.serial.is_some(),
         Change::Edited => true,
-        Change::Rotated(request) => status.rotate_request.as_ref() == Some(request),
+        Change::Rotated(rotation) => rotation.is_done(key),
     };
     is_ready && is_enforced && has_changed
 }
@@ -105,7 +170,11 @@ fn done(key: &ApiKey, change: &Change, waited: Duration, now: &Zoned) -> String 
     match change {
         Change::Created => format!("Known to every verifier after {waited}."),
         Change::Edited => format!("In force everywhere after {waited}."),
-        Change::Rotated(_) => format!("Rotated in {waited}: {}", new_key(key, now)),
+        Change::Rotated(rotation) => {
+            let ended = rotation.ended_early(key, now);
+            let early = if ended.is_empty() { String::new() } else { format!(" Ended early: {}.", ended.join(", ")) };
+            format!("Rotated in {waited}: {}{early}", new_key(key, now))
+        }
     }
 }
 
@@ -182,18 +251,55 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_is_done_when_its_request_is() {
-        let rotated = |request: &str| {
-            let retiring = json!([{"serial": 1, "retiresAt": "2026-11-29T14:02:00Z"}]);
-            let status = json!({"rotateRequest": request, "keyPrefix": "keyw1_Hh22kk33", "retiring": retiring});
-            come_of(
-                &json!({"generation": 3, "reason": "Rotating", "status": status}),
-                Change::Rotated("two".to_owned()),
-            )
+    fn a_rotation_is_done_when_its_request_is_or_a_later_one() {
+        let rotated = |annotation: &str, carried_out: &str, serial: u32| {
+            let retiring = json!([{"serial": 2, "retiresAt": "2026-11-29T14:02:00Z"}]);
+            let status = json!({
+                "rotateRequest": carried_out, "serial": serial, "keyPrefix": "keyw1_Hh22kk33", "retiring": retiring,
+            });
+            let metadata = json!({"annotations": {ROTATE_ANNOTATION: annotation}});
+            let key = json!({"generation": 3, "reason": "Rotating", "status": status, "metadata": metadata});
+            come_of(&key, Change::Rotated(rotation()))
         };
         let message = "Rotated in 1.2 s: keyw1_Hh22kk33 is in Secret nightly-ci. Old key ends 15:02.";
-        assert_eq!(rotated("two"), Progress::Done(message.to_owned()));
-        assert_eq!(rotated("one"), Progress::Waiting("Waiting for the controller".to_owned()));
+        for (annotation, carried_out, serial, is_done) in [
+            ("two", "two", 3, true),
+            ("two", "one", 2, false),
+            // The one before was on its way.
+            ("two", "one", 3, false),
+            ("three", "three", 3, true),
+            ("three", "one", 3, false),
+            // Somebody has set the annotation back.
+            ("one", "one", 2, false),
+        ] {
+            let progress = rotated(annotation, carried_out, serial);
+            let expected = Progress::Done(message.to_owned());
+            assert_eq!(progress == expected, is_done, "{annotation} {carried_out} {serial} {progress:?}");
+        }
+    }
+
+    /// Asked of key no. 2.
+    fn rotation() -> Rotation {
+        Rotation { request: "two".to_owned(), serial: Some(2), older: Vec::new() }
+    }
+
+    #[test]
+    fn a_key_that_a_rotation_has_ended_is_named() {
+        let retiring = |serials: [(u32, &str, &str); 2]| {
+            let one = |(serial, shown, end)| json!({"serial": serial, "keyPrefix": shown, "retiresAt": end});
+            json!(serials.map(one))
+        };
+        let (over, later) = ("2026-11-29T13:04:00Z", "2026-11-29T14:02:00Z");
+        for (end, early) in [(later, " Ended early: keyw1_Aa11bb22."), (over, "")] {
+            let before = retiring([(2, "keyw1_Cc33dd44", later), (1, "keyw1_Aa11bb22", end)]);
+            let before = apikey(&json!({"status": {"serial": 3, "retiring": before}}));
+            let after = retiring([(2, "keyw1_Cc33dd44", later), (3, "keyw1_Ee55ff66", later)]);
+            let status = json!({"rotateRequest": "two", "serial": 4, "keyPrefix": "keyw1_Hh22kk33", "retiring": after});
+            let change = Change::Rotated(Rotation::asked_of(&before, "two"));
+            let progress = come_of(&json!({"generation": 3, "reason": "Rotating", "status": status}), change);
+            let said = "Rotated in 1.2 s: keyw1_Hh22kk33 is in Secret nightly-ci. 2 old keys end by 15:02.";
+            assert_eq!(progress, Progress::Done(format!("{said}{early}")));
+        }
     }
 
     #[test]
