@@ -80,6 +80,13 @@ impl Failure {
         Self::new(Code::Interrupted, message)
     }
 
+    /// The same with more to say. What comes from objects in `more` is made safe for a terminal.
+    #[must_use]
+    pub fn adding(self, more: impl AsRef<str>) -> Self {
+        let message = format!("{} {}", self.message, escape(more.as_ref())).trim_end().to_owned();
+        Self { code: self.code, message }
+    }
+
     /// The exit code.
     pub fn code(&self) -> Code {
         self.code
@@ -147,6 +154,16 @@ impl ApiError {
     /// Whether there is no object of that name.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused(status) if status.code == 404)
+    }
+
+    /// Whether the request may have had an effect: no answer says that it had none.
+    pub fn leaves_open(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Unreadable(_) => true,
+            // A webhook that fails is asked before anything is stored.
+            Self::Refused(status) => status.code >= 500 && !status.message.contains("failed calling webhook"),
+            Self::NotInstalled => false,
+        }
     }
 
     /// Whether the user lacks a right.
@@ -242,8 +259,26 @@ mod tests {
     }
 
     #[test]
+    fn only_an_answer_says_that_nothing_has_changed() {
+        for (error, is_open) in [
+            (ApiError::Unreachable("reset".into()), true),
+            (ApiError::Unreadable("eof".into()), true),
+            (refused(504, "Timeout", "request did not complete"), true),
+            (refused(500, "InternalError", "etcdserver: request timed out"), true),
+            (refused(500, "InternalError", "Internal error occurred: failed calling webhook"), false),
+            (refused(403, "Forbidden", "no"), false),
+            (refused(409, "AlreadyExists", "no"), false),
+            (ApiError::NotInstalled, false),
+        ] {
+            assert_eq!(error.leaves_open(), is_open, "{error:?}");
+        }
+    }
+
+    #[test]
     fn a_failure_is_safe_for_a_terminal() {
         assert_eq!(Failure::failed("a\u{1b}[2J\nb").to_string(), "a\\u{1b}[2J\nb");
+        let late = Failure::late("Not yet.").adding("Look at \u{1b}ci.");
+        assert_eq!((late.to_string().as_str(), late.code()), ("Not yet. Look at \\u{1b}ci.", Code::Late));
         assert_eq!(Failure::interrupted("x").code().number(), 130);
     }
 }

@@ -7,7 +7,7 @@
 //! - [`session`]: what every command works with. [`cluster`]: the user's cluster. [`workloads`]: who mounts a Secret there.
 //! - [`failure`]: what went wrong, in a sentence, and its exit code.
 //! - [`ui`]: the page in the user's browser, and the server behind it.
-//! - [`output`]: tables and documents. [`terminal`]: colours, prompts, progress. [`private_file`]: for keys and tokens.
+//! - [`interrupt`]: Ctrl-C. [`output`]: tables and documents. [`terminal`]: colours, prompts, progress. [`private_file`]: for keys and tokens.
 
 pub mod args;
 pub mod canary;
@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod commands;
 pub mod decision;
 pub mod failure;
+pub mod interrupt;
 pub mod output;
 pub mod private_file;
 pub mod session;

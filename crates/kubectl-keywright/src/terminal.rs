@@ -22,6 +22,8 @@ pub struct Terminal {
     pub input_is_terminal: bool,
     /// Whether results are read by a person at once.
     pub output_is_terminal: bool,
+    /// Whether nobody reads results: standard output is closed, or the null device.
+    pub output_is_lost: bool,
     /// Whether a line of progress can be written over.
     can_rewrite: bool,
     /// Whether progress is worth a word.
@@ -50,6 +52,7 @@ impl Terminal {
             can_ask: input && error,
             input_is_terminal: input,
             output_is_terminal: output,
+            output_is_lost: is_lost(io::stdout()),
             can_rewrite: error && !is_dumb && !set("NO_COLOR"),
             is_quiet: false,
             width: width.filter(|_| output),
@@ -160,6 +163,13 @@ impl ProgressLine {
         };
     }
 
+    /// Says how many of many are done: each on a terminal, every hundredth in a pipe.
+    pub fn count(&mut self, what: &str, done: usize, all: usize) {
+        if self.can_rewrite || done.is_multiple_of(100) {
+            self.show(&format!("{what} {done} of {all}..."));
+        }
+    }
+
     /// Takes the line away, for a result to take its place.
     pub fn clear(&mut self) {
         if std::mem::take(&mut self.is_open) {
@@ -167,6 +177,20 @@ impl ProgressLine {
             let _ = write!(error, "\r\x1b[K").and_then(|()| error.flush());
         }
     }
+}
+
+/// A standard stream that was closed is the null device when the program begins.
+#[cfg(unix)]
+fn is_lost(output: impl std::os::fd::AsFd) -> bool {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let stream = output.as_fd().try_clone_to_owned().and_then(|stream| std::fs::File::from(stream).metadata());
+    let (Ok(stream), Ok(null)) = (stream, std::fs::metadata("/dev/null")) else { return false };
+    stream.file_type().is_char_device() && stream.rdev() == null.rdev()
+}
+
+#[cfg(not(unix))]
+fn is_lost<T>(_: T) -> bool {
+    false
 }
 
 impl Drop for ProgressLine {

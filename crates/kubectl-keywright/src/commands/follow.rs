@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use crate::cluster::Cluster;
 use crate::failure::{ApiError, Attempt};
+use crate::interrupt;
 use crate::terminal::Terminal;
 use crate::view::time;
 use crate::view::wait::{Progress, seconds};
@@ -40,13 +41,13 @@ pub async fn follow(
 ) -> Outcome {
     let started = Instant::now();
     let mut line = terminal.progress();
-    let mut interrupted = pin!(tokio::signal::ctrl_c());
+    let mut interrupted = pin!(interrupt::pressed());
     let mut seen_at = cluster.now();
     let mut waiting = String::new();
     loop {
         let looked = tokio::select! {
             looked = look(started.elapsed()) => looked,
-            _ = &mut interrupted => return Outcome::Interrupted,
+            () = &mut interrupted => return Outcome::Interrupted,
         };
         match looked {
             Ok(Progress::Done(message)) => return Outcome::Done(message),
@@ -70,7 +71,7 @@ pub async fn follow(
         let pause = if started.elapsed() < IMPATIENCE { SOON } else { LATER };
         tokio::select! {
             () = sleep(pause.min(timeout.saturating_sub(started.elapsed()))) => {}
-            _ = &mut interrupted => return Outcome::Interrupted,
+            () = &mut interrupted => return Outcome::Interrupted,
         }
     }
 }
