@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Zoned;
 use jiff::civil::Date;
@@ -19,7 +19,8 @@ use zeroize::Zeroizing;
 use super::follow::{Outcome, follow};
 use crate::args::{Create, DryRun};
 use crate::cluster::ClusterOptions;
-use crate::failure::{ApiError, Failure};
+use crate::failure::Failure;
+use crate::interrupt::unless_pressed;
 use crate::output::{Format, document_of};
 use crate::private_file;
 use crate::session::Session;
@@ -36,17 +37,19 @@ enum Destination {
     Nowhere,
 }
 
-/// A new file that only the user can read, gone again unless a key is in it.
+/// A new file that only the user can read, gone again unless a key is in it that may be let in.
 struct KeyFile {
     file: File,
-    path: std::path::PathBuf,
-    is_written: bool,
+    path: PathBuf,
+    is_kept: bool,
 }
 
-/// A key in plain text: one that was made here, or one that was read from its Secret.
-enum PlainText {
-    Made(Key),
-    Read(Zeroizing<Vec<u8>>),
+/// Why there is no answer that says that the ApiKey was created.
+enum NotCreated {
+    /// The API server has refused it.
+    Refused(Failure),
+    /// Nobody knows.
+    Unknown(Failure),
 }
 
 /// Creates a key.
@@ -66,16 +69,57 @@ pub async fn run(options: &ClusterOptions, asked: &Create) -> Result<(), Failure
         spec.insert("keyHash".to_owned(), json!(key.digest().to_string()));
     }
     let delivery = check(&asked.name, &spec, &session.cluster.now())?;
-    let mut destination = destination(session.terminal, asked)?;
-    if let (Delivery::Secret { name, .. }, false) = (&delivery, asked.no_print) {
-        require_secrets(&session, name).await?;
-    }
-    let created = submit(&session, asked, &spec).await?;
-    let outcome = wait(&session, asked, &created).await;
+    let destination = destination(session.terminal, asked)?;
     match made {
-        Some(key) => hand_out_made(&session, asked, &mut destination, key, outcome),
-        None => hand_out_delivered(&session, asked, &mut destination, &delivery, outcome).await,
+        Some(key) => create_made(&session, asked, &spec, destination, key).await,
+        None => create_delivered(&session, asked, &spec, destination, &delivery).await,
     }
+}
+
+/// A key that was made here is in nobody else's hands: it is in its file before anybody can let it in.
+async fn create_made(
+    session: &Session,
+    asked: &Create,
+    spec: &Map<String, Value>,
+    mut destination: Destination,
+    key: Key,
+) -> Result<(), Failure> {
+    if let Destination::File(file) = &mut destination {
+        file.write(key.reveal()).map_err(|error| Failure::usage(error).adding("Nothing was created."))?;
+    }
+    let created = match submit(session, asked, spec).await {
+        Ok(created) => created,
+        Err(NotCreated::Refused(failure)) => {
+            destination.discard();
+            return Err(failure);
+        }
+        Err(NotCreated::Unknown(failure)) => {
+            return Err(failure.adding(match &destination {
+                Destination::File(file) => format!("If it was, its key is in {}.", file.path.display()),
+                Destination::Output | Destination::Nowhere => "If it was, revoke it: nobody has its key.".to_owned(),
+            }));
+        }
+    };
+    let outcome = wait(session, asked, &created).await;
+    hand_out_made(session, asked, &destination, &key, outcome)
+}
+
+async fn create_delivered(
+    session: &Session,
+    asked: &Create,
+    spec: &Map<String, Value>,
+    mut destination: Destination,
+    delivery: &Delivery,
+) -> Result<(), Failure> {
+    if let (Delivery::Secret { name, .. }, false) = (delivery, asked.no_print) {
+        require_secrets(session, name).await?;
+    }
+    let created = submit(session, asked, spec).await.map_err(|error| match error {
+        NotCreated::Refused(failure) => failure,
+        NotCreated::Unknown(failure) => failure.adding("Look at it before you try again."),
+    })?;
+    let outcome = wait(session, asked, &created).await;
+    hand_out_delivered(session, asked, &mut destination, delivery, outcome).await
 }
 
 /// The spec that the flags mean. Anything wrong in it is left for [`declaration::read`] to find.
@@ -130,7 +174,13 @@ fn check(name: &str, spec: &Map<String, Value>, now: &Zoned) -> Result<Delivery,
         let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
         Failure::usage(format!("{}\nNothing was created.", problems.join("\n")))
     })?;
-    Ok(declaration.delivery)
+    match declaration.expires_at {
+        Some(end) if end <= now.timestamp() => {
+            let now = now.timestamp().strftime("%Y-%m-%dT%H:%M:%SZ");
+            Err(Failure::usage(format!("--expires: {end} has passed, it is {now}.\nNothing was created.")))
+        }
+        _ => Ok(declaration.delivery),
+    }
 }
 
 fn manifest(name: &str, namespace: Option<&str>, spec: &Map<String, Value>) -> Value {
@@ -188,6 +238,12 @@ fn destination(terminal: Terminal, asked: &Create) -> Result<Destination, Failur
     if let Some(path) = &asked.output_file {
         return KeyFile::create(path).map(Destination::File);
     }
+    if terminal.output_is_lost {
+        return Err(Failure::usage(
+            "Standard output is closed, or the null device, and a key is shown once. Add --output-file FILE, or \
+             --no-print. Nothing was created.",
+        ));
+    }
     if terminal.output_is_terminal || asked.print {
         return Ok(Destination::Output);
     }
@@ -216,25 +272,29 @@ async fn require_secrets(session: &Session, secret: &str) -> Result<(), Failure>
     }
 }
 
-/// Creates the ApiKey. If the answer is lost, what came of it is looked up: a key that was made here is in nobody else's hands.
-async fn submit(session: &Session, asked: &Create, spec: &Map<String, Value>) -> Result<ApiKey, Failure> {
+/// Creates the ApiKey. If the answer is lost, what came of it is looked up.
+async fn submit(session: &Session, asked: &Create, spec: &Map<String, Value>) -> Result<ApiKey, NotCreated> {
     let namespace = &session.cluster.namespace;
     let manifest = manifest(&asked.name, Some(namespace), spec);
-    match session.patiently(session.cluster.create::<ApiKey>(namespace, &manifest, false)).await {
-        Ok(created) => {
+    let sent = session.patiently(session.cluster.create::<ApiKey>(namespace, &manifest, false));
+    let unknown = format!("Whether {} was created is not known.", session.full_name(&asked.name));
+    match unless_pressed(sent).await {
+        None => Err(NotCreated::Unknown(Failure::interrupted(unknown))),
+        Some(Ok(created)) => {
             session.terminal.warn(&created.warnings);
             Ok(created.value)
         }
-        Err(error @ (ApiError::Unreachable(_) | ApiError::Unreadable(_))) => {
+        Some(Err(error)) if error.leaves_open() => {
             let digest = spec.get("keyHash").and_then(Value::as_str);
-            let stored = session.cluster.find::<ApiKey>(namespace, &asked.name).await.ok().flatten();
+            let found = unless_pressed(session.cluster.find::<ApiKey>(namespace, &asked.name)).await;
+            let stored = found.and_then(Result::ok).flatten();
             let ours = stored.filter(|stored| digest.is_some() && stored.spec.key_hash.as_deref() == digest);
             ours.ok_or_else(|| {
                 let sentence = session.attempt("create", &asked.name).sentence(&error);
-                Failure::failed(format!("{sentence} Whether {} was created is not known.", asked.name))
+                NotCreated::Unknown(Failure::failed(format!("{sentence} {unknown}")))
             })
         }
-        Err(error) => Err(session.attempt("create", &asked.name).failed(&error)),
+        Some(Err(error)) => Err(NotCreated::Refused(session.attempt("create", &asked.name).failed(&error))),
     }
 }
 
@@ -255,8 +315,8 @@ async fn wait(session: &Session, asked: &Create, created: &ApiKey) -> Outcome {
 fn hand_out_made(
     session: &Session,
     asked: &Create,
-    destination: &mut Destination,
-    key: Key,
+    destination: &Destination,
+    key: &Key,
     outcome: Outcome,
 ) -> Result<(), Failure> {
     let name = session.full_name(&asked.name);
@@ -272,7 +332,13 @@ fn hand_out_made(
     if failure.is_none() {
         session.terminal.say(&said);
     }
-    show(session.terminal, destination, &PlainText::Made(key))?;
+    match destination {
+        Destination::File(file) => session.terminal.say(&file.told()),
+        Destination::Output | Destination::Nowhere => {
+            let lost = format!("The key of {name} is lost, and may be let in: revoke it.");
+            print(session.terminal, key.reveal()).map_err(|failure| failure.adding(lost))?;
+        }
+    }
     failure.map_or(Ok(()), Err)
 }
 
@@ -296,12 +362,16 @@ async fn hand_out_delivered(
         Outcome::Late(still) => return Err(Failure::late(format!("{name}: created. {still} {there}"))),
         Outcome::Interrupted => return Err(Failure::interrupted(format!("{name}: created. {there}"))),
     }
+    let here = format!("The key is in Secret {secret}, entry {entry}.");
     if let Destination::Nowhere = destination {
-        session.terminal.say(&format!("The key is in Secret {secret}, entry {entry}."));
+        session.terminal.say(&here);
         return Ok(());
     }
-    let key = read_key(session, secret, entry).await?;
-    show(session.terminal, destination, &PlainText::Read(key))
+    let shown = match unless_pressed(read_key(session, secret, entry)).await {
+        Some(key) => key.and_then(|key| show(session.terminal, destination, &key)),
+        None => Err(Failure::interrupted(format!("{name}: created, and not shown."))),
+    };
+    shown.map_err(|failure| failure.adding(here))
 }
 
 async fn read_key(session: &Session, secret: &str, entry: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -313,23 +383,22 @@ async fn read_key(session: &Session, secret: &str, entry: &str) -> Result<Zeroiz
     key.ok_or_else(|| Failure::failed(format!("Secret {secret} holds no key in entry {entry}.")))
 }
 
-fn show(terminal: Terminal, destination: &mut Destination, key: &PlainText) -> Result<(), Failure> {
-    let text = match key {
-        PlainText::Made(key) => key.reveal(),
-        PlainText::Read(bytes) => str::from_utf8(bytes).unwrap_or_default(),
-    };
+fn show(terminal: Terminal, destination: &mut Destination, key: &[u8]) -> Result<(), Failure> {
+    let key = str::from_utf8(key).unwrap_or_default();
     match destination {
         Destination::Nowhere => Ok(()),
-        Destination::Output => {
-            terminal.say("Key, shown once:");
-            terminal.print_key(text)
-        }
+        Destination::Output => print(terminal, key),
         Destination::File(file) => {
-            file.write(text)?;
-            terminal.say(&format!("The key is in {}.", file.path.display()));
+            file.write(key).map_err(Failure::failed)?;
+            terminal.say(&file.told());
             Ok(())
         }
     }
+}
+
+fn print(terminal: Terminal, key: &str) -> Result<(), Failure> {
+    terminal.say("Key, shown once:");
+    terminal.print_key(key)
 }
 
 fn uncapital(sentence: &str) -> String {
@@ -347,21 +416,35 @@ impl KeyFile {
             };
             Failure::usage(format!("--output-file {}: {why}. Nothing was created.", path.display()))
         })?;
-        Ok(Self { file, path: path.to_owned(), is_written: false })
+        Ok(Self { file, path: path.to_owned(), is_kept: false })
     }
 
-    fn write(&mut self, key: &str) -> Result<(), Failure> {
+    /// Writes the key, and has it reach the disk; else why not.
+    fn write(&mut self, key: &str) -> Result<(), String> {
         let written = self.file.write_all(key.as_bytes()).and_then(|()| self.file.sync_all());
-        written.map_err(|error| Failure::failed(format!("{} cannot be written: {error}.", self.path.display())))?;
-        self.is_written = true;
+        written.map_err(|error| format!("{} cannot be written: {error}.", self.path.display()))?;
+        self.is_kept = true;
         Ok(())
+    }
+
+    fn told(&self) -> String {
+        format!("The key is in {}.", self.path.display())
+    }
+}
+
+impl Destination {
+    /// Forgets a key that was never let in.
+    fn discard(&mut self) {
+        if let Self::File(file) = self {
+            file.is_kept = false;
+        }
     }
 }
 
 impl Drop for KeyFile {
     fn drop(&mut self) {
-        if !self.is_written {
-            // Without a key in it, it is of no use to anybody.
+        if !self.is_kept {
+            // Without a key that is let in, it is of no use to anybody.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -420,6 +503,25 @@ mod tests {
     }
 
     #[test]
+    fn an_end_that_has_passed_is_refused_before_anything_is_sent() {
+        for (end, is_refused) in [
+            ("2020-01-01", true),
+            ("2026-11-29", true),
+            ("2026-11-29T13:05:00Z", true),
+            ("2026-11-29T13:05:01Z", false),
+            ("2026-11-30", false),
+            ("1d", false),
+            ("Never", false),
+        ] {
+            let asked = Create { name: "ci".to_owned(), expires: Some(end.to_owned()), ..Create::default() };
+            let refused = check("ci", &spec(&asked, &now()), &now()).err();
+            assert_eq!(refused.as_ref().map(|failure| failure.code().number()), is_refused.then_some(2), "{end}");
+            let said = refused.map(|failure| failure.to_string()).unwrap_or_default();
+            assert_eq!(said.contains("has passed, it is 2026-11-29T13:05:00Z."), is_refused, "{end}: {said}");
+        }
+    }
+
+    #[test]
     fn a_key_is_never_written_over_a_file_and_an_unused_file_goes() {
         let folder = std::env::temp_dir().join(format!("keywright-plugin-{:08x}", rand::random::<u32>()));
         std::fs::create_dir(&folder).unwrap();
@@ -430,6 +532,13 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "key");
         assert_eq!(KeyFile::create(&path).err().unwrap().code().number(), 2);
         assert!(path.exists(), "and somebody else's file stays");
+        let mut refused = Destination::File(KeyFile::create(&folder.join("refused.key")).unwrap());
+        if let Destination::File(file) = &mut refused {
+            file.write("key").unwrap();
+        }
+        refused.discard();
+        drop(refused);
+        assert!(!folder.join("refused.key").exists(), "a key that was never let in goes");
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

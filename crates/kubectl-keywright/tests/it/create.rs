@@ -55,6 +55,40 @@ async fn a_key_goes_into_a_file_of_its_owner_and_never_over_another() {
     let refused = folder.join("ci-again.key");
     scene.run(&format!("create ci --output-file {}", refused.display())).await.exits(1);
     assert!(!refused.exists(), "a file without a key in it goes");
+    scene.run(&format!("create ci --local --output-file {}", refused.display())).await.exits(1);
+    assert!(!refused.exists(), "so does one whose key was refused");
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_written_is_not_made_and_one_that_is_lost_is_named() {
+    let scene = Scene::of_admin("unwritten").await;
+    let file = scene.installation.control_plane.folder().join("unwritten.key");
+    let is_there = async |name: &str| scene.api_keys().get_opt(name).await.unwrap().is_some();
+
+    let no_space = "trap '' XFSZ; ulimit -f 0; exec \"$@\"";
+    let into_file = |name: &str| format!("create {name} --expires 1d --output-file {}", file.display());
+    let ran = scene.run_by_shell(no_space, &format!("{} --local", into_file("full"))).await.exits(2);
+    ran.says("cannot be written").says("Nothing was created.");
+    assert!(!is_there("full").await && !file.exists());
+    let ran = scene.run_by_shell(no_space, &into_file("delivered")).await.exits(1).says("cannot be written");
+    ran.says("The key is in Secret delivered, entry api-key.");
+    assert!(!file.exists());
+
+    let to_full = "exec \"$@\" >/dev/full";
+    let ran = scene.run_by_shell(to_full, "create lost --local --print --expires 1d").await.exits(1);
+    ran.says("Standard output cannot be written").says("/lost on testbed is lost, and may be let in: revoke it.");
+    let ran = scene.run_by_shell(to_full, "create kept --print --expires 1d").await.exits(1);
+    ran.says("Standard output cannot be written").says("The key is in Secret kept, entry api-key.");
+
+    for nowhere in ["exec \"$@\" >&-", "exec \"$@\" >/dev/null"] {
+        for flags in ["--local --print", "--print"] {
+            let ran = scene.run_by_shell(nowhere, &format!("create nowhere {flags}")).await.exits(2);
+            ran.says("Standard output is closed, or the null device").says("Nothing was created.");
+        }
+    }
+    assert!(!is_there("nowhere").await);
+    scene.run("create late --local --print --expires 2020-01-01").await.exits(2).says("has passed");
+    assert!(!is_there("late").await);
 }
 
 #[tokio::test]

@@ -134,6 +134,13 @@ impl Scene {
         self.finished(command, input).await
     }
 
+    /// The same by a shell, which gets the command as `"$@"`.
+    pub async fn run_by_shell(&self, script: &str, line: &str) -> Ran {
+        let mut command = self.command("sh");
+        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_kubectl-keywright")]).args(line.split_whitespace());
+        self.finished(command, "").await
+    }
+
     /// The same, with these variables in the environment.
     pub async fn run_in(&self, variables: &[(&str, &str)], line: &str) -> Ran {
         let mut command = self.command(env!("CARGO_BIN_EXE_kubectl-keywright"));
