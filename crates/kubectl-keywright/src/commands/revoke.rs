@@ -7,14 +7,18 @@ use keywright_core::api::ApiKey;
 
 use super::follow::{Outcome, follow};
 use crate::args::{Revoke, Selection};
-use crate::failure::{ApiError, Failure};
+use crate::failure::Failure;
+use crate::interrupt::unless_pressed;
 use crate::session::Session;
 use crate::view::escape::escape;
 use crate::view::hint::is_idle;
-use crate::view::state::last_used_at;
+use crate::view::state::{is_going, last_used_at};
 use crate::view::time::{self, Form};
 use crate::view::wait::{Progress, revoked, seconds};
 use crate::workloads::Workloads;
+
+/// As many keys are named.
+const FEW: usize = 10;
 
 /// An ApiKey that is to be revoked.
 struct Target {
@@ -148,29 +152,80 @@ impl Question {
 
 /// Deletes each as it was shown: not one that was made again under its name.
 async fn delete(session: &Session, keys: &[ApiKey]) -> Result<Vec<Target>, Failure> {
+    let mut line = session.terminal.progress();
     let mut targets = Vec::new();
     for key in keys {
         let name = key.metadata.name.clone().unwrap_or_default();
         let uid = key.metadata.uid.clone().unwrap_or_default();
-        match session.cluster.delete::<ApiKey>(&session.cluster.namespace, &name, &uid).await {
-            Ok(answer) => session.terminal.warn(&answer.warnings),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(failed_at(session, &name, &error, targets.len())),
+        if keys.len() > 1 {
+            line.count("Revoking", targets.len(), keys.len());
+        }
+        let stopped = match unless_pressed(delete_one(session, &name, &uid)).await {
+            Some(Ok(())) => None,
+            Some(Err(failure)) => Some(failure),
+            None => Some(Failure::interrupted(unknown(&name))),
+        };
+        if let Some(failure) = stopped {
+            let left = names(keys.iter().skip(targets.len() + 1));
+            return Err(failure.adding(reached(targets.len(), &left)));
         }
         targets.push(Target { name, uid });
     }
     Ok(targets)
 }
 
-fn failed_at(session: &Session, name: &str, error: &ApiError, done: usize) -> Failure {
-    let sentence = match error.is_conflict() {
-        true => format!("{name} was made again meanwhile: look at it, and try again."),
-        false => session.attempt("delete", name).sentence(error),
-    };
-    match done {
-        0 => Failure::failed(format!("{sentence} Nothing was revoked.")),
-        done => Failure::failed(format!("{sentence} {done} before it are being revoked.")),
+/// If the answer is lost, what came of it is looked up.
+async fn delete_one(session: &Session, name: &str, uid: &str) -> Result<(), Failure> {
+    let namespace = &session.cluster.namespace;
+    match session.cluster.delete::<ApiKey>(namespace, name, uid).await {
+        Ok(answer) => {
+            session.terminal.warn(&answer.warnings);
+            Ok(())
+        }
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) if error.is_conflict() => {
+            Err(Failure::failed(format!("{name} was made again meanwhile: look at it, and try again.")))
+        }
+        Err(error) if error.leaves_open() => match session.cluster.find::<ApiKey>(namespace, name).await {
+            Ok(found) if !found.as_ref().is_some_and(|key| is_still_there(key, uid)) => Ok(()),
+            _ => {
+                let sentence = session.attempt("delete", name).sentence(&error);
+                Err(Failure::failed(format!("{sentence} {}", unknown(name))))
+            }
+        },
+        Err(error) => Err(Failure::failed(format!(
+            "{} {name} was not revoked.",
+            session.attempt("delete", name).sentence(&error)
+        ))),
     }
+}
+
+/// Whether this is the ApiKey with this uid, and nobody has deleted it.
+fn is_still_there(key: &ApiKey, uid: &str) -> bool {
+    key.metadata.uid.as_deref() == Some(uid) && !is_going(key)
+}
+
+fn unknown(name: &str) -> String {
+    format!("Whether {name} is being revoked is not known: look at it, and revoke it again.")
+}
+
+fn names<'a>(keys: impl Iterator<Item = &'a ApiKey>) -> Vec<&'a str> {
+    keys.map(|key| key.metadata.name.as_deref().unwrap_or_default()).collect()
+}
+
+/// What has come of the others: `2 are being revoked. Not reached: ci, cd.`
+fn reached(done: usize, left: &[&str]) -> String {
+    let done = match done {
+        0 => None,
+        1 => Some("1 before it is being revoked.".to_owned()),
+        done => Some(format!("{done} before it are being revoked.")),
+    };
+    let left = match left {
+        [] => None,
+        few if few.len() <= FEW => Some(format!("Not reached, and not revoked: {}.", few.join(", "))),
+        many => Some(format!("Not reached, and not revoked: {} keys.", many.len())),
+    };
+    [done, left].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 async fn wait(session: &Session, targets: Vec<Target>, timeout: Duration) -> Result<(), Failure> {
@@ -222,6 +277,30 @@ mod tests {
             (json!({"status": {"lastUsedAt": null}}), vec![], "never used"),
         ] {
             assert_eq!(losses(&apikey(&key), &users, &now()), said);
+        }
+    }
+
+    #[test]
+    fn what_was_not_reached_is_named_or_counted() {
+        let many = ["x"; 11];
+        for (done, left, said) in [
+            (0, &[][..], ""),
+            (1, &[], "1 before it is being revoked."),
+            (0, &["ci", "cd"], "Not reached, and not revoked: ci, cd."),
+            (68, &many, "68 before it are being revoked. Not reached, and not revoked: 11 keys."),
+        ] {
+            assert_eq!(reached(done, left), said);
+        }
+    }
+
+    #[test]
+    fn a_key_whose_deletion_was_lost_is_known_by_its_uid() {
+        for (key, uid, is_so) in
+            [(json!({}), None, true), (json!({}), Some("another"), false), (json!({"deleted": true}), None, false)]
+        {
+            let key = apikey(&key);
+            let own = key.metadata.uid.clone().unwrap();
+            assert_eq!(is_still_there(&key, uid.unwrap_or(&own)), is_so);
         }
     }
 
