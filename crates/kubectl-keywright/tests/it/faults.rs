@@ -25,8 +25,12 @@ async fn a_lost_answer_loses_no_key_and_a_lost_request_makes_none() {
 
     let before =
         faults.inject(Fault::Before(Outcome::Reset), Occurrence::Nth(1), |request| request.is("POST", "apikeys"));
-    let ran =
-        scene.run(&create("lost")).await.exits(1).says("is unreachable").says("lost on testbed was created is not known. If it was, revoke it");
+    let ran = scene
+        .run(&create("lost"))
+        .await
+        .exits(1)
+        .says("is unreachable")
+        .says("lost on testbed was created is not known. If it was, revoke it");
     before.hit().await;
     assert_eq!(ran.output, "");
     assert!(scene.api_keys().get_opt("lost").await.unwrap().is_none());
