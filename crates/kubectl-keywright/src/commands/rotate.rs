@@ -7,6 +7,7 @@ use serde_json::json;
 use super::follow::{Outcome, follow};
 use crate::args::Rotate;
 use crate::failure::{ApiError, Failure};
+use crate::interrupt::unless_pressed;
 use crate::session::Session;
 use crate::view::escape::escape;
 use crate::view::state::{condition, is_going};
@@ -66,15 +67,18 @@ async fn ask(session: &Session, asked: &Rotate) -> Result<(ApiKey, String), Fail
         let metadata = json!({
             "resourceVersion": key.metadata.resource_version, "annotations": {ROTATE_ANNOTATION: request},
         });
-        match session.cluster.patch::<ApiKey>(&session.cluster.namespace, name, &json!({"metadata": metadata})).await {
+        let patch = json!({"metadata": metadata});
+        let sent = session.cluster.patch::<ApiKey>(&session.cluster.namespace, name, &patch);
+        let Some(answer) = unless_pressed(session.patiently(sent)).await else {
+            return Err(Failure::interrupted(unknown(name)));
+        };
+        match answer {
             Ok(changed) => {
                 session.terminal.warn(&changed.warnings);
                 return Ok((changed.value, request));
             }
             Err(error) if error.is_conflict() && conflicts < ATTEMPTS => conflicts += 1,
-            Err(error @ (ApiError::Unreachable(_) | ApiError::Unreadable(_))) => {
-                return looked_up(session, &key, request, &error).await;
-            }
+            Err(error) if error.leaves_open() => return looked_up(session, &key, request, &error).await,
             Err(error) => return Err(session.attempt("patch", name).failed(&error)),
         }
     }
@@ -93,9 +97,13 @@ async fn looked_up(
         Some(stored) => Ok((stored, request)),
         None => {
             let sentence = session.attempt("patch", name).sentence(error);
-            Err(Failure::failed(format!("{sentence} Whether {name} is being rotated is not known.")))
+            Err(Failure::failed(format!("{sentence} {}", unknown(name))))
         }
     }
+}
+
+fn unknown(name: &str) -> String {
+    format!("Whether {name} is being rotated is not known.")
 }
 
 /// The old key that another rotation would end at once.

@@ -68,6 +68,18 @@ async fn ctrl_c_is_heard_while_a_key_is_fetched() {
 }
 
 #[tokio::test]
+async fn ctrl_c_is_heard_while_a_rotation_is_asked_for() {
+    let scene = Scene::of_admin("asked").await;
+    scene.declare("ci", json!({"expiresIn": "1d"})).await;
+    let faults = FaultProxy::start(scene.installation.control_plane).await;
+    let line = format!("rotate ci --kubeconfig {}", scene.kubeconfig_through(&faults).display());
+    let hang = faults.inject(Fault::After(Outcome::Hang), Occurrence::Every, |request| request.is("PATCH", "apikeys"));
+    let ran = scene.at_terminal(&line, 120, &[("Asking testbed...", "\u{3}")]).await.exits(130);
+    ran.prints("Whether ci is being rotated is not known.");
+    hang.hit().await;
+}
+
+#[tokio::test]
 async fn a_deletion_whose_answer_is_lost_is_looked_up() {
     let scene = Scene::new("deletion", &[keywright_role("keywright-admin")]).await;
     for name in ["a", "b", "c", "d", "e"] {
