@@ -13,7 +13,6 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use self::reader::{Reader, given};
-use self::secret::is_dns_subdomain;
 use crate::address::{AllowedAddresses, MAX_ENTRIES, Network};
 use crate::duration::{self, InvalidDuration};
 use crate::key::{Digest, begins_like_a_key, may_hold_a_key};
@@ -21,6 +20,7 @@ use crate::secret_template::SecretTemplate;
 use crate::words::{Owner, Scope};
 
 pub use self::problem::Problem;
+pub use self::secret::is_dns_subdomain;
 
 /// A spec that can be acted on.
 #[derive(Clone, Debug, PartialEq)]

@@ -15,6 +15,7 @@ use jiff::{SignedDuration, Timestamp, Zoned};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use keywright_core::declaration::is_dns_subdomain;
 use keywright_core::proxy::proxy_for;
 use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::client::Body;
@@ -98,6 +99,9 @@ impl Cluster {
         config.default_retry = false;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        if !is_dns_subdomain(&namespace) {
+            return Err(Failure::usage("The namespace is no DNS name: a to z, 0 to 9 and hyphens."));
+        }
         let mut requesting = config.clone();
         requesting.read_timeout = Some(REQUEST_TIMEOUT);
         requesting.write_timeout = Some(REQUEST_TIMEOUT);
@@ -114,8 +118,7 @@ impl Cluster {
         let mut watching = self.config.clone();
         watching.read_timeout = Some(silence);
         watching.reset_reader_on_write = true;
-        Client::try_from(watching)
-            .map_err(|error| Failure::usage(format!("The kubeconfig cannot be used: {error}.")))
+        Client::try_from(watching).map_err(|error| Failure::usage(format!("The kubeconfig cannot be used: {error}.")))
     }
 
     /// The API server's time, in the user's zone.
@@ -156,7 +159,7 @@ impl Cluster {
     /// # Errors
     /// See [`ApiError`].
     pub async fn get<K: Namespaced>(&self, namespace: &str, name: &str) -> Result<K, ApiError> {
-        let path = K::url_path(&(), Some(namespace));
+        let path = path::<K>(Some(namespace), Some(name))?;
         Ok(self.send(built(request::Request::new(path).get(name, &GetParams::default()))?).await?.value)
     }
 
@@ -181,11 +184,11 @@ impl Cluster {
         namespace: Option<&str>,
         selected: &ListParams,
     ) -> Result<Vec<K>, ApiError> {
+        let request = request::Request::new(path::<K>(namespace, None)?);
         let mut objects = Vec::new();
         let mut selected = selected.clone().limit(PAGE);
         loop {
-            let path = K::url_path(&(), namespace);
-            let page = self.send::<ObjectList<K>>(built(request::Request::new(path).list(&selected))?).await?.value;
+            let page = self.send::<ObjectList<K>>(built(request.list(&selected))?).await?.value;
             objects.extend(page.items);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => selected.continue_token = Some(token),
@@ -205,7 +208,7 @@ impl Cluster {
         dry_run: bool,
     ) -> Result<Answer<K>, ApiError> {
         let parameters = PostParams { dry_run, ..PostParams::default() };
-        let path = K::url_path(&(), Some(namespace));
+        let path = path::<K>(Some(namespace), None)?;
         self.send(built(request::Request::new(path).create(&parameters, bytes_of(object)?))?).await
     }
 
@@ -219,7 +222,7 @@ impl Cluster {
         name: &str,
         patch: &Value,
     ) -> Result<Answer<K>, ApiError> {
-        let path = K::url_path(&(), Some(namespace));
+        let path = path::<K>(Some(namespace), Some(name))?;
         let patch = request::Request::new(path).patch(name, &PatchParams::default(), &Patch::Merge(patch));
         self.send(built(patch)?).await
     }
@@ -236,7 +239,7 @@ impl Cluster {
     ) -> Result<Answer<Value>, ApiError> {
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        let path = K::url_path(&(), Some(namespace));
+        let path = path::<K>(Some(namespace), Some(name))?;
         self.send(built(request::Request::new(path).delete(name, &parameters))?).await
     }
 
@@ -284,6 +287,15 @@ pub trait Namespaced:
 impl<K> Namespaced for K where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned
 {
+}
+
+/// The path to one object, or to all of a namespace, or to all. Kube takes names into it as they are, and a name could be a path of
+/// its own, or a query. What is no DNS name is the name of no object.
+fn path<K: Namespaced>(namespace: Option<&str>, name: Option<&str>) -> Result<String, ApiError> {
+    match namespace.into_iter().chain(name).all(is_dns_subdomain) {
+        true => Ok(K::url_path(&(), namespace)),
+        false => Err(ApiError::Refused(Status::failure("this is no DNS name", "NotFound").with_code(404).boxed())),
+    }
 }
 
 fn cluster_name(file: &Kubeconfig, context: Option<&str>) -> Option<String> {
@@ -350,6 +362,8 @@ fn warning_text(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use keywright_core::api::ApiKey;
+
     use super::*;
 
     #[test]
@@ -359,6 +373,28 @@ mod tests {
         assert!(matches!(refusal(404, b"404 page not found\n"), ApiError::NotInstalled));
         let unnamed = br#"{"kind":"Status","reason":"NotFound","code":404,"message":"the server could not find the requested resource","details":{}}"#;
         assert!(matches!(refusal(404, unnamed), ApiError::NotInstalled));
+    }
+
+    #[test]
+    fn what_is_no_name_becomes_no_path() {
+        let collection = "/apis/keywright.dev/v1alpha1/namespaces/team-a/apikeys";
+        assert_eq!(path::<ApiKey>(Some("team-a"), Some("nightly.ci-2")).unwrap(), collection);
+        assert_eq!(path::<ApiKey>(None, None).unwrap(), "/apis/keywright.dev/v1alpha1/apikeys");
+        for (namespace, name) in [
+            ("x/../team-c", "ci"),
+            ("team-c/apikeys?dryRun=All&x=", "ci"),
+            ("", "ci"),
+            ("team-a", ""),
+            ("team-a", ".."),
+            ("team-a", "ci/status"),
+            ("team-a", "ci?watch=1"),
+            ("team-a", "ci%2fstatus"),
+            ("team-a", "ci#"),
+            ("team-a", "Ci"),
+        ] {
+            let error = path::<ApiKey>(Some(namespace), Some(name)).unwrap_err();
+            assert!(error.is_not_found(), "{namespace} {name}");
+        }
     }
 
     #[test]

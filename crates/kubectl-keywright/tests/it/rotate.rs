@@ -29,6 +29,8 @@ async fn what_cannot_be_rotated_is_told_before_or_instead_of_waiting() {
     let scene = Scene::of_admin("no-rotation").await;
     scene.run("create laptop --local --print").await.exits(0);
     scene.run("rotate laptop --wait").await.exits(2).says("made elsewhere");
+    scene.run("rotate ci/../laptop").await.exits(1).says("There is no ApiKey ci/../laptop in ");
+    scene.run(&format!("describe laptop -n x/../{}", scene.namespace())).await.exits(2).says("is no DNS name");
     scene.declare("ci", json!({"suspended": true})).await;
     scene.run("rotate ci --wait").await.exits(3).says("is suspended: its rotation waits until it is resumed");
 }
