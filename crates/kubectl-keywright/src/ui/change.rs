@@ -1,5 +1,7 @@
 //! What is written: a new ApiKey, a change of one, its deletion.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use keywright_core::api::{ApiKey, ROTATE_ANNOTATION};
 use keywright_core::key::Key;
@@ -13,6 +15,9 @@ use crate::failure::ApiError;
 
 /// How often a change is looked at again because somebody else was faster.
 const TRIES: usize = 4;
+
+/// Seconds before each look for what may have come of a request without an answer.
+const LOOKS: [u64; 4] = [0, 1, 3, 6];
 
 /// Why nothing was changed.
 #[derive(Debug)]
@@ -80,7 +85,14 @@ pub async fn create(cluster: &Cluster, form: &NewKey, now: Timestamp) -> Result<
         return Err(NotChanged::Problems(checked.problems));
     }
     let object = form.object(&checked.name, &checked.spec);
-    let created = cluster.create::<ApiKey>(&form.namespace, &object, false).await?.value;
+    let created = match cluster.create::<ApiKey>(&form.namespace, &object, false).await {
+        Ok(created) => created.value,
+        Err(error) if error.leaves_open() => {
+            let digest = key.as_ref().map(|key| key.digest().to_string());
+            find_created(cluster, &form.namespace, &checked.name, digest).await.ok_or(error)?
+        }
+        Err(error) => return Err(error.into()),
+    };
     let display = created.spec.display_name.clone().unwrap_or_else(|| checked.name.clone());
     let delivery = match key {
         Some(key) => Delivery::Once { prefix: key.prefix().to_string(), key },
@@ -94,6 +106,19 @@ pub async fn create(cluster: &Cluster, form: &NewKey, now: Timestamp) -> Result<
         manifest: checked.manifest,
         delivery,
     })
+}
+
+/// The ApiKey whose creation had no answer, if it is there: its digest is nobody else's. Without it the key would be lost, and
+/// stay valid.
+async fn find_created(cluster: &Cluster, namespace: &str, name: &str, digest: Option<String>) -> Option<ApiKey> {
+    let digest = digest?;
+    for pause in LOOKS {
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+        if let Ok(found) = cluster.find::<ApiKey>(namespace, name).await {
+            return found.filter(|found| found.spec.key_hash.as_ref() == Some(&digest));
+        }
+    }
+    None
 }
 
 /// Changes the spec of the ApiKey with this uid.

@@ -291,6 +291,12 @@ impl Problems {
 
     fn change(attempt: &Attempt<'_>, error: NotChanged) -> Self {
         match error {
+            NotChanged::Api(error) if error.leaves_open() => {
+                let problem = Self::api(attempt, &error);
+                let message =
+                    format!("{} Whether it was done is not known. Look before you try again.", problem.message);
+                Self { message, ..problem }
+            }
             NotChanged::Api(error) => Self::api(attempt, &error),
             NotChanged::Problems(fields) => {
                 Self { status: 422, message: "Something is missing or wrong.".to_owned(), fields }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use keywright_core::api::ApiKey;
-use keywright_testing::{Fault, FaultProxy, Installation, Occurrence, Program};
+use keywright_testing::{Fault, FaultProxy, Installation, Occurrence, Outcome, Program};
 use kube::api::PostParams;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -142,4 +142,31 @@ async fn a_watch_that_goes_silent_is_told_and_made_up_for() {
     assert!(!told.contains("\"late\""), "{told}");
     hear("\"found\"").await;
     hear("\"late\"").await;
+}
+
+#[tokio::test]
+async fn a_key_whose_creation_had_no_answer_is_shown_all_the_same() {
+    let installation = Installation::new("page-lost").await;
+    let faults = FaultProxy::start(installation.control_plane).await;
+    let rules = [("keywright.dev", "apikeys", "get list watch create delete")];
+    let page = page_through(&installation, "ann", &rules, Some(&faults)).await;
+    let (host, proof) = session(&page).await;
+    let namespace = &installation.tenant_namespace;
+    let head = |path: &str| {
+        format!("POST {path} HTTP/1.1\nHost: {host}\nOrigin: http://{host}\nContent-Type: application/json\n{proof}")
+    };
+    let lost = faults.inject(Fault::After(Outcome::Reset), Occurrence::Nth(1), |request| request.is("POST", "apikeys"));
+    let form = json!({"namespace": namespace, "display_name": "Lost", "name": "lost", "description": "", "owner": "", "expires": "1d", "addresses": "", "deliver": "once"});
+    let (status, answer) = send(host.parse().unwrap(), &head("/api/keys"), &form.to_string()).await;
+    assert_eq!(status, 200, "{answer}");
+    lost.hit().await;
+    assert!(answer.contains("\"key\":\"keyw1_"), "{answer}");
+    let uid = installation.tenant::<ApiKey>().get("lost").await.unwrap().metadata.uid.unwrap();
+
+    let lost =
+        faults.inject(Fault::After(Outcome::Reset), Occurrence::Nth(1), |request| request.is("DELETE", "apikeys"));
+    let revoke = head(&format!("/api/keys/{namespace}/lost/revoke"));
+    let (_, answer) = send(host.parse().unwrap(), &revoke, &json!({"uid": uid}).to_string()).await;
+    assert!(answer.contains("Whether it was done is not known."), "{answer}");
+    lost.hit().await;
 }
