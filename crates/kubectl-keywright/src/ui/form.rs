@@ -206,7 +206,11 @@ impl Problem {
             "name" | "secret" => ("name", "The object name"),
             _ => ("", path),
         };
-        Self::of(field, &format!("{label} {}.", rule.trim_end_matches('.')))
+        let rule = rule.trim_end_matches('.');
+        match rule.strip_prefix("this looks like") {
+            Some(what) => Self::of(field, &format!("{label} looks like{what}.")),
+            None => Self::of(field, &format!("{label} {rule}.")),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use keywright_core::api::ApiKey;
 use serde::Serialize;
 use std::time::Duration;
 
+use crate::view::escape::escape;
 use crate::view::row::Row;
 use crate::view::state::Tone;
 use crate::view::wait::{self, Change, Progress, Wanted};
@@ -17,6 +18,7 @@ pub struct Listed {
     pub uid: String,
     namespace: String,
     name: String,
+    /// Without characters that turn it round: it stands in questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     display: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,7 +63,7 @@ impl Listed {
             uid: row.uid,
             namespace: row.namespace,
             name: row.name,
-            display: row.display_name,
+            display: row.display_name.map(|name| escape(&name).into_owned()),
             description: row.description,
             owner: row.owner,
             key: row.key,
@@ -107,6 +109,13 @@ mod tests {
             "hints": ["no end", "any address"],
         });
         assert_eq!(listed, expected);
+    }
+
+    #[test]
+    fn a_name_that_turns_itself_round_is_written_out() {
+        let key = apikey(&json!({"spec": {"displayName": "a\u{202e}gnp.exe"}}));
+        let listed = serde_json::to_value(Listed::of(&key, &now())).unwrap();
+        assert_eq!(listed["display"], "a\\u{202e}gnp.exe");
     }
 
     #[test]
