@@ -112,7 +112,8 @@ async fn create_delivered(
     delivery: &Delivery,
 ) -> Result<(), Failure> {
     if let (Delivery::Secret { name, .. }, false) = (delivery, asked.no_print) {
-        require_secrets(session, name).await?;
+        let may = unless_pressed(require_secrets(session, name)).await;
+        may.unwrap_or_else(|| Err(Failure::interrupted("Nothing was created.")))?;
     }
     let created = submit(session, asked, spec).await.map_err(|error| match error {
         NotCreated::Refused(failure) => failure,

@@ -56,7 +56,7 @@ async fn a_key_that_was_made_here_stays_in_its_file_while_nobody_knows() {
 }
 
 #[tokio::test]
-async fn ctrl_c_is_heard_while_a_key_is_fetched() {
+async fn ctrl_c_is_heard_while_a_secret_is_asked_for() {
     let scene = Scene::of_admin("fetched").await;
     let faults = FaultProxy::start(scene.installation.control_plane).await;
     let kubeconfig = scene.kubeconfig_through(&faults);
@@ -65,6 +65,17 @@ async fn ctrl_c_is_heard_while_a_key_is_fetched() {
     let ran = scene.at_terminal(&line, 120, &[("known to every verifier", "\u{3}")]).await.exits(130);
     ran.prints("The key is in Secret ci, entry api-key.");
     hang.hit().await;
+    hang.lift();
+
+    let file = scene.installation.control_plane.folder().join("fetched.key");
+    let hang = faults.inject(Fault::Before(Outcome::Hang), Occurrence::Every, |request| {
+        request.is("POST", "selfsubjectaccessreviews")
+    });
+    let line = format!("create cd --output-file {} --kubeconfig {}", file.display(), kubeconfig.display());
+    let ran = scene.at_terminal(&line, 120, &[("Asking testbed...", "\u{3}")]).await.exits(130);
+    ran.prints("Nothing was created.");
+    hang.hit().await;
+    assert!(!file.exists(), "an empty file would be in the way of the next try");
 }
 
 #[tokio::test]
