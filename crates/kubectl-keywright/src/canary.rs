@@ -49,6 +49,15 @@ impl Verdict {
         matches!(self, Self::LetIn(_))
     }
 
+    /// Whether a canary that was let in before still is; `None` if the answer has another cause than what was declared since.
+    pub fn passes(self) -> Option<bool> {
+        match self {
+            Self::LetIn(_) => Some(true),
+            Self::Refused(Reason::Address | Reason::Scope) | Self::Forbidden => Some(false),
+            Self::NoKey | Self::Refused(_) | Self::Unavailable => None,
+        }
+    }
+
     /// In words.
     pub fn words(self) -> String {
         match self {

@@ -318,13 +318,16 @@ fn bytes_of(object: &Value) -> Result<Vec<u8>, ApiError> {
     serde_json::to_vec(object).map_err(|error| ApiError::Unreadable(error.to_string()))
 }
 
+fn unreachable(error: &(dyn std::error::Error + 'static)) -> ApiError {
+    ApiError::Unreachable(innermost(error).to_string())
+}
+
 /// The innermost cause: what lies around it says only that something failed.
-fn unreachable(error: &dyn std::error::Error) -> ApiError {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
+pub fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    while let Some(inner) = error.source() {
+        error = inner;
     }
-    ApiError::Unreachable(cause.to_string())
+    error
 }
 
 /// A path that the API server does not know is answered with no Status, or with one that names no object.

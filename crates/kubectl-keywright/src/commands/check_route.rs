@@ -1,5 +1,6 @@
 //! `check-route`: sends a canary key through a route, and tells what the verifier saw.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use http::{Request, Uri};
@@ -14,7 +15,8 @@ use tokio::time::timeout;
 use super::follow::{Outcome, follow};
 use crate::args::CheckRoute;
 use crate::canary::{Reason, Search, Verdict};
-use crate::failure::Failure;
+use crate::cluster::innermost;
+use crate::failure::{ApiError, Failure};
 use crate::session::Session;
 use crate::terminal::ProgressLine;
 use crate::view::escape::escape;
@@ -22,6 +24,10 @@ use crate::view::wait::{Change, Wanted, in_force};
 
 /// How long the route may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// No client has it: what is sent there is discarded (RFC 6666).
+const NOWHERE: &str = "100::1";
 /// A canary that nobody could delete ends by itself.
 const LIFE: &str = "10m";
 
@@ -45,10 +51,12 @@ pub async fn run(session: &Session, asked: &CheckRoute) -> Result<(), Failure> {
     if bare.is_let_in() {
         return Err(Failure::failed("Nothing on this route asks for a key: no canary was sent."));
     }
+    // From here on nothing ends the program while there is a canary, and nobody waits for an answer that says its uid in vain.
+    let stopped = stopped()?;
     let canary = Canary::create(session, asked, client, target).await?;
     let checked = tokio::select! {
         checked = canary.check() => checked,
-        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted("Interrupted. The canary goes.")),
+        () = stopped => Err(Failure::interrupted("Interrupted. The canary goes.")),
     };
     // Whatever has come of it.
     let deleted = session.cluster.delete::<ApiKey>(&session.cluster.namespace, &canary.name, &canary.uid).await;
@@ -57,6 +65,29 @@ pub async fn run(session: &Session, asked: &CheckRoute) -> Result<(), Failure> {
         session.terminal.say(&format!("Revoke {} yourself; it ends in {LIFE}. {sentence}", canary.name));
     }
     checked
+}
+
+/// Listens at once; ends with Ctrl-C, when the terminal is closed, or when somebody ends the program.
+#[cfg(unix)]
+fn stopped() -> Result<impl Future<Output = ()>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("Signals cannot be heard: {error}.")));
+    let mut pressed = listen(SignalKind::interrupt())?;
+    let (mut ended, mut closed) = (listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
+    Ok(async move {
+        tokio::select! {
+            _ = pressed.recv() => {}
+            _ = ended.recv() => {}
+            _ = closed.recv() => {}
+        }
+    })
+}
+
+/// Ends with Ctrl-C.
+#[cfg(not(unix))]
+fn stopped() -> Result<impl Future<Output = ()>, Failure> {
+    Ok(crate::interrupt::pressed())
 }
 
 impl<'a> Canary<'a> {
@@ -72,8 +103,11 @@ impl<'a> Canary<'a> {
             "apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKey", "spec": spec,
             "metadata": {"name": name, "namespace": namespace},
         });
-        let created = session.cluster.create::<ApiKey>(namespace, &object, false).await;
-        let created = created.map_err(|error| session.attempt("create", &name).failed(&error))?.value;
+        let created = match session.cluster.create::<ApiKey>(namespace, &object, false).await {
+            Ok(created) => created.value,
+            Err(error) if error.leaves_open() => looked_up(session, &name, &error).await?,
+            Err(error) => return Err(session.attempt("create", &name).failed(&error)),
+        };
         let uid = created.metadata.uid.unwrap_or_default();
         Ok(Self { session, asked, key, name, uid, client, target })
     }
@@ -99,9 +133,23 @@ impl<'a> Canary<'a> {
             }
             Verdict::Refused(_) | Verdict::Unavailable => return Ok(()),
         }
+        self.control().await?;
         told(self.session, "namespace", &format!("{namespace} is accepted"))?;
         told(self.session, "scope", &self.demanded_scopes().await?)?;
         told(self.session, "address", &self.seen_address().await?)
+    }
+
+    /// A route that lets the canary in from nowhere says nothing of what a verifier sees.
+    async fn control(&self) -> Result<(), Failure> {
+        let control = self.verdict_with(json!({"allowedIPs": [NOWHERE]})).await?;
+        told(self.session, "from elsewhere", &control.words())?;
+        match control.passes() {
+            Some(false) => Ok(()),
+            Some(true) => Err(Failure::failed(format!(
+                "The canary may be used from {NOWHERE} alone, and is let in: this route asks no verifier, or remembers its answers."
+            ))),
+            None => Err(changed_its_mind(control)),
+        }
     }
 
     /// Which of the scopes that the canary has it cannot do without.
@@ -109,7 +157,7 @@ impl<'a> Canary<'a> {
         let mut demanded = Vec::new();
         for scope in &self.asked.scope {
             let others: Vec<_> = self.asked.scope.iter().filter(|other| *other != scope).collect();
-            if !self.passes_with(json!({"scopes": others})).await? {
+            if !self.passes_with(json!({"scopes": others, "allowedIPs": null})).await? {
                 demanded.push(&**scope);
             }
         }
@@ -157,13 +205,13 @@ impl<'a> Canary<'a> {
 
     /// Whether the canary is let in once it is declared so.
     async fn passes_with(&self, spec: Value) -> Result<bool, Failure> {
+        let verdict = self.verdict_with(spec).await?;
+        verdict.passes().ok_or_else(|| changed_its_mind(verdict))
+    }
+
+    async fn verdict_with(&self, spec: Value) -> Result<Verdict, Failure> {
         self.edit(spec).await?;
-        let verdict = self.ask().await?;
-        match verdict {
-            Verdict::LetIn(_) => Ok(true),
-            Verdict::Refused(Reason::Address | Reason::Scope) | Verdict::Forbidden => Ok(false),
-            other => Err(Failure::failed(format!("The route has changed its mind: {}.", other.words()))),
-        }
+        self.ask().await
     }
 
     async fn edit(&self, spec: Value) -> Result<(), Failure> {
@@ -203,6 +251,19 @@ impl<'a> Canary<'a> {
     }
 }
 
+fn changed_its_mind(verdict: Verdict) -> Failure {
+    Failure::failed(format!("The route has changed its mind: {}.", verdict.words()))
+}
+
+/// No answer is no refusal: the canary may be there.
+async fn looked_up(session: &Session, name: &str, error: &ApiError) -> Result<ApiKey, Failure> {
+    let stored = session.cluster.find::<ApiKey>(&session.cluster.namespace, name).await.ok().flatten();
+    stored.ok_or_else(|| {
+        let sentence = session.attempt("create", name).sentence(error);
+        Failure::failed(format!("{sentence} Whether {name} was created is not known; it ends in {LIFE}."))
+    })
+}
+
 fn told(session: &Session, label: &str, text: &str) -> Result<(), Failure> {
     session.terminal.print(&format!("{label:15} {}\n", escape(text)))
 }
@@ -222,7 +283,9 @@ fn client(target: &Uri) -> Result<Client, Failure> {
         Uri::from_parts(origin).map_err(|error| Failure::usage(format!("The URL cannot be used: {error}.")))?;
     let mut config = Config::new(origin);
     config.default_retry = false;
-    config.read_timeout = Some(PATIENCE);
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // `ask` counts, and says so.
+    config.read_timeout = None;
     Client::try_from(config).map_err(|error| Failure::failed(format!("No connection can be made: {error}.")))
 }
 
@@ -239,7 +302,7 @@ async fn ask(client: &Client, target: &Uri, key: Option<(&str, &Key, bool)>) -> 
         |why: String| Failure::failed(format!("{} is unreachable: {why}.", target.host().unwrap_or("It")));
     let answered =
         timeout(PATIENCE, client.send(request)).await.map_err(|_| unreachable("no answer in 10 s".to_owned()))?;
-    let answer = answered.map_err(|error| unreachable(error.to_string()))?;
+    let answer = answered.map_err(|error| unreachable(why_no_answer(&error)))?;
     let status = answer.status().as_u16();
     let body = match status {
         403 => {
@@ -248,4 +311,13 @@ async fn ask(client: &Client, target: &Uri, key: Option<(&str, &Key, bool)>) -> 
         _ => Default::default(),
     };
     Ok(Verdict::of(status, &body))
+}
+
+fn why_no_answer(error: &kube::Error) -> String {
+    let cause = innermost(error);
+    let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    match io {
+        Some(ErrorKind::TimedOut) => format!("no connection in {} s", CONNECT_TIMEOUT.as_secs()),
+        _ => cause.to_string(),
+    }
 }

@@ -1,7 +1,15 @@
 //! What a route demands, and whom the verifier takes for the client.
 
-use super::person::{Scene, keywright_role};
+use std::future;
+use std::net::SocketAddr;
+use std::process::Stdio;
+
 use keywright_testing::wait;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+
+use super::person::{Scene, keywright_role};
 
 #[tokio::test]
 async fn a_canary_tells_what_the_verifier_saw_and_goes() {
@@ -12,6 +20,7 @@ async fn a_canary_tells_what_the_verifier_saw_and_goes() {
     let url = format!("http://{}/verify", verifier.address("http"));
     let ran = scene.run(&format!("check-route {url}")).await.exits(0);
     let ran = ran.prints("without a key   refused (401)").prints("with the canary let in (HTTP 200)");
+    let ran = ran.prints("from elsewhere  refused (403): not from this address");
     let ran = ran.prints("scope           none is demanded");
     ran.prints("address         127.0.0.1 is what the verifier sees as the client");
 
@@ -31,4 +40,63 @@ async fn a_canary_tells_what_the_verifier_saw_and_goes() {
         scene.api_keys().list(&Default::default()).await.unwrap().items.is_empty()
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_route_that_asks_no_verifier_is_found_out() {
+    let scene = Scene::new("unasked", &[keywright_role("keywright-admin")]).await;
+    let credulous = route(|has_key| Some(if has_key { "200 OK" } else { "401 Unauthorized" })).await;
+    let silent = route(|_| None).await;
+    let ((), ()) = tokio::join!(
+        async {
+            let ran = scene.run(&format!("check-route http://{credulous}/")).await.exits(1);
+            let ran = ran.prints("from elsewhere  let in (HTTP 200)").says("this route asks no verifier");
+            assert!(!ran.output.contains("is accepted") && !ran.output.contains("address"), "{ran:?}");
+        },
+        async {
+            scene.run(&format!("check-route http://{silent}/")).await.exits(1).says("no answer in 10 s");
+        },
+    );
+    assert!(scene.api_keys().list(&Default::default()).await.unwrap().items.is_empty());
+}
+
+#[tokio::test]
+async fn a_canary_goes_when_the_program_is_ended() {
+    let scene = Scene::new("ended", &[keywright_role("keywright-admin")]).await;
+    let slow = route(|has_key| (!has_key).then_some("401 Unauthorized")).await;
+    for signal in ["TERM", "INT", "HUP"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-keywright"));
+        command.arg("check-route").arg(format!("http://{slow}/")).env("KUBECONFIG", scene.kubeconfig());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let canaries = async || scene.api_keys().list(&Default::default()).await.unwrap().items.len();
+        wait::until("there is a canary", async || canaries().await == 1).await;
+        let process = child.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &process]).status().await.unwrap().success());
+        let ended = child.wait_with_output().await.unwrap();
+        assert_eq!(ended.status.code(), Some(130), "{signal} {ended:?}");
+        wait::until("the canary is gone", async || canaries().await == 0).await;
+    }
+}
+
+/// A route that answers as it likes, or never.
+async fn route(answer: fn(bool) -> Option<&'static str>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            tokio::spawn(respond(connection, answer));
+        }
+    });
+    address
+}
+
+async fn respond(mut connection: TcpStream, answer: fn(bool) -> Option<&'static str>) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(connection.read_u8().await.unwrap());
+    }
+    let has_key = String::from_utf8(request).unwrap().to_lowercase().contains("x-api-key:");
+    let Some(status) = answer(has_key) else { return future::pending().await };
+    let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    connection.write_all(answer.as_bytes()).await.unwrap();
 }
