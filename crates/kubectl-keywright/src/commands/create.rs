@@ -9,7 +9,7 @@ use jiff::civil::Date;
 use k8s_openapi::api::authorization::v1::ResourceAttributes;
 use k8s_openapi::api::core::v1::Secret;
 use keywright_core::api::ApiKey;
-use keywright_core::declaration::{self, DEFAULT_SECRET_KEY, Delivery};
+use keywright_core::declaration::{self, DEFAULT_SECRET_KEY, Delivery, is_dns_subdomain};
 use keywright_core::key::{Key, Presented};
 use keywright_core::{date_time, duration};
 use rand::rngs::SysRng;
@@ -170,6 +170,10 @@ fn end(text: &str, now: &Zoned) -> (&'static str, String) {
 
 /// What the spec means.
 fn check(name: &str, spec: &Map<String, Value>, now: &Zoned) -> Result<Delivery, Failure> {
+    if !is_dns_subdomain(name) {
+        let rule = "NAME is no DNS name: a to z, 0 to 9, hyphens and dots, with a letter or digit at both ends.";
+        return Err(Failure::usage(format!("{rule}\nNothing was created.")));
+    }
     let read = declaration::read(&Value::Object(spec.clone()), name, now.timestamp());
     let declaration = read.map_err(|problems| {
         let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
@@ -201,6 +205,9 @@ async fn print_manifest(options: &ClusterOptions, asked: &Create) -> Result<(), 
     let spec = spec(asked, &now);
     check(&asked.name, &spec, &now)?;
     let namespace = session.map(|session| session.cluster.namespace).or_else(|| options.namespace.clone());
+    if namespace.as_deref().is_some_and(|namespace| !is_dns_subdomain(namespace)) {
+        return Err(Failure::usage("The namespace is no DNS name: a to z, 0 to 9 and hyphens."));
+    }
     let manifest = manifest(&asked.name, namespace.as_deref(), &spec);
     print_object(terminal, asked.output.unwrap_or(Format::Yaml), &manifest)
 }
@@ -501,6 +508,15 @@ mod tests {
         assert_eq!(refused.code().number(), 2);
         let said = refused.to_string();
         assert!(said.contains("did you mean \"10.0.0.0/8\"?") && said.contains("did you mean \"90d\"?"), "{said}");
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused_before_anything_is_sent() {
+        for (name, is_good) in
+            [("ci", true), ("ci-2.x", true), ("", false), ("Ci", false), ("x/../y", false), ("-", false)]
+        {
+            assert_eq!(check(name, &Map::new(), &now()).is_ok(), is_good, "{name}");
+        }
     }
 
     #[test]

@@ -161,7 +161,13 @@ async fn delete(session: &Session, keys: &[ApiKey]) -> Result<Vec<Target>, Failu
             line.count("Revoking", targets.len(), keys.len());
         }
         let stopped = match unless_pressed(delete_one(session, &name, &uid)).await {
-            Some(Ok(())) => None,
+            Some(Ok(warnings)) => {
+                if !warnings.is_empty() {
+                    line.clear();
+                    session.terminal.warn(&warnings);
+                }
+                None
+            }
             Some(Err(failure)) => Some(failure),
             None => Some(Failure::interrupted(unknown(&name))),
         };
@@ -174,20 +180,17 @@ async fn delete(session: &Session, keys: &[ApiKey]) -> Result<Vec<Target>, Failu
     Ok(targets)
 }
 
-/// If the answer is lost, what came of it is looked up.
-async fn delete_one(session: &Session, name: &str, uid: &str) -> Result<(), Failure> {
+/// Deletes one; what the API server warns of. If the answer is lost, what came of it is looked up.
+async fn delete_one(session: &Session, name: &str, uid: &str) -> Result<Vec<String>, Failure> {
     let namespace = &session.cluster.namespace;
     match session.cluster.delete::<ApiKey>(namespace, name, uid).await {
-        Ok(answer) => {
-            session.terminal.warn(&answer.warnings);
-            Ok(())
-        }
-        Err(error) if error.is_not_found() => Ok(()),
+        Ok(answer) => Ok(answer.warnings),
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
         Err(error) if error.is_conflict() => {
             Err(Failure::failed(format!("{name} was made again meanwhile: look at it, and try again.")))
         }
         Err(error) if error.leaves_open() => match session.cluster.find::<ApiKey>(namespace, name).await {
-            Ok(found) if !found.as_ref().is_some_and(|key| is_still_there(key, uid)) => Ok(()),
+            Ok(found) if !found.as_ref().is_some_and(|key| is_still_there(key, uid)) => Ok(Vec::new()),
             _ => {
                 let sentence = session.attempt("delete", name).sentence(&error);
                 Err(Failure::failed(format!("{sentence} {}", unknown(name))))

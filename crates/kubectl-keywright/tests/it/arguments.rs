@@ -55,3 +55,16 @@ fn an_empty_selection_asks_nobody() {
         assert!(said.contains("it is empty"), "{words:?}: {said}");
     }
 }
+
+#[test]
+fn what_is_no_dns_name_gets_into_no_manifest() {
+    for (words, is_good) in [
+        (["ci", "-n", "team-a"], true),
+        (["ci", "-n", ""], false),
+        (["ci", "-n", "x/../team-c"], false),
+        (["team-c/apikeys?dryRun=All&x=", "-n", "team-a"], false),
+    ] {
+        let ran = run(&[&["create", "--dry-run=client"][..], &words].concat());
+        assert_eq!(ran.status.code(), Some(if is_good { 0 } else { 2 }), "{words:?}: {ran:?}");
+    }
+}

@@ -13,6 +13,10 @@ async fn a_revoked_key_is_refused_when_the_command_returns() {
     scene.declare("ci", json!({"expiresIn": "1d"})).await;
     let key = scene.delivered("ci").await;
     assert_eq!(scene.ask(&key, INSIDE).await, 200);
+    for nothing in ["exec \"$@\" -n ''", "exec \"$@\" -l ''", "exec \"$@\" --owner ''"] {
+        let line = if nothing.contains("-n ") { "revoke ci --yes" } else { "revoke --yes" };
+        scene.run_by_shell(nothing, line).await.exits(2);
+    }
     scene.run("revoke ci").await.exits(2).says("Add --yes to revoke unasked. Nothing was revoked.");
     assert_eq!(scene.ask(&key, INSIDE).await, 200);
     scene.run("revoke ci --yes").await.exits(0).prints("Revoked in ").prints("No verifier accepts it any more.");
