@@ -60,9 +60,9 @@ impl Cell {
 
 impl Table {
     /// The table in lines of at most `width` columns, as far as columns give way, and the titles of those that have. No cell
-    /// is cut. Without a width nothing gives way.
+    /// is cut; one that is wider than the terminal goes on in its next line, and widens no other row. Without a width nothing gives way.
     pub fn render(&self, width: Option<usize>) -> (String, Vec<&'static str>) {
-        let widths = self.widths();
+        let widths = self.widths(width.unwrap_or(usize::MAX));
         let mut dropped = Vec::new();
         while let Some(limit) = width
             && self.total(&widths, &dropped) > limit
@@ -80,9 +80,10 @@ impl Table {
         (text, dropped.iter().map(title).collect())
     }
 
-    fn widths(&self) -> Vec<usize> {
-        let of_rows =
-            |index: usize| self.rows.iter().filter_map(move |row| row.get(index)).map(|cell| cell.text.width());
+    /// The width of each column, by its cells that fit into `limit`.
+    fn widths(&self, limit: usize) -> Vec<usize> {
+        let cells = |index: usize| self.rows.iter().filter_map(move |row| row.get(index));
+        let of_rows = |index: usize| cells(index).map(|cell| cell.text.width()).filter(|width| *width <= limit);
         let columns = self.columns.iter().enumerate();
         columns.map(|(index, column)| of_rows(index).max().unwrap_or(0).max(column.title.width())).collect()
     }
@@ -143,6 +144,16 @@ mod tests {
         assert_eq!((text.lines().next(), dropped), (Some("NAME        OWNER"), vec!["CREATED"]));
         let (text, dropped) = table().render(Some(4));
         assert_eq!((&*text, dropped), ("NAME\nnightly-ci\n鍵\n", vec!["CREATED", "OWNER"]));
+    }
+
+    #[test]
+    fn a_name_that_is_wider_than_the_terminal_widens_no_other_row() {
+        let mut table = table();
+        let long = "x".repeat(242);
+        table.rows.push([&*long, "bob", "1d"].map(Cell::new).to_vec());
+        let expected = format!("NAME        OWNER\nnightly-ci  ann@x\n鍵          -\n{long}  bob\n");
+        assert_eq!(table.render(Some(28)).0, expected);
+        assert!(table.render(None).0.starts_with(&format!("NAME{}OWNER", " ".repeat(240))), "a pipe gets all in line");
     }
 
     #[test]
