@@ -40,6 +40,7 @@ async fn scripts_and_man_pages_are_written() {
     }
     let folder = scene.installation.control_plane.folder();
     scene.run(&format!("man --directory {}", folder.display())).await.exits(0);
+    scene.run("man --directory /nonexistent").await.exits(2).says("there is no such directory");
     let page = std::fs::read_to_string(folder.join("kubectl-keywright-revoke.1")).unwrap();
     assert!(page.contains("at once and for good") && page.contains("kubectl keywright revoke ci"), "{page}");
     scene.run("revoke --help").await.exits(0).prints("Usage: kubectl keywright revoke").prints("Examples:");
