@@ -33,6 +33,7 @@ pub use self::observed::{Claim, Held, Observed, Obstacle, Ownership, SecretAttem
 pub use self::plan::{Finalizers, Plan, Removal, Write, plan, secret_to_probe};
 pub use self::record::{Cause, NewKey, NewRecord, Record, RecordUpdate, RevocationReason};
 pub use self::rotate_request::RotateRequest;
+pub use self::rotation::MAX_OLDER_KEYS;
 pub use self::secret::{SecretAnnotations, SecretContents, SecretDraft, SecretState, SecretUpdate};
 pub use self::source::{SourceProblem, read_source};
 pub use self::status::{annotations_due, render};

@@ -8,7 +8,7 @@ use crate::declaration::{Declaration, Rotation};
 use crate::key::Digest;
 
 /// Older keys that are valid beside the current one after a rotation. Beyond it the oldest ends before its overlap does.
-pub(super) const MAX_OLDER_KEYS: usize = 2;
+pub const MAX_OLDER_KEYS: usize = 2;
 
 /// A replaced key is held for at most this many overlaps in all.
 const LONGEST_HOLD: i32 = 4;

@@ -2,6 +2,7 @@
 
 use jiff::{Timestamp, Zoned};
 use keywright_core::api::{ApiKey, ROTATE_ANNOTATION, Reason};
+use keywright_core::lifecycle::MAX_OLDER_KEYS;
 use serde_json::json;
 
 use super::follow::{Outcome, follow};
@@ -16,8 +17,6 @@ use crate::view::wait::{Change, OlderKey, Rotation, Wanted, in_force, older_keys
 
 /// How often a change is tried again that somebody else was faster than.
 const ATTEMPTS: usize = 5;
-/// Older keys that the controller leaves valid beside a new one.
-const MOST_OLD_KEYS: usize = 2;
 
 /// Rotates a key.
 pub async fn run(session: &Session, asked: &Rotate) -> Result<(), Failure> {
@@ -110,7 +109,7 @@ fn unknown(name: &str) -> String {
 fn ends_early(key: &ApiKey, now: &Zoned) -> Option<OlderKey> {
     let mut older = older_keys(key);
     older.retain(|old| old.ends > now.timestamp());
-    (older.len() >= MOST_OLD_KEYS).then(|| older.into_iter().next()).flatten()
+    (older.len() >= MAX_OLDER_KEYS).then(|| older.into_iter().next()).flatten()
 }
 
 /// Has somebody agree that an old key ends.
@@ -133,7 +132,7 @@ fn loss(old: &OlderKey, now: &Zoned) -> String {
         Some(at) => format!("used {}", time::ago(at, now, Form::Short)),
     };
     let end = time::clock(old.ends, now);
-    format!("old key {}, {used}, ends at once and not {end}: at most {MOST_OLD_KEYS} old keys are let in.", old.shown)
+    format!("old key {}, {used}, ends at once and not {end}: at most {MAX_OLDER_KEYS} old keys are let in.", old.shown)
 }
 
 /// Another value than the one before: only a change is a request.
