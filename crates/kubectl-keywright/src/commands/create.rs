@@ -25,7 +25,8 @@ use crate::output::{Format, document_of};
 use crate::private_file;
 use crate::session::Session;
 use crate::terminal::Terminal;
-use crate::view::wait::{Change, Wanted, in_force};
+use crate::view::state::ends_at;
+use crate::view::wait::{Change, Progress, Wanted, in_force};
 
 /// Where a key is shown.
 enum Destination {
@@ -314,9 +315,20 @@ async fn wait(session: &Session, asked: &Create, created: &ApiKey) -> Outcome {
     };
     follow(session.waits(), session.attempt("get", &asked.name), asked.timeout, async |waited| {
         let key = session.cluster.find::<ApiKey>(&session.cluster.namespace, &asked.name).await?;
-        Ok(in_force(key.as_ref(), &wanted, waited, &session.cluster.now()))
+        let now = session.cluster.now();
+        Ok(unless_ended(in_force(key.as_ref(), &wanted, waited, &now), key.as_ref(), &now))
     })
     .await
+}
+
+/// A key that has expired before anybody had it is no success.
+fn unless_ended(progress: Progress, key: Option<&ApiKey>, now: &Zoned) -> Progress {
+    match (progress, key.and_then(ends_at)) {
+        (Progress::Done(_), Some(end)) if end <= now.timestamp() => {
+            Progress::Failed("It has expired: no verifier lets its key in.".to_owned())
+        }
+        (progress, _) => progress,
+    }
 }
 
 /// A key that was made here is shown whatever has come of it: nobody else has it.
@@ -461,7 +473,7 @@ impl Drop for KeyFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::fixtures::now;
+    use crate::view::fixtures::{apikey, now};
 
     #[test]
     fn an_end_is_a_duration_a_day_a_time_or_never() {
@@ -535,6 +547,17 @@ mod tests {
             assert_eq!(refused.as_ref().map(|failure| failure.code().number()), is_refused.then_some(2), "{end}");
             let said = refused.map(|failure| failure.to_string()).unwrap_or_default();
             assert_eq!(said.contains("has passed, it is 2026-11-29T13:05:00Z."), is_refused, "{end}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_has_expired_before_anybody_had_it_is_no_success() {
+        for (end, is_failed) in
+            [(json!("2026-11-29T13:05:00Z"), true), (json!("2026-11-29T13:05:01Z"), false), (json!(null), false)]
+        {
+            let key = apikey(&json!({"status": {"expiresAt": end}}));
+            let progress = unless_ended(Progress::Done("Known.".to_owned()), Some(&key), &now());
+            assert_eq!(matches!(progress, Progress::Failed(_)), is_failed, "{end}: {progress:?}");
         }
     }
 
