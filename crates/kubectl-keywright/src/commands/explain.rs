@@ -11,6 +11,9 @@ use crate::failure::Failure;
 use crate::session::Session;
 use crate::view::escape::escape;
 
+/// Where the decision is by what is declared, and a verifier may not know that yet.
+const PENDING: &str = "Not yet everywhere: a verifier may still decide by what was declared before.";
+
 /// Explains a decision.
 pub async fn run(session: &Session, asked: &Explain) -> Result<(), Failure> {
     let demand = Demand { namespaces: asked.namespace_required.clone(), scopes: asked.scope.clone(), from: asked.from };
@@ -28,6 +31,9 @@ async fn by_name(session: &Session, name: &str, demand: &Demand) -> Result<Expla
     let Some(serial) = apikey.status.as_ref().and_then(|status| status.serial) else {
         return Err(Failure::failed(format!("{} has no key yet.", session.full_name(name))));
     };
+    if is_pending(&apikey) {
+        session.terminal.say(PENDING);
+    }
     let stand_in = Key::mint(&mut SysRng).map_err(|error| Failure::failed(format!("No random numbers: {error}.")))?;
     let record = KnownRecord::of(&apikey, stand_in.digest(), serial, None);
     explain(stand_in.reveal().as_bytes(), &[record], demand, &session.cluster.now()).map_err(Failure::usage)
@@ -41,10 +47,19 @@ async fn by_key(session: &Session, asked: &Explain, demand: &Demand) -> Result<E
         let search = search(session, &wanted, asked.all_namespaces, &asked.system_namespace).await?;
         session.terminal.say(&format!("{}{}", resemblance(&search.resembling), search.scope));
         basis = Basis::of(&search.found, wanted.digest);
+        if search.found.iter().any(|found| found.record.is_none() && found.apikey.as_ref().is_some_and(is_pending)) {
+            session.terminal.say(PENDING);
+        }
     }
     let explanation =
         explain(key.as_bytes(), &basis.records, demand, &session.cluster.now()).map_err(Failure::usage)?;
     Ok(basis.qualified(explanation))
+}
+
+/// Whether no verifier, or not every one, is known to enforce what is declared.
+fn is_pending(key: &ApiKey) -> bool {
+    let enforced = key.status.as_ref().and_then(|status| status.enforced_generation);
+    enforced < key.metadata.generation
 }
 
 /// What a decision about a key rests on.
@@ -88,6 +103,14 @@ mod tests {
     use super::*;
     use crate::commands::whose::By;
     use crate::view::fixtures::{apikey, now};
+
+    #[test]
+    fn what_is_declared_is_pending_until_every_verifier_enforces_it() {
+        for (enforced, is_so) in [(json!(3), false), (json!(4), false), (json!(2), true), (json!(null), true)] {
+            let key = apikey(&json!({"generation": 3, "status": {"enforcedGeneration": enforced}}));
+            assert_eq!(is_pending(&key), is_so, "{enforced}");
+        }
+    }
 
     #[test]
     fn a_decision_says_whose_key_it_only_may_be() {
