@@ -26,6 +26,14 @@ struct Target {
     uid: String,
 }
 
+/// Why no answer says that an ApiKey was deleted, in a sentence.
+enum NotDeleted {
+    /// The API server has refused it.
+    Refused(String),
+    /// Nobody knows.
+    Unknown(String),
+}
+
 /// What a person has to type.
 #[derive(Debug, PartialEq, Eq)]
 enum Question {
@@ -160,46 +168,49 @@ async fn delete(session: &Session, keys: &[ApiKey]) -> Result<Vec<Target>, Failu
         if keys.len() > 1 {
             line.count("Revoking", targets.len(), keys.len());
         }
-        let stopped = match unless_pressed(delete_one(session, &name, &uid)).await {
+        match unless_pressed(delete_one(session, &name, &uid)).await {
             Some(Ok(warnings)) => {
                 if !warnings.is_empty() {
                     line.clear();
                     session.terminal.warn(&warnings);
                 }
-                None
+                targets.push(Target { name, uid });
             }
-            Some(Err(failure)) => Some(failure),
-            None => Some(Failure::interrupted(unknown(&name))),
-        };
-        if let Some(failure) = stopped {
-            let left = names(keys.iter().skip(targets.len() + 1));
-            return Err(failure.adding(reached(targets.len(), &left)));
+            stopped => return Err(stopped_at(stopped.and_then(Result::err), keys, targets.len())),
         }
-        targets.push(Target { name, uid });
     }
     Ok(targets)
 }
 
+/// What is to be said if it ended with the key after so many. Without a reason, somebody has pressed Ctrl-C.
+fn stopped_at(reason: Option<NotDeleted>, keys: &[ApiKey], done: usize) -> Failure {
+    let rest = names(keys.iter().skip(done));
+    let (name, left) = rest.split_first().map_or(("", &[][..]), |(name, left)| (*name, left));
+    let failure = match reason {
+        Some(NotDeleted::Refused(why)) if done == 0 => {
+            return Failure::failed(format!("{why} Nothing was revoked."));
+        }
+        Some(NotDeleted::Refused(why)) => Failure::failed(format!("{why} {name} was not revoked.")),
+        Some(NotDeleted::Unknown(why)) => Failure::failed(format!("{why} {}", unknown(name))),
+        None => Failure::interrupted(unknown(name)),
+    };
+    failure.adding(reached(done, left))
+}
+
 /// Deletes one; what the API server warns of. If the answer is lost, what came of it is looked up.
-async fn delete_one(session: &Session, name: &str, uid: &str) -> Result<Vec<String>, Failure> {
+async fn delete_one(session: &Session, name: &str, uid: &str) -> Result<Vec<String>, NotDeleted> {
     let namespace = &session.cluster.namespace;
     match session.cluster.delete::<ApiKey>(namespace, name, uid).await {
         Ok(answer) => Ok(answer.warnings),
         Err(error) if error.is_not_found() => Ok(Vec::new()),
         Err(error) if error.is_conflict() => {
-            Err(Failure::failed(format!("{name} was made again meanwhile: look at it, and try again.")))
+            Err(NotDeleted::Refused(format!("{name} was made again meanwhile: look at it, and try again.")))
         }
         Err(error) if error.leaves_open() => match session.cluster.find::<ApiKey>(namespace, name).await {
             Ok(found) if !found.as_ref().is_some_and(|key| is_still_there(key, uid)) => Ok(Vec::new()),
-            _ => {
-                let sentence = session.attempt("delete", name).sentence(&error);
-                Err(Failure::failed(format!("{sentence} {}", unknown(name))))
-            }
+            _ => Err(NotDeleted::Unknown(session.attempt("delete", name).sentence(&error))),
         },
-        Err(error) => Err(Failure::failed(format!(
-            "{} {name} was not revoked.",
-            session.attempt("delete", name).sentence(&error)
-        ))),
+        Err(error) => Err(NotDeleted::Refused(session.attempt("delete", name).sentence(&error))),
     }
 }
 
