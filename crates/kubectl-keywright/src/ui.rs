@@ -31,6 +31,7 @@ use self::routes::Page;
 use self::session::{Secrets, Session};
 use crate::cluster::Cluster;
 use crate::failure::Failure;
+use crate::interrupt;
 
 /// The flags of `ui`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -60,13 +61,18 @@ pub async fn run(
     let secrets = Secrets { token: random()?, cookie: random()?, proof: random()? };
     let (session, token) = Session::new(port, &secrets);
     let address = format!("http://127.0.0.1:{port}/#{}", token.as_str());
-    tell(&address)?;
-    let _signpost = if options.no_browser { None } else { open_browser(&address) };
-    let page = Page::new(cluster, session);
-    let served = axum::serve(listener, routes::router(Arc::new(page)));
+    let served = async {
+        tell(&address)?;
+        let _signpost = if options.no_browser { None } else { open_browser(&address) };
+        let page = Page::new(cluster, session);
+        let served = axum::serve(listener, routes::router(Arc::new(page))).await;
+        served.map_err(|error| Failure::failed(format!("The page cannot be served: {error}.")))
+    };
     tokio::select! {
-        served = served => served.map_err(|error| Failure::failed(format!("The page cannot be served: {error}."))),
-        _ = tokio::signal::ctrl_c() => Ok(()),
+        // Before the address is told: whoever has it may press at once.
+        biased;
+        () = interrupt::pressed() => Ok(()),
+        served = served => served,
     }
 }
 
