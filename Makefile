@@ -72,7 +72,7 @@ unit: ## Run the tests that need nothing but this machine
 
 .PHONY: mutants
 mutants: testbed ## Break the program on purpose, in each of the ways in tests/mutants, and see that a test notices (NAMES="a b" for some)
-	@tests/testbed/tools.sh base
+	@tests/testbed/tools.sh base clocks
 	@tests/mutants.sh $(NAMES)
 
 .PHONY: soak
@@ -97,7 +97,7 @@ fuzz: $(CACHE)/cargo-fuzz-$(CARGO_FUZZ)/bin/cargo-fuzz ## Look for inputs that b
 
 .PHONY: integration
 integration: testbed ## Run the tests on a real control plane
-	@tests/testbed/tools.sh base proxies
+	@tests/testbed/tools.sh base proxies clocks
 	cargo build --locked --bin keywright
 	cargo test --locked --package kubectl-keywright --test it
 	cargo test --locked --test it

@@ -1,6 +1,7 @@
 //! Clocks of machines that are set while programs run. Expiry goes by them; what revocation promises does not.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -11,7 +12,7 @@ use kube::api::PostParams;
 use serde_json::json;
 
 use crate::scene::{INSIDE, Scene};
-use keywright_testing::{Installation, Program, command, wait};
+use keywright_testing::{Installation, Program, output};
 
 /// The wall clock of some programs. Their monotonic clocks are the machine's.
 struct WallClock {
@@ -35,7 +36,7 @@ impl WallClock {
     async fn start(&self, installation: &Installation, role: &'static str, argument: &str) -> Program {
         let launch = installation.program(role).argument(argument);
         let program = launch
-            .variable("LD_PRELOAD", library().to_str().unwrap())
+            .variable("LD_PRELOAD", &library())
             .variable("FAKETIME_TIMESTAMP_FILE", self.offset.to_str().unwrap())
             .variable("FAKETIME_NO_CACHE", "1")
             .variable("FAKETIME_DONT_FAKE_MONOTONIC", "1")
@@ -52,12 +53,10 @@ impl Drop for WallClock {
     }
 }
 
-/// As the package libfaketime has it, installed or only unpacked.
-fn library() -> PathBuf {
-    let folders = [PathBuf::from("/"), command::cache().join("libfaketime")];
-    let folders = folders.iter().filter_map(|folder| std::fs::read_dir(folder.join("usr/lib")).ok()).flatten();
-    let mut libraries = folders.map(|folder| folder.unwrap().path().join("faketime/libfaketimeMT.so.1"));
-    libraries.find(|library| library.exists()).expect("tests/testbed/tools.sh base unpacks libfaketime")
+/// What stands between a program and its wall clock, as `faketime` has it loaded; `-m`: into one with threads.
+fn library() -> String {
+    let mut faketime = Command::new("faketime");
+    output(faketime.args(["-m", "-f", "+0", "printenv", "LD_PRELOAD"])).unwrap().trim_end().to_owned()
 }
 
 #[tokio::test]
@@ -86,27 +85,24 @@ async fn an_hour_forward_and_an_hour_back_change_nothing_but_expiry() {
             assert_eq!(scene.ask(&lasting, INSIDE, "/verify").await.status, 200, "{name}: {:?}", began.elapsed());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let began = Instant::now();
         scene.delete(name).await;
         assert_eq!(scene.ask(&key, INSIDE, "/verify").await.status, 401, "{name}");
-        assert!(began.elapsed() < wait::DEADLINE);
     }
 
     // A silent Lease is waited for by the monotonic clock, however far the other one jumps.
     let leases: Api<Lease> = scene.installation.system();
-    for offset in ["+3600", "+0"] {
+    for (offset, name) in [("+3600", "waits-forward"), ("+0", "waits-back")] {
         let began = Timestamp::now();
         let content = Content { state: State::Joining, applied: None };
         let silent = content.object(&Holder::new("silent", 1, Duration::from_secs(6)), None, Timestamp::now());
         leases.create(&PostParams::default(), &silent).await.unwrap();
-        let name = format!("waits{}", offset.len());
-        scene.declare(&name, json!({})).await;
+        scene.declare(name, json!({})).await;
         clock.set(offset);
-        scene.key(&name, 1).await;
-        scene.delete(&name).await;
+        scene.key(name, 1).await;
+        scene.delete(name).await;
         let took = Timestamp::now().duration_since(began);
         assert!(took >= SignedDuration::from_secs(6), "{offset}: {took}");
-        assert!(took < SignedDuration::from_secs(60), "{offset}: {took}");
+        assert!(took < SignedDuration::from_mins(30), "{offset}: {took}, and not until the clock says so");
         assert!(leases.get_opt("silent").await.unwrap().is_none());
     }
 }

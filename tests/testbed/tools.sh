@@ -1,7 +1,7 @@
 #!/bin/bash
 # tools.sh [GROUP...]: installs what a group needs and this machine lacks, and says before what it installs and why.
 # Groups: base (to build and to run the test bed), node (a node and its Pods), proxies (that are tried with Keywright),
-# fuzz, instructions, browser. Default: all of them. SAY=1 only says it.
+# clocks, fuzz, instructions, browser. Default: all of them. SAY=1 only says it.
 #
 # On Debian as root it installs packages. Elsewhere it names them and fails.
 set -euo pipefail
@@ -12,19 +12,19 @@ envoy=$cache/envoy-1.40.0
 
 # Program=package. The reasons follow "to".
 declare -A reason=([base]="compile C code and run the test bed" [node]="run a node and its Pods" [proxies]="try them with Keywright"
-  [fuzz]="compile the fuzzer" [instructions]="count instructions" [browser]="try the page in a browser")
+  [clocks]="set programs' clocks" [fuzz]="compile the fuzzer" [instructions]="count instructions" [browser]="try the page in a browser")
 declare -A tools=(
   [base]="cc=gcc curl=curl jq=jq openssl=openssl patch=patch setpriv=util-linux flock=util-linux python3=python3"
   [node]="runc=runc nft=nftables ip=iproute2 pgrep=procps busybox=busybox-static"
-  [fuzz]="c++=g++" [instructions]="valgrind=valgrind" [proxies]=""
+  [clocks]="faketime=faketime" [fuzz]="c++=g++" [instructions]="valgrind=valgrind" [proxies]=""
   [browser]="chromium=chromium node=nodejs npm=npm")
 # Their packages would start servers on this machine, so only their files are taken, and the libraries that they need.
-declare -A files=([base]="libfaketime" [node]="nginx" [proxies]="nginx caddy haproxy" [fuzz]="" [instructions]="" [browser]="")
-declare -A libraries=([libfaketime]="" [nginx]="libpcre2-8-0 libssl3" [haproxy]="liblua5.3-0 libopentracing-c-wrapper0 libpcre2-8-0 libssl3" [caddy]="")
+declare -A files=([base]="" [node]="nginx" [proxies]="nginx caddy haproxy" [clocks]="" [fuzz]="" [instructions]="" [browser]="")
+declare -A libraries=([nginx]="libpcre2-8-0 libssl3" [haproxy]="liblua5.3-0 libopentracing-c-wrapper0 libpcre2-8-0 libssl3" [caddy]="")
 
 missing=() unpacked=() wanted=""
 add() { [[ " ${missing[*]} " == *" $1 "* ]] || { missing+=("$1") && new+=" $1"; }; }
-[ $# -gt 0 ] || set -- base node proxies fuzz instructions browser
+[ $# -gt 0 ] || set -- base node proxies clocks fuzz instructions browser
 for group in "$@"; do
   [ -n "${reason[$group]:-}" ] || { echo "tools.sh: there is no group $group: use one of ${!reason[*]}" >&2; exit 2; }
   new=""

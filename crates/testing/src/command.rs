@@ -24,15 +24,6 @@ pub fn keywright() -> PathBuf {
     program
 }
 
-/// Where programs are kept that were built or unpacked for the tests, as `tests/testbed/tools.sh` has it.
-pub fn cache() -> PathBuf {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("KEYWRIGHT_CACHE").unwrap_or_else(|| {
-        let caches = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-        caches.expect("HOME is set").join("keywright")
-    })
-}
-
 /// The folder of the test bed's programs (etcd, kubectl and the others), built if they are not there.
 pub fn programs() -> Result<PathBuf> {
     let mut build = Command::new(project().join("tests/testbed/build.sh"));

@@ -1,5 +1,6 @@
 //! The real Envoy, nginx and Caddy, with the configurations that `docs/proxies/` publishes.
 
+use std::env;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::command::{cache, project};
+use super::command::project;
 use super::program::Program;
 use super::wait::DEADLINE;
 
@@ -194,6 +195,14 @@ fn recipes() -> PathBuf {
 pub fn replaced(text: &str, name: &str, by: &str) -> String {
     assert!(text.contains(name), "the recipe no longer says {name:?}");
     text.replace(name, by)
+}
+
+fn cache() -> PathBuf {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("KEYWRIGHT_CACHE").unwrap_or_else(|| {
+        let caches = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+        caches.expect("HOME is set").join("keywright")
+    })
 }
 
 fn free_address() -> SocketAddr {
