@@ -34,12 +34,10 @@ export function create({ session, view, list, wait, gone }) {
 
   const manifest = element("pre", { tabindex: "0", role: "region", "aria-label": "Manifest" });
   const copied = element("span", { role: "status", class: "mute" });
-  const rest = element("p", { class: "progress problem", role: "alert" });
 
   const form = checkedForm({
     path: "/api/check",
     places: { display_name: display, name: display, description, owner, expires: ends, addresses: from },
-    rest,
     gone: () => gone(box),
     asked: () => ({
       namespace: place.control.value,
@@ -71,7 +69,7 @@ export function create({ session, view, list, wait, gone }) {
       element("div", { class: "manifest" },
         element("div", {}, element("h3", {}, "The same, for Git"), element("span", {}, copied, " ", button("Copy", () => copy(manifest.textContent, manifest, copied)))),
         manifest)),
-    element("div", { class: "end" }, rest, button("Cancel", box.close), element("button", { type: "submit", class: "primary" }, "Create key"))));
+    form.end(box, "Create key")));
   display.control.focus();
   form.look();
 }

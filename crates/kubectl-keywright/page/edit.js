@@ -1,6 +1,6 @@
 // Changes of one property: expiry, addresses or description.
 
-import { button, dialog, element } from "./dom.js";
+import { dialog, element } from "./dom.js";
 import { addresses, expiry, field } from "./fields.js";
 import { checkedForm } from "./form.js";
 import { pathOf, post } from "./server.js";
@@ -8,12 +8,10 @@ import { pathOf, post } from "./server.js";
 /** Opens the dialog for `what` of the row whose details are open. */
 export function edit(what, row, details) {
   const box = dialog(`Change ${what} of ${row.display}`, { narrow: true, closed: () => details.focus(`change ${what}`) });
-  const rest = element("p", { class: "progress problem", role: "alert" });
   const [name, target, value] = FIELDS[what](row, () => form.check());
   const form = checkedForm({
     path: `${pathOf(row)}/check`,
     places: { [name]: target },
-    rest,
     gone: () => details.gone(box),
     asked: () => ({ uid: row.uid, [name]: value() }),
     told: ({ expires_at: at }) => target.explain?.(at),
@@ -22,8 +20,7 @@ export function edit(what, row, details) {
       box.close();
     },
   });
-  box.open(element("form", { novalidate: true, submit: form.send }, target.made,
-    element("div", { class: "end" }, rest, button("Cancel", box.close), element("button", { type: "submit", class: "primary" }, "Change"))));
+  box.open(element("form", { novalidate: true, submit: form.send }, target.made, form.end(box, "Change")));
   target.made.querySelector("textarea, input:checked").focus();
   form.look();
 }

@@ -1,6 +1,7 @@
 // Fields of the dialogs.
 
 import { element, show } from "./dom.js";
+import { HINTS } from "./rows.js";
 import { full } from "./time.js";
 
 let numbers = 0;
@@ -45,18 +46,16 @@ export function expiry(chosen, changed) {
     return isNaN(at) ? "" : at.toISOString().replace(".000Z", "Z");
   };
   const explain = (at) => {
-    const never = "It never expires. If it leaks, it works until somebody revokes it.";
-    words.textContent = picked() === "Never" ? never : at ? `Refused from ${full(at)} on` : "";
+    words.textContent = picked() === "Never" ? HINTS["no end"][1] : at ? `Refused from ${full(at)} on` : "";
   };
   return { made, control, problem, value, explain };
 }
 
 const SEEN = "As the verifier sees them, behind NAT and proxies.";
-const ANYWHERE = "Whoever has the key may use it from anywhere.";
 
 /** Allowed addresses, separated by commas. */
 export function addresses(text, changed) {
-  const help = () => (made.helping.textContent = control.value.trim() ? SEEN : ANYWHERE);
+  const help = () => (made.helping.textContent = control.value.trim() ? SEEN : HINTS["any address"][1]);
   const control = element("textarea", {
     rows: Math.min(12, 2 + text.split("\n").length), spellcheck: "false", placeholder: "192.0.2.0/24, 2001:db8::1", class: "mono",
     input: () => {

@@ -4,8 +4,9 @@ import { button, element, pause, say, show } from "./dom.js";
 import { Gone, post } from "./server.js";
 
 // `asked()` is what is checked at `path`, `told` gets the answer, and `act` sends what was found good. `places` has the target of
-// each field that a problem may name; all other problems stand in `rest`.
-export function checkedForm({ path, asked, places, rest, told, act, gone }) {
+// each field that a problem may name; all other problems stand in the last line, `end`.
+export function checkedForm({ path, asked, places, told, act, gone }) {
+  const rest = element("p", { class: "progress problem", role: "alert" });
   const targets = [...new Set(Object.values(places))];
   let checking;
   let tried = false;
@@ -71,7 +72,9 @@ export function checkedForm({ path, asked, places, rest, told, act, gone }) {
     say("Something is missing or wrong.");
   }
 
-  return { look, check: pause(150, () => sending || look()), send };
+  const end = (box, word) =>
+    element("div", { class: "end" }, rest, button("Cancel", box.close), element("button", { type: "submit", class: "primary" }, word));
+  return { look, check: pause(150, () => sending || look()), send, end };
 }
 
 /** The text with another spelling of its entry; without an entry, of all of it. */
