@@ -14,7 +14,6 @@
 )]
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -32,6 +31,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
+use keywright_measure::report::publish;
 use keywright_testing::{Installation, Memory, Program};
 
 /// Octets of an annotation of those ApiKeys that are large: as many as the API server takes, nearly.
@@ -56,7 +56,7 @@ async fn main() -> Result<()> {
     if issued > 0 {
         report += &speed(issued).await?;
     }
-    publish(&report)
+    Ok(publish(env!("CARGO_TARGET_TMPDIR"), "capacity", "Capacity of the controller", &report)?)
 }
 
 /// Says what is being done, as all of it takes long.
@@ -397,14 +397,4 @@ fn copied(metadata: &ObjectMeta, name: &str) -> ObjectMeta {
         annotations: metadata.annotations.clone(),
         ..ObjectMeta::default()
     }
-}
-
-fn publish(report: &str) -> Result<()> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-    let folder = target.context("a target folder")?.join("bench");
-    std::fs::create_dir_all(&folder)?;
-    let file = folder.join("capacity.md");
-    std::fs::write(&file, format!("# Capacity of the controller\n\n{report}"))?;
-    println!("{report}This is in {}.", file.display());
-    Ok(())
 }

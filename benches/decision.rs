@@ -9,15 +9,15 @@
 )]
 
 use std::hint::black_box;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use jiff::Timestamp;
 use keywright_core::credential::credential;
 use keywright_core::keyring::{Keyring, StoredRecord};
 use keywright_core::verify::{Request, Route, check};
 use keywright_measure::population::{KeyText, Random, key_text, record_name, spec};
+use keywright_measure::report::publish;
 use keywright_measure::statistics::{Quartiles, percentile};
 use mimalloc::MiMalloc;
 use sha2::{Digest, Sha256};
@@ -48,13 +48,14 @@ fn main() -> Result<()> {
     let (in_hashes, by_size) = (ratio(&hashes), ratio(&few_decisions));
     let change = change(&mut many, records, &mut random)?;
     let [decision, hash, few_decision] = [decisions, hashes, few_decisions].map(|times| Quartiles::of(times).median());
-    publish(&format!(
+    let report = format!(
         "Medians of {ROUNDS} rounds, lower and upper quartile in brackets.\n\n\
          | What | Base | Goal | Ratio | Ours | Base's |\n|---|---|---|---|---|---|\n\
          | A decision among {records} keys | SHA-256 of 55 octets | <= 9 / 5 | {in_hashes} | {decision:.0} ns | {hash:.0} ns |\n\
          | The same | among 1000 keys | <= 2.2 / 1.5 | {by_size} | {decision:.0} ns | {few_decision:.0} ns |\n\
          | A change of the keyring and its publication, p99 | - | <= 1 ms / 0.1 ms | - | {change:.1?} | - |\n"
-    ))
+    );
+    Ok(publish(env!("CARGO_TARGET_TMPDIR"), "decision", "The decision", &report)?)
 }
 
 fn keyring(records: usize) -> Result<Keyring> {
@@ -101,14 +102,4 @@ fn change(keyring: &mut Keyring, count: usize, random: &mut Random) -> Result<Du
     }
     drop(published);
     Ok(percentile(&mut times, 0.99))
-}
-
-fn publish(report: &str) -> Result<()> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-    let folder = target.context("a target folder")?.join("bench");
-    std::fs::create_dir_all(&folder)?;
-    let file = folder.join("decision.md");
-    std::fs::write(&file, format!("# The decision\n\n{report}\n"))?;
-    println!("{report}\nThis is in {}.", file.display());
-    Ok(())
 }

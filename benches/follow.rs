@@ -26,6 +26,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use keywright_core::api::ApiKeyRecord;
 use keywright_core::key::{Digest, Key};
 use keywright_measure::population;
+use keywright_measure::report::publish;
 use keywright_testing::{Installation, Memory, Program};
 use kube::api::{ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::{Api, ResourceExt};
@@ -101,7 +102,7 @@ async fn main() -> Result<()> {
     let mebibytes = |of: fn(&Memory) -> u64| median(memories.iter().map(|memory| of(memory) as f64 / 1024.0).collect());
     let (peak, resident) = (mebibytes(|memory| memory.peak), mebibytes(|memory| memory.resident));
     let [ratio, start, list, processor_time] = [ratios, starts, lists, processor_times].map(median);
-    publish(&format!(
+    let report = format!(
         "| Figure | Goal | Seen |\n|---|---|---|\n\
          | Start to Ready with {records} records, in times of a paged list of them | <= 1.5 / 1.1 | {ratio:.2} ({start:.2} s to {list:.2} s) |\n\
          | CPU seconds until idle after that | <= 3 / 1 | {processor_time:.2} |\n\
@@ -115,7 +116,8 @@ async fn main() -> Result<()> {
         quantiles(at_rest.watched),
         quantiles(loaded.refused),
         quantiles(loaded.watched),
-    ))
+    );
+    Ok(publish(env!("CARGO_TARGET_TMPDIR"), "follow", "Following the API server", &report)?)
 }
 
 fn quantiles(mut delays: Vec<Duration>) -> String {
@@ -308,15 +310,6 @@ impl Probe {
     fn refused(self) -> Result<Instant> {
         self.0.join().expect("it does not panic")
     }
-}
-
-fn publish(report: &str) -> Result<()> {
-    let folder = target()?.join("bench");
-    std::fs::create_dir_all(&folder)?;
-    let file = folder.join("follow.md");
-    std::fs::write(&file, format!("# Following the API server\n\n{report}"))?;
-    println!("{report}\nThis is in {}.", file.display());
-    Ok(())
 }
 
 fn target() -> Result<PathBuf> {

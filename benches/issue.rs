@@ -15,7 +15,6 @@
 )]
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -30,6 +29,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
+use keywright_measure::report::publish;
 use keywright_testing::Installation;
 
 const KEYS: usize = 200;
@@ -102,7 +102,8 @@ async fn main() -> Result<()> {
         deletions: Tail::of(deletions),
         plain_deletions: Tail::of(plain_deletions),
     };
-    publish(&format!("{}\n{}", figures.describe(), conditions(&kubernetes)))
+    let report = format!("{}\n{}", figures.describe(), conditions(&kubernetes));
+    Ok(publish(env!("CARGO_TARGET_TMPDIR"), "issue", "Issuing a key", &report)?)
 }
 
 /// The objects of one kind as they change, beginning with those that are there.
@@ -431,14 +432,4 @@ fn conditions(kubernetes: &str) -> String {
         env!("CARGO_PKG_VERSION"),
         rustc.unwrap_or_else(|_| "rustc unknown".to_owned()),
     )
-}
-
-fn publish(report: &str) -> Result<()> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-    let folder = target.context("a target folder")?.join("bench");
-    std::fs::create_dir_all(&folder)?;
-    let file = folder.join("issue.md");
-    std::fs::write(&file, format!("# Issuing a key\n\n{report}"))?;
-    println!("{report}\nThis is in {}.", file.display());
-    Ok(())
 }

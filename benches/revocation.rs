@@ -12,7 +12,6 @@
     reason = "in a measurement, stopping with a message is how a failure is told"
 )]
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -25,6 +24,7 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::json;
 use tokio::time::sleep;
 
+use keywright_measure::report::publish;
 use keywright_testing::{Installation, Program};
 
 /// Deletions that wait for a verifier which does not answer any more.
@@ -69,7 +69,7 @@ async fn main() -> Result<()> {
     let installation = Installation::new("going").await;
     let _programs = Programs::start(&installation).await;
     let going = namespace_that_goes(&installation).await?;
-    publish(&format!(
+    let report = format!(
         "| Figure | Goal | Seen |\n|---|---|---|\n\
          | An issue while {WAITING} deletions wait for a dead verifier, in times of one while none waits | <= 1.1 | {:.2} ({:.1} ms to {:.1} ms, medians of {ISSUES}) |\n\
          | From the verifier's recovery until all of them have returned | | {:.1} s |\n\
@@ -84,7 +84,8 @@ async fn main() -> Result<()> {
         going.took.as_secs_f64(),
         going.renewals,
         going.creations,
-    ))
+    );
+    Ok(publish(env!("CARGO_TARGET_TMPDIR"), "revocation", "Revoking many keys", &report)?)
 }
 
 /// The time of an issue while no deletion waits, and while all do; and the time in which they return at last.
@@ -186,14 +187,4 @@ async fn until(api_keys: &Api<ApiKey>, is_so: impl Fn(&[ApiKey]) -> bool) -> Res
 fn reason(api_key: &ApiKey) -> Option<Reason> {
     let mut conditions = api_key.status.as_ref()?.conditions.iter();
     conditions.find(|condition| condition.type_ == ConditionType::Active).map(|condition| condition.reason.clone())
-}
-
-fn publish(report: &str) -> Result<()> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-    let folder = target.context("a target folder")?.join("bench");
-    std::fs::create_dir_all(&folder)?;
-    let file = folder.join("revocation.md");
-    std::fs::write(&file, format!("# Revoking many keys\n\n{report}"))?;
-    println!("{report}\nThis is in {}.", file.display());
-    Ok(())
 }
