@@ -8,6 +8,7 @@ use kube::api::ListParams;
 use tokio::time::sleep;
 
 use crate::args::Selection;
+use crate::change::NotWritten;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::failure::{Attempt, Failure};
 use crate::terminal::Terminal;
@@ -53,6 +54,16 @@ impl Session {
         answer.await
     }
 
+    /// The failure of a write to the ApiKey of this name. `unknown` says what is not known if nobody knows.
+    pub fn not_written(&self, verb: &str, name: &str, error: &NotWritten, unknown: &str) -> Failure {
+        let attempt = self.attempt(verb, name);
+        match error {
+            NotWritten::Refused(error) => attempt.failed(error),
+            NotWritten::Unknown(error) => Failure::failed(format!("{} {unknown}", attempt.sentence(error))),
+            NotWritten::Replaced => Failure::failed(replaced(name)),
+        }
+    }
+
     /// The ApiKey of this name.
     ///
     /// # Errors
@@ -84,6 +95,11 @@ impl Session {
     pub fn full_name(&self, name: &str) -> String {
         format!("{}/{name} on {}", self.cluster.namespace, self.cluster.name)
     }
+}
+
+/// That somebody has made another ApiKey of this name, in a sentence.
+pub fn replaced(name: &str) -> String {
+    format!("{name} was made again meanwhile: look at it, and try again.")
 }
 
 /// Selects objects whose field has this value.

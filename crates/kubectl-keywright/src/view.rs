@@ -7,10 +7,12 @@
 //! - [`hint`]: what about an active key a person should look at.
 //! - [`row`]: what a list shows; its order, its filters, its search.
 //! - [`wait`]: what it has come to that somebody asked for.
+//! - [`rotation`]: whether a key can be rotated, and what is lost by it.
 //! - [`time`], [`escape`]: times for people, and texts that a terminal can bear.
 
 pub mod escape;
 pub mod hint;
+pub mod rotation;
 pub mod row;
 pub mod state;
 pub mod time;

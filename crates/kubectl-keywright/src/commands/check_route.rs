@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use super::follow::{Outcome, follow};
 use crate::args::CheckRoute;
 use crate::canary::{Reason, Search, Verdict};
+use crate::change;
 use crate::cluster::innermost;
-use crate::failure::{ApiError, Failure};
+use crate::failure::Failure;
 use crate::session::Session;
 use crate::terminal::ProgressLine;
 use crate::view::escape::escape;
@@ -59,10 +60,10 @@ pub async fn run(session: &Session, asked: &CheckRoute) -> Result<(), Failure> {
         () = stopped => Err(Failure::interrupted("Interrupted. The canary goes.")),
     };
     // Whatever has come of it.
-    let deleted = session.cluster.delete::<ApiKey>(&session.cluster.namespace, &canary.name, &canary.uid).await;
-    if let Err(error) = deleted.map(drop).or_else(|error| if error.is_not_found() { Ok(()) } else { Err(error) }) {
-        let sentence = session.attempt("delete", &canary.name).sentence(&error);
-        session.terminal.say(&format!("Revoke {} yourself; it ends in {LIFE}. {sentence}", canary.name));
+    let deleted = change::delete(&session.cluster, (&session.cluster.namespace, &canary.name), &canary.uid).await;
+    if let Err(error) = deleted {
+        let failure = session.not_written("delete", &canary.name, &error, "Whether it goes is not known.");
+        session.terminal.say(&format!("Revoke {} yourself; it ends in {LIFE}. {failure}", canary.name));
     }
     checked
 }
@@ -103,12 +104,10 @@ impl<'a> Canary<'a> {
             "apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKey", "spec": spec,
             "metadata": {"name": name, "namespace": namespace},
         });
-        let created = match session.cluster.create::<ApiKey>(namespace, &object, false).await {
-            Ok(created) => created.value,
-            Err(error) if error.leaves_open() => looked_up(session, &name, &error).await?,
-            Err(error) => return Err(session.attempt("create", &name).failed(&error)),
-        };
-        let uid = created.metadata.uid.unwrap_or_default();
+        let unknown = format!("Whether {name} was created is not known; it ends in {LIFE}.");
+        let created = change::create(&session.cluster, namespace, &object).await;
+        let created = created.map_err(|error| session.not_written("create", &name, &error, &unknown))?;
+        let uid = created.value.metadata.uid.unwrap_or_default();
         Ok(Self { session, asked, key, name, uid, client, target })
     }
 
@@ -215,18 +214,12 @@ impl<'a> Canary<'a> {
     }
 
     async fn edit(&self, spec: Value) -> Result<(), Failure> {
-        let cluster = &self.session.cluster;
-        let failed = |error| self.session.attempt("patch", &self.name).failed(&error);
-        loop {
-            let key = self.session.apikey(&self.name).await?;
-            let patch = json!({"metadata": {"resourceVersion": key.metadata.resource_version}, "spec": spec});
-            match cluster.patch::<ApiKey>(&cluster.namespace, &self.name, &patch).await {
-                Ok(changed) => return self.wait(changed.value.metadata.generation.unwrap_or(1), Change::Edited).await,
-                // The controller writes the status of what was just changed.
-                Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
+        let Self { session, name, .. } = self;
+        let place = (&*session.cluster.namespace, &**name);
+        let changed = change::edit(&session.cluster, place, &self.uid, &json!({"spec": spec})).await;
+        let unknown = "Whether the canary was changed is not known.";
+        let changed = changed.map_err(|error| session.not_written("patch", name, &error, unknown))?;
+        self.wait(changed.value.metadata.generation.unwrap_or(1), Change::Edited).await
     }
 
     async fn wait(&self, generation: i64, change: Change) -> Result<(), Failure> {
@@ -253,15 +246,6 @@ impl<'a> Canary<'a> {
 
 fn changed_its_mind(verdict: Verdict) -> Failure {
     Failure::failed(format!("The route has changed its mind: {}.", verdict.words()))
-}
-
-/// No answer is no refusal: the canary may be there.
-async fn looked_up(session: &Session, name: &str, error: &ApiError) -> Result<ApiKey, Failure> {
-    let stored = session.cluster.find::<ApiKey>(&session.cluster.namespace, name).await.ok().flatten();
-    stored.ok_or_else(|| {
-        let sentence = session.attempt("create", name).sentence(error);
-        Failure::failed(format!("{sentence} Whether {name} was created is not known; it ends in {LIFE}."))
-    })
 }
 
 fn told(session: &Session, label: &str, text: &str) -> Result<(), Failure> {

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::follow::{Outcome, follow};
 use crate::args::{Create, DryRun};
+use crate::change::{self, NotWritten};
 use crate::cluster::ClusterOptions;
 use crate::failure::Failure;
 use crate::interrupt::unless_pressed;
@@ -281,11 +282,10 @@ async fn require_secrets(session: &Session, secret: &str) -> Result<(), Failure>
     }
 }
 
-/// Creates the ApiKey. If the answer is lost, what came of it is looked up.
 async fn submit(session: &Session, asked: &Create, spec: &Map<String, Value>) -> Result<ApiKey, NotCreated> {
     let namespace = &session.cluster.namespace;
     let manifest = manifest(&asked.name, Some(namespace), spec);
-    let sent = session.patiently(session.cluster.create::<ApiKey>(namespace, &manifest, false));
+    let sent = session.patiently(change::create(&session.cluster, namespace, &manifest));
     let unknown = format!("Whether {} was created is not known.", session.full_name(&asked.name));
     match unless_pressed(sent).await {
         None => Err(NotCreated::Unknown(Failure::interrupted(unknown))),
@@ -293,17 +293,13 @@ async fn submit(session: &Session, asked: &Create, spec: &Map<String, Value>) ->
             session.terminal.warn(&created.warnings);
             Ok(created.value)
         }
-        Some(Err(error)) if error.leaves_open() => {
-            let digest = spec.get("keyHash").and_then(Value::as_str);
-            let found = unless_pressed(session.cluster.find::<ApiKey>(namespace, &asked.name)).await;
-            let stored = found.and_then(Result::ok).flatten();
-            let ours = stored.filter(|stored| digest.is_some() && stored.spec.key_hash.as_deref() == digest);
-            ours.ok_or_else(|| {
-                let sentence = session.attempt("create", &asked.name).sentence(&error);
-                NotCreated::Unknown(Failure::failed(format!("{sentence} {unknown}")))
+        Some(Err(error)) => {
+            let failure = session.not_written("create", &asked.name, &error, &unknown);
+            Err(match error {
+                NotWritten::Unknown(_) => NotCreated::Unknown(failure),
+                NotWritten::Refused(_) | NotWritten::Replaced => NotCreated::Refused(failure),
             })
         }
-        Some(Err(error)) => Err(NotCreated::Refused(session.attempt("create", &asked.name).failed(&error))),
     }
 }
 

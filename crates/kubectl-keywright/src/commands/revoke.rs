@@ -7,12 +7,13 @@ use keywright_core::api::ApiKey;
 
 use super::follow::{Outcome, follow};
 use crate::args::{Revoke, Selection};
+use crate::change::{self, NotWritten};
 use crate::failure::Failure;
 use crate::interrupt::unless_pressed;
 use crate::session::Session;
 use crate::view::escape::escape;
 use crate::view::hint::is_idle;
-use crate::view::state::{is_going, last_used_at};
+use crate::view::state::last_used_at;
 use crate::view::time::{self, Form};
 use crate::view::wait::{Progress, revoked, seconds};
 use crate::workloads::Workloads;
@@ -24,14 +25,6 @@ const FEW: usize = 10;
 struct Target {
     name: String,
     uid: String,
-}
-
-/// Why no answer says that an ApiKey was deleted, in a sentence.
-enum NotDeleted {
-    /// The API server has refused it.
-    Refused(String),
-    /// Nobody knows.
-    Unknown(String),
 }
 
 /// What a person has to type.
@@ -168,7 +161,8 @@ async fn delete(session: &Session, keys: &[ApiKey]) -> Result<Vec<Target>, Failu
         if keys.len() > 1 {
             line.count("Revoking", targets.len(), keys.len());
         }
-        match unless_pressed(delete_one(session, &name, &uid)).await {
+        let deleted = change::delete(&session.cluster, (&session.cluster.namespace, &name), &uid);
+        match unless_pressed(deleted).await {
             Some(Ok(warnings)) => {
                 if !warnings.is_empty() {
                     line.clear();
@@ -176,47 +170,27 @@ async fn delete(session: &Session, keys: &[ApiKey]) -> Result<Vec<Target>, Failu
                 }
                 targets.push(Target { name, uid });
             }
-            stopped => return Err(stopped_at(stopped.and_then(Result::err), keys, targets.len())),
+            stopped => return Err(stopped_at(session, stopped.and_then(Result::err), keys, targets.len())),
         }
     }
     Ok(targets)
 }
 
 /// What is to be said if it ended with the key after so many. Without a reason, somebody has pressed Ctrl-C.
-fn stopped_at(reason: Option<NotDeleted>, keys: &[ApiKey], done: usize) -> Failure {
+fn stopped_at(session: &Session, reason: Option<NotWritten>, keys: &[ApiKey], done: usize) -> Failure {
     let rest = names(keys.iter().skip(done));
     let (name, left) = rest.split_first().map_or(("", &[][..]), |(name, left)| (*name, left));
-    let failure = match reason {
-        Some(NotDeleted::Refused(why)) if done == 0 => {
-            return Failure::failed(format!("{why} Nothing was revoked."));
-        }
-        Some(NotDeleted::Refused(why)) => Failure::failed(format!("{why} {name} was not revoked.")),
-        Some(NotDeleted::Unknown(why)) => Failure::failed(format!("{why} {}", unknown(name))),
-        None => Failure::interrupted(unknown(name)),
+    let Some(reason) = reason else {
+        return Failure::interrupted(unknown(name)).adding(reached(done, left));
     };
-    failure.adding(reached(done, left))
-}
-
-/// Deletes one; what the API server warns of. If the answer is lost, what came of it is looked up.
-async fn delete_one(session: &Session, name: &str, uid: &str) -> Result<Vec<String>, NotDeleted> {
-    let namespace = &session.cluster.namespace;
-    match session.cluster.delete::<ApiKey>(namespace, name, uid).await {
-        Ok(answer) => Ok(answer.warnings),
-        Err(error) if error.is_not_found() => Ok(Vec::new()),
-        Err(error) if error.is_conflict() => {
-            Err(NotDeleted::Refused(format!("{name} was made again meanwhile: look at it, and try again.")))
+    let failure = session.not_written("delete", name, &reason, &unknown(name));
+    match reason {
+        NotWritten::Unknown(_) => failure.adding(reached(done, left)),
+        NotWritten::Refused(_) | NotWritten::Replaced if done == 0 => failure.adding("Nothing was revoked."),
+        NotWritten::Refused(_) | NotWritten::Replaced => {
+            failure.adding(format!("{name} was not revoked.")).adding(reached(done, left))
         }
-        Err(error) if error.leaves_open() => match session.cluster.find::<ApiKey>(namespace, name).await {
-            Ok(found) if !found.as_ref().is_some_and(|key| is_still_there(key, uid)) => Ok(Vec::new()),
-            _ => Err(NotDeleted::Unknown(session.attempt("delete", name).sentence(&error))),
-        },
-        Err(error) => Err(NotDeleted::Refused(session.attempt("delete", name).sentence(&error))),
     }
-}
-
-/// Whether this is the ApiKey with this uid, and nobody has deleted it.
-fn is_still_there(key: &ApiKey, uid: &str) -> bool {
-    key.metadata.uid.as_deref() == Some(uid) && !is_going(key)
 }
 
 fn unknown(name: &str) -> String {
@@ -304,17 +278,6 @@ mod tests {
             (68, &many, "68 before it are being revoked. Not reached, and not revoked: 11 keys."),
         ] {
             assert_eq!(reached(done, left), said);
-        }
-    }
-
-    #[test]
-    fn a_key_whose_deletion_was_lost_is_known_by_its_uid() {
-        for (key, uid, is_so) in
-            [(json!({}), None, true), (json!({}), Some("another"), false), (json!({"deleted": true}), None, false)]
-        {
-            let key = apikey(&key);
-            let own = key.metadata.uid.clone().unwrap();
-            assert_eq!(is_still_there(&key, uid.unwrap_or(&own)), is_so);
         }
     }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::cluster::Cluster;
 use crate::failure::ApiError;
 use crate::view::hint::is_idle;
+use crate::view::rotation::refusal;
 use crate::view::state::{State, is_true};
 use crate::view::time::{self, Form};
 use crate::workloads::Workloads;
@@ -98,7 +99,7 @@ impl Details {
             sentence: state.sentence,
             serial: status.serial,
             suspended: spec.suspended,
-            rotates: spec.key_hash.is_none(),
+            rotates: refusal(key).is_none(),
             delivery: delivery(key),
             rotation: spec
                 .rotation

@@ -8,13 +8,14 @@ use std::time::Duration;
 use futures::StreamExt;
 use jiff::Zoned;
 use keywright_core::api::ApiKey;
+use keywright_core::declaration::is_dns_subdomain;
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
 use serde::Serialize;
 use tokio::sync::mpsc::Sender;
 
 use super::row::Listed;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, innermost};
 
 /// Rows in one message of the first list.
 const BATCH: usize = 500;
@@ -149,6 +150,10 @@ async fn tell(cluster: &Cluster, namespace: &str, page: &Sender<Message>) -> Opt
         Ok(client) => client,
         Err(failure) => return page.send(Message::Refused(failure.to_string())).await.ok(),
     };
+    // It becomes a part of a path.
+    if !namespace.is_empty() && !is_dns_subdomain(namespace) {
+        return page.send(Message::Refused("This is the name of no namespace.".to_owned())).await.ok();
+    }
     let api: Api<ApiKey> = if namespace.is_empty() { Api::all(client) } else { Api::namespaced(client, namespace) };
     let mut store = Store::default();
     let mut tick = tokio::time::interval(TICK);
@@ -222,14 +227,6 @@ fn in_words(error: &watcher::Error, namespace: &str) -> String {
         Some(_) => format!("{}.", innermost(error)),
         None => format!("The API server is unreachable: {}.", innermost(error)),
     }
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

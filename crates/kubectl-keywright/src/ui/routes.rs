@@ -27,8 +27,10 @@ use super::feed::{self, Message};
 use super::form::{Checked, Edit, NewKey, Problem, usual_owner};
 use super::rights::Rights;
 use super::session::{Door, HEADERS, Session};
+use crate::change::NotWritten;
 use crate::cluster::Cluster;
 use crate::failure::{ApiError, Attempt};
+use crate::session::replaced;
 use crate::workloads::Workloads;
 
 /// Bytes of the longest request body: 256 addresses and a description are less.
@@ -238,7 +240,7 @@ async fn edit(
 ) -> Answer<Response> {
     let checked = form.check(page.cluster.now().timestamp());
     let edited = match checked.problems.is_empty() {
-        true => change::edit(&page.cluster, &namespace, &name, &form.uid, &checked.spec).await,
+        true => change::edit(&page.cluster, (&namespace, &name), &form.uid, &checked.spec).await,
         false => Err(NotChanged::Problems(checked.problems)),
     };
     done(&page, "patch", &namespace, &name, edited)
@@ -249,7 +251,7 @@ async fn rotate(
     Path((namespace, name)): Named,
     Json(meant): Json<Meant>,
 ) -> Answer<Response> {
-    let rotated = change::rotate(&page.cluster, &namespace, &name, &meant.uid).await;
+    let rotated = change::rotate(&page.cluster, (&namespace, &name), &meant.uid).await;
     done(&page, "patch", &namespace, &name, rotated)
 }
 
@@ -258,7 +260,7 @@ async fn revoke(
     Path((namespace, name)): Named,
     Json(meant): Json<Meant>,
 ) -> Answer<Response> {
-    let revoked = change::revoke(&page.cluster, &namespace, &name, &meant.uid).await;
+    let revoked = change::revoke(&page.cluster, (&namespace, &name), &meant.uid).await;
     done(&page, "delete", &namespace, &name, revoked)
 }
 
@@ -291,13 +293,14 @@ impl Problems {
 
     fn change(attempt: &Attempt<'_>, error: NotChanged) -> Self {
         match error {
-            NotChanged::Api(error) if error.leaves_open() => {
+            NotChanged::NotWritten(NotWritten::Refused(error)) => Self::api(attempt, &error),
+            NotChanged::NotWritten(NotWritten::Unknown(error)) => {
                 let problem = Self::api(attempt, &error);
                 let message =
                     format!("{} Whether it was done is not known. Look before you try again.", problem.message);
                 Self { message, ..problem }
             }
-            NotChanged::Api(error) => Self::api(attempt, &error),
+            NotChanged::NotWritten(NotWritten::Replaced) => Self::new(409, replaced(attempt.name)),
             NotChanged::Problems(fields) => {
                 Self { status: 422, message: "Something is missing or wrong.".to_owned(), fields }
             }

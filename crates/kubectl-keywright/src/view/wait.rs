@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use jiff::{Timestamp, Zoned};
-use keywright_core::api::{ApiKey, ConditionStatus, ConditionType, ROTATE_ANNOTATION};
+use keywright_core::api::{ApiKey, ConditionStatus, ConditionType};
 use keywright_core::lifecycle::{RotateRequest, awaited_in};
 
+use super::rotation::request_of;
 use super::state::{capital, condition, is_going, is_true};
 use super::time;
 
@@ -80,8 +81,7 @@ impl Rotation {
     /// to both.
     fn is_done(&self, key: &ApiKey) -> bool {
         let Some(status) = &key.status else { return false };
-        let value = key.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ROTATE_ANNOTATION));
-        let newest = value.map(|value| RotateRequest::read(value).shown);
+        let newest = request_of(key).map(|value| RotateRequest::read(value).shown);
         let is_answered = |request: &String| status.rotate_request.as_ref() == Some(request);
         is_answered(&self.request) || (newest.is_some_and(|newest| is_answered(&newest)) && status.serial > self.serial)
     }
@@ -220,6 +220,7 @@ mod tests {
 
     use super::*;
     use crate::view::fixtures::{apikey, now};
+    use keywright_core::api::ROTATE_ANNOTATION;
 
     const UID: &str = "0b0e7a4c-93d1-4f5e-8a6b-7c8d9e0f1a2b";
     const WAITED: Duration = Duration::from_millis(1234);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use keywright_core::api::ApiKey;
 use keywright_testing::{Fault, FaultProxy, Installation, Occurrence, Outcome, Program};
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -170,7 +170,34 @@ async fn a_key_whose_creation_had_no_answer_is_shown_all_the_same() {
     let lost =
         faults.inject(Fault::After(Outcome::Reset), Occurrence::Nth(1), |request| request.is("DELETE", "apikeys"));
     let revoke = head(&format!("/api/keys/{namespace}/lost/revoke"));
-    let (_, answer) = send(host.parse().unwrap(), &revoke, &json!({"uid": uid}).to_string()).await;
-    assert!(answer.contains("Whether it was done is not known."), "{answer}");
+    let (status, answer) = send(host.parse().unwrap(), &revoke, &json!({"uid": uid}).to_string()).await;
+    assert_eq!(status, 204, "{answer}");
     lost.hit().await;
+}
+
+#[tokio::test]
+async fn a_rotation_ends_no_key_within_its_overlap_unasked() {
+    let installation = Installation::new("page-overlap").await;
+    let rules = [("keywright.dev", "apikeys", "get list watch patch")];
+    let page = page_of(&installation, "ann", &rules).await;
+    let (host, proof) = session(&page).await;
+    let api_keys: kube::Api<ApiKey> = installation.tenant();
+    let api_key =
+        json!({"apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKey", "metadata": {"name": "ci"}, "spec": {}});
+    let created = api_keys.create(&PostParams::default(), &serde_json::from_value(api_key).unwrap()).await.unwrap();
+    let namespace = &installation.tenant_namespace;
+    let head = format!(
+        "POST /api/keys/{namespace}/ci/rotate HTTP/1.1\nHost: {host}\nOrigin: http://{host}\nContent-Type: application/json\n{proof}"
+    );
+    let meant = json!({"uid": created.metadata.uid}).to_string();
+    let retiring = [1, 2].map(|serial| json!({"serial": serial, "keyPrefix": format!("keyw1_Aa11bb2{serial}"), "retiresAt": "2099-01-01T00:00:00Z"}));
+    let status = Patch::Merge(json!({"status": {"retiring": retiring}}));
+    api_keys.patch_status("ci", &PatchParams::default(), &status).await.unwrap();
+    let (status, answer) = send(host.parse().unwrap(), &head, &meant).await;
+    assert_eq!(status, 409, "{answer}");
+    assert!(answer.contains("Old key keyw1_Aa11bb21, never used since, ends at once"), "{answer}");
+    let one = Patch::Merge(json!({"status": {"retiring": retiring[1..]}}));
+    api_keys.patch_status("ci", &PatchParams::default(), &one).await.unwrap();
+    assert_eq!(send(host.parse().unwrap(), &head, &meant).await.0, 204);
+    assert!(api_keys.get("ci").await.unwrap().metadata.annotations.is_some());
 }
