@@ -11,6 +11,7 @@
 )]
 
 mod http;
+mod outage;
 mod stage;
 
 use std::path::Path;
@@ -22,6 +23,7 @@ use self::stage::Stage;
 async fn the_page_works_in_a_browser() {
     let stage = Stage::new("page").await;
     stage.fill().await;
+    stage.crowd().await;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     let files = ["path.test.mjs", "states.test.mjs", "hostile.test.mjs", "budget.test.mjs"];
     let only = std::env::var("KEYWRIGHT_BROWSER_TESTS").ok();

@@ -1,6 +1,7 @@
 // A person's whole path: look, create, take, edit, rotate, revoke; by mouse, then by keyboard alone.
 
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { after, test } from "node:test";
 import { apply, closeBrowser, kubectl, listed, ready, shoot, stage, until, verify, visit } from "./stage.mjs";
 
@@ -56,7 +57,7 @@ test("a key that goes into a Secret works when the page says so", async () => {
   const key = fromSecret("release-build");
   assert.equal(await verify(key), 200, "at once");
   assert.equal(await verify(key, "192.0.2.1"), 403, "from elsewhere");
-  assert.match(await page.locator("dialog pre").textContent(), /secretKeyRef:\n\s+name: release-build\n\s+key: api-key/);
+  assert.match(await page.getByLabel("Snippet").textContent(), /secretKeyRef:\n\s+name: release-build\n\s+key: api-key/);
   await page.getByRole("button", { name: "Done" }).click();
   assert.equal(await page.evaluate(() => document.activeElement.textContent), "Release build", "its row is focused");
   assert.deepEqual(problems, []);
@@ -88,7 +89,10 @@ test("a key that is shown once is accepted, not lost by a slip, and nowhere once
   await page.getByText(/^Every verifier accepts it/).waitFor();
   assert.equal(await verify(key), 200);
   assert.equal(kubectl("get", "secrets", "--output", "name").includes("laptop"), false, "no Secret holds it");
-  await page.evaluate(() => navigator.clipboard.writeText(""));
+  await page.getByText("The same, for Git").click();
+  await page.getByRole("button", { name: "Copy", exact: true }).click();
+  const digest = createHash("sha256").update(key).digest("hex");
+  await until("the manifest is copied", () => page.evaluate((digest) => navigator.clipboard.readText().then((text) => text.includes(`keyHash: sha256:${digest}`)), digest));
   await page.getByRole("button", { name: "Done" }).click();
   await page.locator("dialog").waitFor({ state: "detached" });
 

@@ -5,6 +5,7 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import http from "node:http";
 import { createRequire } from "node:module";
+import net from "node:net";
 import { tmpdir } from "node:os";
 import { chromium } from "playwright-core";
 
@@ -44,6 +45,10 @@ export async function visit(person, { fragment = "", before = async () => {}, ..
     await page.waitForFunction(() => document.getElementById("who").textContent !== "");
     keepSession(person, { cookies: await context.cookies(), proof: await page.evaluate(() => sessionStorage.getItem("proof")) });
     assert.ok(!page.url().includes(token), "the token is gone from the address");
+    if (fragment) {
+      await page.goto(`${origin}#${fragment}`);
+      await page.reload();
+    }
   }
   return { page, context, problems };
 }
@@ -75,6 +80,15 @@ export function verify(key, from = "10.0.0.7") {
       answer.resume();
       done(answer.statusCode);
     }).on("error", failed);
+  });
+}
+
+/** Has this be wrong between the page of `remote` and the API server: `unreachable`, `long lists are slow`, `nothing`. */
+export function outage(what) {
+  const [host, port] = stage.outages.split(":");
+  return new Promise((done, failed) => {
+    const connection = net.connect(port, host, () => connection.end(`${what}\n`));
+    connection.on("data", done).on("error", failed);
   });
 }
 

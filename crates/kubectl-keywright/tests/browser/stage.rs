@@ -1,18 +1,22 @@
 //! A cluster with keys in every state, and plugins of several users.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use keywright_core::api::{ApiKey, Reason};
 use keywright_core::key::Digest;
-use keywright_testing::{FaultProxy, Installation, Program, wait};
+use keywright_testing::{ControlPlane, FaultProxy, Installation, Program, wait};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
+
+use crate::outage;
 
 /// An installation at work, and a person with each set of rights who has the page open.
 pub struct Stage {
@@ -20,6 +24,8 @@ pub struct Stage {
     pub verifier: Program,
     _others: Vec<Program>,
     pages: Vec<(&'static str, Program)>,
+    /// Where the way of `remote` to the API server is disturbed.
+    outages: SocketAddr,
 }
 
 /// Each person, and what they may do: resources and verbs.
@@ -32,9 +38,13 @@ const PEOPLE: [(&str, &[(&str, &str, &str)]); 3] = [
             ("", "events", "list"),
         ],
     ),
-    ("viewer", &[("keywright.dev", "apikeys", "get list watch")]),
+    ("viewer", &[LOOK]),
     ("nobody", &[]),
 ];
+const LOOK: (&str, &str, &str) = ("keywright.dev", "apikeys", "get list watch");
+
+/// The namespaces that no controller looks after, and how many ApiKeys are in each.
+const CROWDS: [(&str, u32); 2] = [("few", 100), ("many", 5000)];
 
 impl Stage {
     pub async fn new(name: &str) -> Self {
@@ -51,8 +61,30 @@ impl Stage {
         }
         let administrator = installation.control_plane.write_kubeconfig(None, None);
         pages.push(("administrator", page_with(installation, &administrator).await));
+        let faults: &FaultProxy = Box::leak(Box::new(FaultProxy::start(installation.control_plane).await));
+        pages.push(("remote", page_through(installation, "remote", &[LOOK], Some(faults)).await));
+        let elsewhere = ControlPlane::empty().await.write_kubeconfig(None, None);
+        pages.push(("elsewhere", page_with(installation, &elsewhere).await));
         let others = vec![controller, webhook.program.take().unwrap()];
-        Self { installation, verifier, _others: others, pages }
+        Self { installation, verifier, _others: others, pages, outages: outage::serve(faults).await }
+    }
+
+    /// Many keys, in namespaces of their own.
+    pub async fn crowd(&self) {
+        for (crowd, count) in CROWDS {
+            let namespace = self.namespace(crowd);
+            let object = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
+            let namespaces: Api<Namespace> = Api::all(self.installation.client.clone());
+            namespaces.create(&PostParams::default(), &object).await.unwrap();
+            grant(self.installation, &namespace, "remote", &[LOOK]).await;
+            let keys: Api<ApiKey> = Api::namespaced(self.installation.client.clone(), &namespace);
+            let now = jiff::Timestamp::now();
+            stream::iter(0..count).for_each_concurrent(16, |number| one_of_many(&keys, number, now)).await;
+        }
+    }
+
+    fn namespace(&self, crowd: &str) -> String {
+        format!("{}-{crowd}", self.installation.tenant_namespace)
     }
 
     /// Keys in every state, as the real controller has them.
@@ -147,6 +179,9 @@ impl Stage {
             "pages": pages,
             "processes": self.pages.iter().map(|(person, page)| ((*person).to_owned(), json!(page.id()))).collect::<serde_json::Map<_, _>>(),
             "namespace": self.installation.tenant_namespace,
+            "few": self.namespace("few"),
+            "many": self.namespace("many"),
+            "outages": self.outages.to_string(),
             "system": self.installation.system_namespace,
             "kubectl": control_plane.programs().join("kubectl"),
             "kubeconfig": control_plane.write_kubeconfig(None, None),
@@ -207,26 +242,56 @@ pub async fn page_through(
     let accounts: Api<ServiceAccount> = installation.tenant();
     let account = serde_json::from_value(json!({"metadata": {"name": person}})).unwrap();
     accounts.create(&PostParams::default(), &account).await.unwrap();
-    let rules: Vec<_> = rules
-        .iter()
-        .map(|(group, resource, verbs)| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs.split(' ').collect::<Vec<_>>()}))
-        .collect();
-    let roles: Api<Role> = installation.tenant();
-    let role = serde_json::from_value(json!({"metadata": {"name": person}, "rules": rules})).unwrap();
-    roles.create(&PostParams::default(), &role).await.unwrap();
-    let bindings: Api<RoleBinding> = installation.tenant();
-    let binding = serde_json::from_value(json!({
-        "metadata": {"name": person},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": person},
-        "subjects": [{"kind": "ServiceAccount", "name": person, "namespace": installation.tenant_namespace}],
-    }));
-    bindings.create(&PostParams::default(), &binding.unwrap()).await.unwrap();
+    grant(installation, &installation.tenant_namespace, person, rules).await;
     let request: TokenRequest = serde_json::from_value(json!({"metadata": {}, "spec": {"audiences": []}})).unwrap();
     let token = accounts.create_token_request(person, &PostParams::default(), &request).await.unwrap();
     let kubeconfig = installation
         .control_plane
         .write_kubeconfig(Some(&token.status.unwrap().token), faults.map(FaultProxy::url).as_deref());
     page_with(installation, &kubeconfig).await
+}
+
+/// Lets a person do this in a namespace.
+async fn grant(installation: &Installation, namespace: &str, person: &str, rules: &[(&str, &str, &str)]) {
+    let rules: Vec<_> = rules
+        .iter()
+        .map(|(group, resource, verbs)| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs.split(' ').collect::<Vec<_>>()}))
+        .collect();
+    let roles: Api<Role> = Api::namespaced(installation.client.clone(), namespace);
+    let role = serde_json::from_value(json!({"metadata": {"name": person}, "rules": rules})).unwrap();
+    roles.create(&PostParams::default(), &role).await.unwrap();
+    let bindings: Api<RoleBinding> = Api::namespaced(installation.client.clone(), namespace);
+    let binding = serde_json::from_value(json!({
+        "metadata": {"name": person},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": person},
+        "subjects": [{"kind": "ServiceAccount", "name": person, "namespace": installation.tenant_namespace}],
+    }));
+    bindings.create(&PostParams::default(), &binding.unwrap()).await.unwrap();
+}
+
+/// One key of a crowd, as the controller would have it.
+async fn one_of_many(keys: &Api<ApiKey>, number: u32, now: jiff::Timestamp) {
+    let ago = |seconds: u32| (now - Duration::from_secs(seconds.into())).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let name = format!("service-{number}");
+    let spec = json!({
+        "displayName": format!("Service {number}"),
+        "description": "What this key is for, in a sentence",
+        "owner": format!("person-{}@example.org", number % 40),
+        "expiresIn": if number.is_multiple_of(9) { "Never" } else { "90d" },
+        "allowedIPs": if number.is_multiple_of(7) { Value::Null } else { json!(["10.0.0.0/8", "2001:db8::/48"]) },
+    });
+    let object =
+        json!({"apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKey", "metadata": {"name": name}, "spec": spec});
+    keys.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    let ready = json!({
+        "type": "Ready", "status": "True", "reason": "Active", "message": "callers are let in",
+        "observedGeneration": 1, "lastTransitionTime": ago(0),
+    });
+    let status = json!({"status": {
+        "conditions": [ready], "enforcedGeneration": 1, "serial": 1, "lastUsedAt": ago(61 * number),
+        "keyPrefix": format!("keyw1_{number:0>8}"), "secretName": name,
+    }});
+    keys.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
 }
 
 /// The plugin's page of whoever this kubeconfig is for.

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { closeBrowser, inspect, listed, ready, shoot, stage, visit } from "./stage.mjs";
+import { closeBrowser, inspect, kubectl, listed, outage, ready, shoot, stage, visit } from "./stage.mjs";
 
 after(closeBrowser);
 
@@ -74,19 +74,19 @@ const SCENES = {
   "read-only": { person: "viewer", act: async (page) => { await ready(page); await page.getByText("You may look, not change: ask for keywright-admin.").waitFor(); assert.equal(await page.getByRole("button", { name: "Create API key" }).count(), 0); } },
   "read-only-details": { person: "viewer", act: open("Old cron", async (page) => { assert.equal(await page.getByRole("button", { name: /Change|Rotate|Suspend|Revoke/ }).count(), 0); await page.locator("summary", { hasText: "Events" }).click(); await page.getByText(/you may not list events/).waitFor(); }) },
   forbidden: { person: "nobody", act: (page) => page.getByText(`You may not see API keys in ${stage.namespace}. Ask for keywright-view.`).waitFor() },
-  empty: { before: feed({ now }, { rows: [] }, { complete: true }), act: visible(/^No API keys in .+ yet\.$/) },
-  loading: { before: feed({ now }, { rows: Array.from({ length: 1500 }, (_, index) => row(index)) }), act: visible("Loading... 1,500") },
-  "not-installed": { before: feed({ refused: "Keywright is not installed here." }), act: visible("Keywright is not installed here.") },
-  lost: { before: feed({ now }, { rows: [1, 2, 3].map((index) => row(index)) }, { complete: true }, { lost: { at: now - 130, next: 30, words: "The API server is unreachable: connection refused." } }), act: visible(/^As of \d\d:\d\d\. Next try in \d+ s\. The API server is unreachable/) },
+  empty: { person: "administrator", fragment: "namespace=kube-public", act: visible("No API keys in kube-public yet.") },
+  loading: { person: "remote", fragment: `namespace=${stage.many}`, before: () => outage("long lists are slow"), act: visible("Loading... 1,500"), after: () => outage("nothing") },
+  "not-installed": { person: "elsewhere", act: visible("Keywright is not installed here.") },
+  lost: { person: "remote", act: async (page) => { await ready(page); await outage("unreachable"); await page.getByText(/^As of \d\d:\d\d\. Next try in \d+ s\. The API server/).waitFor(); assert.ok((await page.locator("tbody tr").count()) > 5, "rows stay"); }, after: () => outage("nothing") },
   states: { before: feed({ now }, { rows: STATES.map((state, index) => row(index, { state, tone: TONES[state] ?? "quiet", display: `In state ${state}` })) }, { complete: true }), act: ready },
   longest: { before: feed({ now }, { rows: [longest, row(1)] }, { complete: true }), act: ready },
 };
 
-for (const [name, { person = "ann", before: prepare, act }] of Object.entries(SCENES)) {
+for (const [name, { person = "ann", fragment, before: prepare, act, after: mend = () => {} }] of Object.entries(SCENES)) {
   test(name, async () => {
     for (const scheme of SCHEMES) {
       for (const width of WIDTHS) {
-        const { page, problems } = await visit(person, { before: prepare, viewport: { width, height: width === 400 ? 860 : 800 }, colorScheme: scheme, reducedMotion: "reduce" });
+        const { page, problems } = await visit(person, { fragment, before: prepare, viewport: { width, height: width === 400 ? 860 : 800 }, colorScheme: scheme, reducedMotion: "reduce" });
         await act(page);
         await page.waitForTimeout(50);
         await shoot(page, `${name}-${width}-${scheme}`);
@@ -98,10 +98,40 @@ for (const [name, { person = "ann", before: prepare, act }] of Object.entries(SC
         assert.ok(primary <= 1, `${name}: ${primary} primary buttons`);
         assert.deepEqual(problems, [], name);
         await page.context().close();
+        await mend();
       }
     }
   });
 }
+
+test("in forced colours, what is chosen, focused or wrong is still seen", async () => {
+  for (const scheme of SCHEMES) {
+    for (const [name, scene] of Object.entries({ list: open("Old cron", (page) => page.getByRole("button", { name: /unused/ }).click()), "create-wrong": SCENES["create-wrong"].act, revoke: SCENES.revoke.act, once: SCENES.once.act })) {
+      const { page } = await visit("ann", { forcedColors: "active", colorScheme: scheme });
+      await scene(page);
+      await shoot(page, `forced-${name}-1280-${scheme}`);
+      const unseen = await page.evaluate(() => {
+        const stands = (node) => [getComputedStyle(node), getComputedStyle(node, "::after")].some(({ outlineStyle, outlineWidth }) => outlineStyle !== "none" && parseFloat(outlineWidth) >= 2);
+        const marked = document.querySelectorAll(`tr.chosen, #hints [aria-pressed="true"], .choices label:has(:checked), [aria-invalid="true"], :focus-visible`);
+        return [...marked].filter((node) => node.checkVisibility() && !node.matches("h2") && !stands(node)).map(({ outerHTML }) => outerHTML.slice(0, 120));
+      });
+      assert.deepEqual(unseen, [], name);
+      await page.context().close();
+    }
+  }
+});
+
+test("after an outage, what has happened meanwhile is shown", async () => {
+  const { page } = await visit("remote");
+  await ready(page);
+  await outage("unreachable");
+  await page.getByText(/^As of .+ The API server/).waitFor();
+  kubectl("patch", "apikey", "paused", "--type", "merge", "--patch", JSON.stringify({ spec: { displayName: "Renamed meanwhile" } }));
+  await outage("nothing");
+  await listed(page, "Renamed meanwhile").waitFor();
+  await page.locator("#age").waitFor({ state: "hidden" });
+  await page.context().close();
+});
 
 test("a plugin that has ended is said so, and what is shown stays", async () => {
   const { page } = await visit("viewer");

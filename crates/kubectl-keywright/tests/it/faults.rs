@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use keywright_core::key::Digest;
 use keywright_testing::{Fault, FaultProxy, Occurrence, Outcome, wait};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 use super::person::{INSIDE, Scene, keywright_role};
 
@@ -130,4 +132,27 @@ async fn a_slow_answer_costs_a_word() {
     let slow = faults.inject(delay, Occurrence::Every, |request| request.is("GET", "apikeys"));
     scene.run(&format!("list --kubeconfig {}", kubeconfig.display())).await.exits(0).says("Asking testbed...");
     slow.hit().await;
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_connection_is_given_up() {
+    let scene = Scene::new("full", &[keywright_role("keywright-view")]).await;
+    let (full, _waiting) = full().await;
+    let mut kubeconfig: Value = serde_yaml::from_str(&std::fs::read_to_string(scene.kubeconfig()).unwrap()).unwrap();
+    kubeconfig["clusters"][0]["cluster"] = json!({"server": format!("http://{}", full.local_addr().unwrap())});
+    let kubeconfig = scene.installation.control_plane.write_private("full.kubeconfig", &kubeconfig.to_string());
+    scene.run(&format!("list --kubeconfig {}", kubeconfig.display())).await.exits(1).says("is unreachable");
+}
+
+/// A place that neither takes connections nor refuses them, as behind a firewall: its queue is full.
+async fn full() -> (TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(connection) = timeout(Duration::from_millis(500), TcpStream::connect(address)).await {
+        waiting.push(connection.unwrap());
+    }
+    (listener, waiting)
 }
