@@ -1,6 +1,6 @@
 // The dialog that creates a key: what it is to be, its manifest beside it, then the key or where it is.
 
-import { button, by, copy, dialog, element, show } from "./dom.js";
+import { button, by, copyable, dialog, element, show } from "./dom.js";
 import { addresses, choice, expiry, field } from "./fields.js";
 import { checkedForm } from "./form.js";
 import { post } from "./server.js";
@@ -32,8 +32,7 @@ export function create({ session, view, list, wait, gone }) {
   const from = addresses("", check);
   const deliver = choice("Deliver", [["secret", "Into a Secret"], ["once", "Show me once, keep a digest"]], "secret", check);
 
-  const manifest = element("pre", { tabindex: "0", role: "region", "aria-label": "Manifest" });
-  const copied = element("span", { role: "status", class: "mute" });
+  const manifest = copyable("Manifest", element("h3", {}, "The same, for Git"));
 
   const form = checkedForm({
     path: "/api/check",
@@ -52,7 +51,7 @@ export function create({ session, view, list, wait, gone }) {
     told(answer) {
       derived.textContent = answer.name ?? "...";
       if (!isNamed) name.value = answer.name ?? "";
-      manifest.textContent = answer.manifest;
+      manifest.text.textContent = answer.manifest;
       ends.explain(answer.expires_at);
     },
     async act(asked) {
@@ -66,9 +65,7 @@ export function create({ session, view, list, wait, gone }) {
   box.open(element("form", { novalidate: true, submit: form.send },
     element("div", { class: "columns" },
       element("div", { class: "fields" }, display.made, offered.length > 1 && place.made, description.made, owner.made, ends.made, from.made, deliver.made),
-      element("div", { class: "manifest" },
-        element("div", {}, element("h3", {}, "The same, for Git"), element("span", {}, copied, " ", button("Copy", () => copy(manifest.textContent, manifest, copied)))),
-        manifest)),
+      manifest.made),
     form.end(box, "Create key")));
   display.control.focus();
   form.look();

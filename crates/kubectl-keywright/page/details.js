@@ -163,7 +163,7 @@ const oldKey = ({ key, ends, in_use: inUse }) =>
 
 const condition = ({ type, status, reason, message, since }) =>
   element("li", {},
-    element("strong", {}, `${type}: ${status}`), element("span", { class: "mute" }, ` ${reason}, `), since ? spokenElement(since) : "",
+    element("strong", {}, `${type}: ${status}`), mute(` ${reason}, `), since ? spokenElement(since) : "",
     message && element("div", {}, message));
 
 const happening = ({ at, reason, note, warning }) =>

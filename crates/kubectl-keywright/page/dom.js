@@ -75,6 +75,14 @@ export function dialog(title, { role, narrow, closed = () => {} }) {
   };
 }
 
+/** A text under a title, to read or copy. */
+export function copyable(label, title, words = "") {
+  const text = element("pre", { tabindex: "0", role: "region", "aria-label": label }, words);
+  const said = element("span", { role: "status", class: "mute" });
+  const copies = element("span", {}, said, " ", button("Copy", () => copy(text.textContent, text, said)));
+  return { text, made: element("div", { class: "manifest" }, element("div", {}, title, copies), text) };
+}
+
 /** Copies a text, or selects the field that it is in; says which. */
 export async function copy(text, field, said) {
   try {

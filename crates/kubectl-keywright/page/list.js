@@ -73,10 +73,13 @@ export class List {
     this.sorted = this.counts = null;
   }
 
-  /** All rows are in. */
+  /** All rows are in. Half of a page is drawn first: two short tasks. */
   complete() {
     this.ready = true;
+    this.limit = PAGE / 2;
     this.arrange();
+    this.limit = PAGE;
+    setTimeout(() => this.arrange());
   }
 
   /** A row is new, or has changed. Nothing moves: a changed row stays where it is, a new one waits to be asked for. */

@@ -1,12 +1,12 @@
 // The second step of creating a key: the key, shown once, or the Secret that it is in.
 
-import { button, copy, element, say, show } from "./dom.js";
+import { button, copy, copyable, element, say, show } from "./dom.js";
 
-/** `made`: `{ uid, display, name, namespace, prefix, key, secret, entry, snippet }`, asked for at `started`; `wait` settles once every verifier knows the key. */
+/** `made`: `{ uid, display, prefix, key, secret, entry, snippet, manifest }`, asked for at `started`; `wait` settles once every verifier knows the key. */
 export function take(box, made, started, wait) {
   const progress = element("p", { class: "progress mute", role: "status" }, "Waiting until every verifier accepts it...");
   const done = button("Done", () => box.tryToClose(), { class: made.key ? "" : "primary" });
-  const end = element("div", { class: "end" }, progress, done);
+  const end = [element("details", {}, element("summary", {}, "The same, for Git"), copyable("Manifest", "", made.manifest).made), element("div", { class: "end" }, progress, done)];
   box.made.classList.add("narrow");
   wait(made).then(
     () => (progress.textContent = `Every verifier accepts it (${((performance.now() - started) / 1000).toFixed(1)} s)`),
@@ -19,13 +19,10 @@ export function take(box, made, started, wait) {
 }
 
 function delivered(box, made, end) {
-  const snippet = element("pre", { tabindex: "0", role: "region", "aria-label": "Snippet" }, made.snippet);
-  const copied = element("span", { role: "status", class: "mute" });
   box.heading.textContent = `${made.display} is created`;
-  end.lastChild.before(copied, button("Copy", () => copy(made.snippet, snippet, copied)));
   box.open(
-    element("p", {}, "The key goes into Secret ", element("code", {}, made.secret), ", entry ", element("code", {}, made.entry), ". A container takes it like this:"),
-    snippet, end);
+    element("p", {}, "The key goes into Secret ", element("code", {}, made.secret), ", entry ", element("code", {}, made.entry), "."),
+    copyable("Snippet", "A container takes it like this:", made.snippet).made, ...end);
   box.heading.focus();
 }
 
@@ -80,7 +77,7 @@ function once(box, made, end, done) {
   box.open(
     element("p", {}, "Copy it now: this is the only time. Only its digest is kept."),
     element("div", { class: "taken" }, shown, reveal, copyKey),
-    copied, warning, end);
+    copied, warning, ...end);
   copyKey.focus();
   say("The key is made.");
 }

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use keywright_core::api::{ApiKey, ROTATE_ANNOTATION};
+use keywright_core::declaration::DEFAULT_SECRET_KEY;
 use keywright_core::key::Key;
 use rand::rngs::SysRng;
 use serde::{Serialize, Serializer};
@@ -83,7 +84,11 @@ pub async fn create(cluster: &Cluster, form: &NewKey, now: Timestamp) -> Result<
     let display = created.spec.display_name.clone().unwrap_or_else(|| checked.name.clone());
     let delivery = match key {
         Some(key) => Delivery::Once { prefix: key.prefix().to_string(), key },
-        None => Delivery::Secret { secret: checked.name.clone(), entry: "api-key", snippet: snippet(&checked.name) },
+        None => Delivery::Secret {
+            secret: checked.name.clone(),
+            entry: DEFAULT_SECRET_KEY,
+            snippet: snippet(&checked.name),
+        },
     };
     Ok(Created {
         uid: created.metadata.uid,
