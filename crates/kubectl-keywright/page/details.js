@@ -4,9 +4,9 @@ import { by, button, element, say, show } from "./dom.js";
 import { edit } from "./edit.js";
 import { revoke } from "./revoke.js";
 import { chip } from "./list.js";
-import { HINTS } from "./rows.js";
+import { WHY } from "./rows.js";
 import { Gone, get, pathOf, post } from "./server.js";
-import { fullElement, spokenElement } from "./time.js";
+import { endElement, fullElement, spokenElement } from "./time.js";
 
 export class Details {
   constructor({ may, closed, gone, revoking }) {
@@ -94,15 +94,15 @@ export class Details {
     const may = this.may();
     const change = (what) =>
       may.edit && row.state !== "Revoking" && button("Change", () => edit(what, row, this), { class: "link", "aria-label": `Change ${what}`, "data-part": `change ${what}` });
-    const why = (hint) => row.hints.includes(hint) && element("p", { class: "why" }, HINTS[hint][1]);
-    const both = (at) => [spokenElement(at), mute(", ", fullElement(at))];
+    const why = (hint) => row.hints.includes(hint) && element("p", { class: "why" }, WHY[hint]);
+    const both = (at, spoken = spokenElement) => [spoken(at), mute(", ", fullElement(at))];
     const fact = (name, content, change) => [element("dt", {}, name), element("dd", {}, element("div", {}, content), change)];
     const list = [
       fact("Name", [element("code", {}, row.name), mute(` in ${row.namespace}`)]),
       fact("Key", row.key ? [element("code", {}, row.key), answer.serial && mute(`, no. ${answer.serial}`)] : "None yet"),
       fact("Owner", row.owner ?? "Nobody"),
       fact("Used", [row.used ? both(row.used) : "Never", why("unused")]),
-      fact("Expires", [row.expires ? both(row.expires) : "Never", why("no end"), why("expires soon")], change("expiry")),
+      fact("Expires", [row.expires ? both(row.expires, endElement) : "Never", why("no end"), why("expires soon")], change("expiry")),
       fact("From", [row.ips?.length ? addresses(row.ips) : "Any address", why("any address")], change("addresses")),
       answer.scopes.length && fact("Scopes", answer.scopes.join(", ")),
       fact("About", row.description || mute("No description"), change("description")),
@@ -113,7 +113,7 @@ export class Details {
     return [
       element("dl", {}, list.filter(Boolean).flat()),
       answer.retiring.length && element("ul", { class: "plain" }, answer.retiring.map(oldKey)),
-      element("p", { class: answer.in_force ? "force" : "force why" }, answer.in_force_words),
+      answer.in_force_words && element("p", { class: answer.in_force ? "force" : "force why" }, answer.in_force_words),
       this.fold("Conditions", answer.conditions.map(condition), "None yet."),
       this.fold("Events", answer.events.map(happening), answer.events_words),
     ];
@@ -159,14 +159,14 @@ function addresses(ips) {
 }
 
 const oldKey = ({ key, ends, in_use: inUse }) =>
-  element("li", {}, "Old key ", element("code", {}, key ?? ""), " ends ", spokenElement(ends), inUse ? element("span", { class: "why" }, ": still in use") : "");
+  element("li", {}, "Old key ", element("code", {}, key), " ends ", endElement(ends), inUse && element("span", { class: "why" }, ": still in use"));
 
 const condition = ({ type, status, reason, message, since }) =>
   element("li", {},
-    element("strong", {}, `${type}: ${status}`), mute(` ${reason}, `), since ? spokenElement(since) : "",
+    element("strong", {}, `${type}: ${status}`), mute(` ${reason}, `), spokenElement(since),
     message && element("div", {}, message));
 
 const happening = ({ at, reason, note, warning }) =>
   element("li", {},
-    element("strong", {}, reason), warning && element("span", { class: "why" }, " warning"), " ", at ? spokenElement(at) : "",
+    element("strong", {}, reason), warning && element("span", { class: "why" }, " warning"), " ", at && spokenElement(at),
     note && element("div", {}, note));

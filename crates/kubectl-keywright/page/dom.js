@@ -28,6 +28,13 @@ export function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** Says in the place of a progress why there is none. */
+export function fail(progress, words) {
+  progress.className = "progress problem";
+  progress.setAttribute("role", "alert");
+  progress.textContent = words;
+}
+
 /** Says something to screen readers, politely. */
 export function say(text) {
   const said = by("said");
@@ -42,18 +49,14 @@ export function dialog(title, { role, narrow, closed = () => {} }) {
   const made = element("dialog", { "aria-labelledby": "dialog-title", role, class: narrow && "narrow" }, heading);
   const close = () => made.open && made.close();
   const tryToClose = () => mayClose() && close();
-  made.addEventListener("cancel", (event) => {
+  const slip = (event) => {
     event.preventDefault();
+    event.stopPropagation();
     tryToClose();
-  });
+  };
+  made.addEventListener("cancel", slip);
   // Chromium closes at the second Escape whatever is said to the first.
-  made.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") {
-      event.preventDefault();
-      event.stopPropagation();
-      tryToClose();
-    }
-  });
+  made.addEventListener("keydown", (event) => event.key === "Escape" && slip(event));
   made.addEventListener("close", () => {
     made.replaceChildren();
     made.remove();

@@ -1,7 +1,7 @@
 // Fields of the dialogs.
 
 import { element, show } from "./dom.js";
-import { HINTS } from "./rows.js";
+import { WHY } from "./rows.js";
 import { full } from "./time.js";
 
 let numbers = 0;
@@ -46,7 +46,7 @@ export function expiry(chosen, changed) {
     return isNaN(at) ? "" : at.toISOString().replace(".000Z", "Z");
   };
   const explain = (at) => {
-    words.textContent = picked() === "Never" ? HINTS["no end"][1] : at ? `Refused from ${full(at)} on` : "";
+    words.textContent = picked() === "Never" ? WHY["no end"] : at ? `Refused from ${full(at)} on` : "";
   };
   return { made, control, problem, value, explain };
 }
@@ -55,7 +55,7 @@ const SEEN = "As the verifier sees them, behind NAT and proxies.";
 
 /** Allowed addresses, separated by commas. */
 export function addresses(text, changed) {
-  const help = () => (made.helping.textContent = control.value.trim() ? SEEN : HINTS["any address"][1]);
+  const help = () => (made.helping.textContent = control.value.trim() ? SEEN : WHY["any address"]);
   const control = element("textarea", {
     rows: Math.min(12, 2 + text.split("\n").length), spellcheck: "false", placeholder: "192.0.2.0/24, 2001:db8::1", class: "mono",
     input: () => {

@@ -1,8 +1,8 @@
 // The list: rows in memory, at most as many of them in the DOM as were asked for, each touched only where it changed.
 
 import { by, button, element, show, write } from "./dom.js";
-import { COLUMNS, HINTS, count, counted, filter, prepare, sort } from "./rows.js";
-import { plural, renew, spokenElement } from "./time.js";
+import { COLUMNS, HINTS, WHY, count, counted, filter, prepare, sort } from "./rows.js";
+import { endElement, plural, renew, spokenElement } from "./time.js";
 
 const PAGE = 100;
 /** Rows that have left the DOM and are kept for when they come back. */
@@ -10,7 +10,7 @@ const SPARE = 500;
 /** A state as a word with border and tint. */
 export const chip = ({ state, tone }) => element("span", { class: `chip ${tone}` }, state);
 
-const TITLES = { namespace: "Namespace", name: "Name", owner: "Owner", key: "Key", created: "Created", used: "Last used", expires: "Expires", status: "Status" };
+const title = (column) => (column === "used" ? "Last used" : column[0].toUpperCase() + column.slice(1));
 
 export class List {
   /** `view` is what is asked for; `changed` is called when a person changes it, `open` to open a row. */
@@ -51,10 +51,10 @@ export class List {
   makeHead() {
     const heads = COLUMNS.map((column) =>
       element("th", { role: "columnheader", scope: "col", class: column },
-        element("button", { type: "button", click: () => this.sortBy(column) }, TITLES[column], element("span", { "aria-hidden": "true" }))));
+        element("button", { type: "button", click: () => this.sortBy(column) }, title(column), element("span", { "aria-hidden": "true" }))));
     this.table.tHead.rows[0].append(...heads);
     this.heads = new Map(COLUMNS.map((column, index) => [column, heads[index]]));
-    by("hints").append(...Object.entries(HINTS).map(([hint, [, title]]) => button("", () => this.toggle(hint), { title, "data-hint": hint })));
+    by("hints").append(...Object.keys(HINTS).map((hint) => button("", () => this.toggle(hint), { "data-hint": hint })));
   }
 
   /** The first rows, as they come in. */
@@ -194,6 +194,7 @@ export class List {
       const { hint } = chip.dataset;
       const isChosen = this.view.hints.includes(hint);
       write(chip, counted(hint, hints.get(hint) ?? 0));
+      chip.title = WHY[hint];
       chip.setAttribute("aria-pressed", isChosen);
       isAny = show(chip, hints.has(hint) || isChosen) || isAny;
     }
@@ -225,10 +226,10 @@ export class List {
   }
 
   draw(row, node) {
-    const hint = (column) => row.hints.filter((hint) => HINTS[hint]?.[0] === column).map((hint) => element("span", { class: "hint" }, hint));
+    const hint = (column) => row.hints.filter((hint) => HINTS[hint] === column).map((hint) => element("span", { class: "hint" }, hint));
     const cell = (column, ...content) => element("td", { role: "cell", class: column }, ...content, ...hint(column));
-    const said = (label, at, otherwise) =>
-      [(at || otherwise === "Never") && element("span", { class: "label" }, label), at ? spokenElement(at) : element("span", { class: "word" }, otherwise)];
+    const said = (label, at, otherwise, spoken = spokenElement) =>
+      [(at || otherwise === "Never") && element("span", { class: "label" }, label), at ? spoken(at) : element("span", { class: "word" }, otherwise)];
     const several = this.view.namespace === "";
     const name = element("th", { role: "rowheader", scope: "row", class: "name" },
       element("button", { type: "button", tabindex: "-1" }, row.display),
@@ -237,11 +238,11 @@ export class List {
       row.owner && element("span", { class: "under who" }, row.owner));
     const cells = [
       name,
-      cell("owner", row.owner ?? ""),
-      cell("key", element("span", { class: "mono" }, row.key ?? "")),
+      cell("owner", row.owner),
+      cell("key", element("span", { class: "mono" }, row.key)),
       cell("created", spokenElement(row.created)),
       cell("used", said("Used ", row.used, row.key ? "Never used" : "")),
-      cell("expires", said("Expires ", row.expires, "Never")),
+      cell("expires", said("Expires ", row.expires, "Never", endElement)),
       cell("status", chip(row), row.lagging && element("span", { class: "hint" }, "not yet everywhere")),
     ];
     if (several) cells.unshift(cell("namespace", row.namespace));

@@ -4,7 +4,7 @@ import { create } from "./create.js";
 import { Details } from "./details.js";
 import { by, button, element, pause, show, write } from "./dom.js";
 import { List } from "./list.js";
-import { readView, writeView } from "./rows.js";
+import { WHY, readView, writeView } from "./rows.js";
 import { Gone, begin as beginSession, feed, get } from "./server.js";
 import * as time from "./time.js";
 
@@ -97,6 +97,7 @@ async function begin() {
       Object.assign(view, readView(fragment));
     }
     session = await get("/api/session");
+    Object.assign(WHY, session.hints);
   } catch (error) {
     return instead(error.message);
   }
@@ -136,7 +137,7 @@ async function enter(namespace) {
   const { signal } = (following = new AbortController());
   details.hide();
   list.view = view;
-  notice();
+  handlers.found();
   instead("Loading...");
   try {
     session = await get(`/api/session?${new URLSearchParams({ namespace })}`, signal);
@@ -191,6 +192,7 @@ const handlers = {
   },
   refused(words) {
     following.abort();
+    handlers.found();
     show(by("rights"), false);
     instead(words);
   },

@@ -1,8 +1,8 @@
 // Revocation: what stops working, the question, and the progress of the fence.
 
-import { button, dialog, element, say, show } from "./dom.js";
+import { button, dialog, element, fail, say, show } from "./dom.js";
 import { Gone, get, pathOf, post } from "./server.js";
-import { plural, spoken } from "./time.js";
+import { ago, plural, waited } from "./time.js";
 
 /** Asks whether to revoke, by its typed name where the key is in use. */
 export async function revoke(row, details) {
@@ -13,7 +13,7 @@ export async function revoke(row, details) {
     closed: () => (gone ? details.close() : details.focus("revoke")),
   });
   let answer;
-  const consequences = element("p", { id: "dialog-text" }, "Looking what uses it...");
+  const consequences = element("p", { id: "dialog-text" }, "Looking for what uses it...");
   box.made.setAttribute("aria-describedby", "dialog-text");
   const judge = () => (submit.disabled = !answer || !(answer.idle || typed.value === row.name));
   const typed = element("input", { autocomplete: "off", spellcheck: "false", class: "mono", "aria-label": `Type ${row.name} to revoke it`, input: judge });
@@ -50,23 +50,22 @@ export async function revoke(row, details) {
       submit.hidden = true;
       await finished;
       gone = true;
-      const words = `Revoked in ${((performance.now() - started) / 1000).toFixed(1)} s. No verifier accepts it any more.`;
+      const words = `Revoked in ${waited(started)}. No verifier accepts it any more.`;
       if (!box.made.open) return say(words);
       box.open(element("p", { role: "status" }, words), element("div", { class: "end" }, button("Done", box.close, { class: "primary" })));
       box.made.querySelector(".primary").focus();
     } catch (error) {
       if (error instanceof Gone) return details.gone(box);
-      progress.className = "progress problem";
-      progress.textContent = error.message;
+      fail(progress, error.message);
       submit.hidden = false;
       judge();
     }
   }
 }
 
-function said(row, { mounted, refused, retiring }) {
-  const used = row.used ? `Used ${spoken(row.used)}.` : "Never used.";
+function said(row, { mounted, gaps, retiring }) {
+  const used = row.used ? `Used ${ago(row.used)}.` : "Never used.";
   const by = mounted.length ? ` Mounted by ${mounted.join(", ")}.` : "";
   const old = retiring ? ` ${plural(retiring, "old key")} go${retiring === 1 ? "es" : ""} too.` : "";
-  return used + by + old + refused.map((words) => ` ${words}`).join("");
+  return used + by + old + (gaps ? ` ${gaps}` : "");
 }

@@ -1,13 +1,10 @@
 // What is in the list, and in which order: plain functions on rows.
 
-/** Each hint: the column that it stands under, and why it matters. */
-export const HINTS = {
-  "unused": ["used", "Not used for 90 days. Is it still needed?"],
-  "no end": ["expires", "It never expires. If it leaks, it works until somebody revokes it."],
-  "any address": ["status", "Whoever has the key may use it from anywhere."],
-  "expires soon": ["expires", "Callers are refused once it has expired."],
-  "old key in use": ["key", "Something has not taken the new key yet."],
-};
+/** Each hint, and the column that it stands under. */
+export const HINTS = { "unused": "used", "no end": "expires", "any address": "status", "expires soon": "expires", "old key in use": "key" };
+
+/** Why each matters, in the plugin's words. */
+export const WHY = {};
 
 /** A hint and how many keys have it. */
 export const counted = (hint, times) =>

@@ -4,7 +4,7 @@
 export class Refused extends Error {
   constructor(status, { message = "", fields = [] }) {
     super(message || `The plugin answered ${status}.`);
-    Object.assign(this, { status, fields });
+    this.fields = fields;
   }
 }
 

@@ -1,6 +1,7 @@
 // The second step of creating a key: the key, shown once, or the Secret that it is in.
 
-import { button, copy, copyable, element, say, show } from "./dom.js";
+import { button, copy, copyable, element, fail, say, show } from "./dom.js";
+import { waited } from "./time.js";
 
 /** `made`: `{ uid, display, prefix, key, secret, entry, snippet, manifest }`, asked for at `started`; `wait` settles once every verifier knows the key. */
 export function take(box, made, started, wait) {
@@ -9,11 +10,8 @@ export function take(box, made, started, wait) {
   const end = [element("details", {}, element("summary", {}, "The same, for Git"), copyable("Manifest", "", made.manifest).made), element("div", { class: "end" }, progress, done)];
   box.made.classList.add("narrow");
   wait(made).then(
-    () => (progress.textContent = `Every verifier accepts it (${((performance.now() - started) / 1000).toFixed(1)} s)`),
-    (problem) => {
-      progress.className = "progress problem";
-      progress.textContent = problem.message;
-    });
+    () => (progress.textContent = `Every verifier accepts it (${waited(started)})`),
+    ({ message }) => fail(progress, message));
   if (made.key) once(box, made, end, done);
   else delivered(box, made, end);
 }
@@ -38,7 +36,7 @@ function once(box, made, end, done) {
     done.className = "primary";
   };
   const masked = made.prefix + "•".repeat(16);
-  const shown = element("input", { readonly: true, "aria-label": "Key", class: "mono", value: masked });
+  const shown = element("input", { readonly: true, "aria-label": "Key", class: "mono", value: masked, copy: took });
   const copied = element("p", { role: "status", class: "mute" });
   const remain = button("Stay", () => {
     show(warning, false);
@@ -50,7 +48,6 @@ function once(box, made, end, done) {
     const hidden = shown.value === masked;
     shown.value = hidden ? key : masked;
     reveal.textContent = hidden ? "Hide" : "Show";
-    if (hidden) took();
   });
   const copyKey = button("Copy key", async () => {
     if (await copy(key, shown, copied)) return took();

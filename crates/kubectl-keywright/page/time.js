@@ -25,7 +25,7 @@ export const plural = (count, word) => `${number.format(count)} ${word}${count =
 
 /** A span, rounded down: `4 min`, `3 h`, `94 days`. Nothing below a minute, and beyond a year. */
 function span(seconds) {
-  if (seconds < 60 || seconds > 365 * DAY) return null;
+  if (seconds < 60 || seconds >= 366 * DAY) return null;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
   if (seconds < DAY) return `${Math.floor(seconds / 3600)} h`;
   return plural(Math.floor(seconds / DAY), "day");
@@ -40,12 +40,21 @@ export function spoken(at, when = now()) {
   return date(at);
 }
 
-export const date = (at) => day.format(at * 1000).replace("Sept", "Sep");
+/** Of what has happened, also by a clock that is ahead of ours. */
+export const ago = (at) => spoken(Math.min(at, now()));
+
+const date = (at) => day.format(at * 1000).replace("Sept", "Sep");
 export const full = (at) => minute.format(at * 1000).replace("Sept", "Sep");
 export const hour = (at) => clock.format(at * 1000);
 
+/** A time that somebody has waited: `1.4 s`. */
+export const waited = (since) => `${((performance.now() - since) / 1000).toFixed(1)} s`;
+
 /** An element that is kept up to date. */
-export const spokenElement = (at) => element("time", { datetime: iso(at) }, spoken(at));
+export const spokenElement = (at) => element("time", { datetime: iso(at) }, ago(at));
+
+/** The same of an end, which may be to come. */
+export const endElement = (at) => element("time", { datetime: iso(at), class: "end-time" }, spoken(at));
 
 export const fullElement = (at) => element("time", { datetime: iso(at), class: "still" }, full(at));
 
@@ -54,7 +63,7 @@ const iso = (at) => new Date(at * 1000).toISOString().replace(".000Z", "Z");
 /** Renews what has become older. */
 export function renew() {
   for (const node of document.querySelectorAll("time:not(.still)")) {
-    const text = spoken(Date.parse(node.dateTime) / 1000);
+    const text = (node.className ? spoken : ago)(Date.parse(node.dateTime) / 1000);
     if (node.textContent !== text) node.textContent = text;
   }
 }

@@ -12,8 +12,7 @@ use keywright_core::key::may_hold_a_key;
 use crate::cluster::ClusterOptions;
 use crate::failure::Failure;
 use crate::output::Format;
-use crate::ui::UiOptions;
-use crate::view::row::Column;
+use crate::view::row::SortBy;
 
 /// API keys in your namespaces: create, list, explain, rotate and revoke them
 #[derive(Debug, Parser)]
@@ -118,7 +117,7 @@ pub enum Command {
     #[command(after_help = "Examples:
   kubectl keywright ui
   kubectl keywright ui --port 8077 --no-browser")]
-    Ui(UiOptions),
+    Ui(Ui),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:
   source <(kubectl keywright completion bash)
@@ -154,7 +153,7 @@ pub struct Create {
     /// Addresses and networks that may use the key. Default: any
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     pub allow_ip: Vec<String>,
-    /// What the key may be used for; may be repeated
+    /// What the key may be used for: separated by commas, or repeated
     #[arg(long, value_name = "SCOPE", value_delimiter = ',')]
     pub scope: Vec<String>,
     /// Replace the key at this age
@@ -227,20 +226,6 @@ pub struct List {
     /// How to print
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "table")]
     pub output: Format,
-}
-
-/// A column that `list` sorts by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum SortBy {
-    /// The name.
-    #[default]
-    Name,
-    /// The creation, oldest first.
-    Created,
-    /// The last use, oldest first.
-    LastUsed,
-    /// The end, soonest first.
-    Expires,
 }
 
 /// `describe`
@@ -336,11 +321,11 @@ pub struct Explain {
     /// The client's address, as the verifier sees it
     #[arg(long, value_name = "ADDRESS")]
     pub from: Option<IpAddr>,
-    /// A scope that the route demands; may be repeated
-    #[arg(long, value_name = "SCOPE", value_parser = given)]
+    /// The scopes that the route demands: separated by commas, or repeated
+    #[arg(long, value_name = "SCOPE", value_delimiter = ',', value_parser = given)]
     pub scope: Vec<String>,
-    /// A namespace that the route accepts; may be repeated
-    #[arg(long, value_name = "NAME", value_parser = given)]
+    /// The namespaces that the route accepts: separated by commas, or repeated
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = given)]
     pub namespace_required: Vec<String>,
     /// Look for the key in all namespaces
     #[arg(long, short = 'A', conflicts_with = "name")]
@@ -366,7 +351,7 @@ pub struct Whose {
 pub struct CheckRoute {
     /// Where to send the canary: a GET that does no harm
     pub url: String,
-    /// A scope that the canary has; may be repeated
+    /// The scopes that the canary has: separated by commas, or repeated
     #[arg(long, value_name = "SCOPE", value_delimiter = ',')]
     pub scope: Vec<String>,
     /// Send the key as Authorization: Bearer, and not as X-API-Key
@@ -375,6 +360,17 @@ pub struct CheckRoute {
     /// How long to wait, each time, until every verifier knows the canary
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = time)]
     pub timeout: Duration,
+}
+
+/// `ui`
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Ui {
+    /// The port on 127.0.0.1. Default: any that is free
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+    pub port: u16,
+    /// Only print the address, and open no browser
+    #[arg(long)]
+    pub no_browser: bool,
 }
 
 /// `completion`
@@ -412,17 +408,6 @@ pub struct Complete {
     /// The words after `kubectl keywright`; the last is unfinished
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub words: Vec<String>,
-}
-
-impl From<SortBy> for Column {
-    fn from(by: SortBy) -> Self {
-        match by {
-            SortBy::Name => Self::Name,
-            SortBy::Created => Self::Created,
-            SortBy::LastUsed => Self::LastUsed,
-            SortBy::Expires => Self::Expires,
-        }
-    }
 }
 
 /// Refuses arguments of which one may hold a key. Before they are read: what is wrong with them would be told with the key.

@@ -38,7 +38,7 @@ impl NotWritten {
 /// Creates an ApiKey.
 ///
 /// # Errors
-/// See [`NotWritten`]. One without a digest is not known again: a Secret of somebody else's ApiKey must not be taken for its own.
+/// See [`NotWritten`]. An ApiKey without a digest is not recognised again: a Secret of somebody else's ApiKey must not be taken for its own.
 pub async fn create(cluster: &Cluster, namespace: &str, object: &Value) -> Result<Answer<ApiKey>, NotWritten> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
     let (name, digest) = (text("/metadata/name").unwrap_or_default(), text("/spec/keyHash"));
@@ -64,26 +64,27 @@ pub async fn patch(cluster: &Cluster, seen: &ApiKey, change: &Value) -> Result<A
     or_stored(cluster, (&namespace, &name), patched, is_ours).await
 }
 
-/// Changes the ApiKey with this uid by a merge patch, whatever else is written to it.
+/// Changes the ApiKey with this uid by a merge patch, whatever else is written to it. `decide` judges the version that is
+/// changed: after a conflict, another one.
 ///
 /// # Errors
-/// See [`NotWritten`].
-pub async fn edit(
+/// See [`NotWritten`]; and what `decide` has against it.
+pub async fn edit<E: From<NotWritten>>(
     cluster: &Cluster,
     (namespace, name): (&str, &str),
     uid: &str,
-    change: &Value,
-) -> Result<Answer<ApiKey>, NotWritten> {
+    decide: impl Fn(&ApiKey) -> Result<Value, E>,
+) -> Result<Answer<ApiKey>, E> {
     let mut attempts = 0;
     loop {
         let seen: ApiKey = cluster.get(namespace, name).await.map_err(NotWritten::Refused)?;
         if seen.metadata.uid.as_deref() != Some(uid) {
-            return Err(NotWritten::Replaced);
+            return Err(NotWritten::Replaced.into());
         }
         attempts += 1;
-        match patch(cluster, &seen, change).await {
+        match patch(cluster, &seen, &decide(&seen)?).await {
             Err(error) if error.is_conflict() && attempts < ATTEMPTS => {}
-            done => return done,
+            done => return Ok(done?),
         }
     }
 }

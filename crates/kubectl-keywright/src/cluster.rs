@@ -1,7 +1,7 @@
 //! The user's cluster, on the user's own rights: the thin edge to the API server.
 //!
-//! Every request goes through [`Cluster::send`], which sees what kube's client drops: the warnings of an answer, and the API
-//! server's clock.
+//! Every request but the page's watch goes through `Cluster::send`, which sees what kube's client drops: the warnings of an
+//! answer, and the API server's clock.
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -14,7 +14,11 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SelfSubjectRulesReview,
+    SelfSubjectRulesReviewSpec, SubjectRulesReviewStatus,
+};
+use k8s_openapi::api::core::v1::Namespace;
 use keywright_core::declaration::is_dns_subdomain;
 use keywright_core::proxy::proxy_for;
 use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
@@ -100,7 +104,7 @@ impl Cluster {
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         let namespace = options.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         if !is_dns_subdomain(&namespace) {
-            return Err(Failure::usage("The namespace is no DNS name: a to z, 0 to 9 and hyphens."));
+            return Err(Failure::usage("The namespace is no DNS name: write a to z, 0 to 9 and hyphens."));
         }
         let mut requesting = config.clone();
         requesting.read_timeout = Some(REQUEST_TIMEOUT);
@@ -152,6 +156,25 @@ impl Cluster {
         let review = SelfSubjectAccessReview { spec, ..Default::default() };
         let review = self.post::<SelfSubjectAccessReview>("", &review).await?;
         Ok(review.status.is_some_and(|status| status.allowed))
+    }
+
+    /// What the user may do in a namespace, as far as the API server's authorizers list rules.
+    ///
+    /// # Errors
+    /// See [`ApiError`].
+    pub async fn rules(&self, namespace: &str) -> Result<SubjectRulesReviewStatus, ApiError> {
+        let spec = SelfSubjectRulesReviewSpec { namespace: Some(namespace.to_owned()) };
+        let review = SelfSubjectRulesReview { spec, ..Default::default() };
+        let review = self.post::<SelfSubjectRulesReview>("", &review).await?;
+        review.status.ok_or_else(|| ApiError::Unreadable("a review without an answer".to_owned()))
+    }
+
+    /// The names of all namespaces. `None` if the user may not see them, or if there are more than `most`.
+    pub async fn namespaces(&self, most: u32) -> Option<Vec<String>> {
+        let request = request::Request::new(Namespace::url_path(&(), None)).list(&ListParams::default().limit(most));
+        let list = self.send::<ObjectList<Namespace>>(built(request).ok()?).await.ok()?.value;
+        let is_all = list.metadata.continue_.is_none_or(|token| token.is_empty());
+        is_all.then(|| list.items.into_iter().filter_map(|namespace| namespace.metadata.name).collect())
     }
 
     /// One object.
@@ -243,11 +266,7 @@ impl Cluster {
         self.send(built(request::Request::new(path).delete(name, &parameters))?).await
     }
 
-    /// Sends any request.
-    ///
-    /// # Errors
-    /// See [`ApiError`].
-    pub async fn send<T: DeserializeOwned>(&self, request: Request<Vec<u8>>) -> Result<Answer<T>, ApiError> {
+    async fn send<T: DeserializeOwned>(&self, request: Request<Vec<u8>>) -> Result<Answer<T>, ApiError> {
         let response = self.client.send(request.map(Body::from)).await.map_err(|error| unreachable(&error))?;
         let (head, body) = response.into_parts();
         self.heed(&head.headers);

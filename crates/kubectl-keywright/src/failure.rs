@@ -151,6 +151,17 @@ impl Attempt<'_> {
 }
 
 impl ApiError {
+    /// Why the objects of a resource are not shown. Forbidden, unreachable and none differ.
+    pub fn why_hidden(&self, resource: &str, namespace: &str) -> String {
+        match self {
+            _ if self.is_forbidden() => format!("you may not list {resource} in {namespace}"),
+            Self::Unreachable(why) => format!("no answer ({why})"),
+            Self::Refused(status) => status.message.clone(),
+            Self::NotInstalled => format!("there are no {resource} here"),
+            Self::Unreadable(why) => format!("the answer cannot be read ({why})"),
+        }
+    }
+
     /// Whether there is no object of that name.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused(status) if status.code == 404)

@@ -1,10 +1,12 @@
-//! Ctrl-C: one handler for the whole program. It is set up where a command begins to change something: until then Ctrl-C ends
-//! the program, and nothing is left behind.
+//! What ends a command early. Ctrl-C has one handler for the whole program. It is set up where a command begins to change
+//! something: until then Ctrl-C ends the program, and nothing is left behind.
 
 use std::future;
 use std::sync::OnceLock;
 
 use tokio::sync::watch;
+
+use crate::failure::Failure;
 
 /// Whether somebody has pressed Ctrl-C: also before anybody asked, so that none is missed between two waits.
 static PRESSED: OnceLock<watch::Receiver<bool>> = OnceLock::new();
@@ -25,6 +27,35 @@ pub async fn unless_pressed<T>(work: impl Future<Output = T>) -> Option<T> {
         done = work => Some(done),
         () = pressed() => None,
     }
+}
+
+/// Listens at once; ends with Ctrl-C, when the terminal is closed, or when somebody ends the program: for what has to clear up.
+///
+/// # Errors
+/// If signals cannot be heard.
+#[cfg(unix)]
+pub fn stopped() -> Result<impl Future<Output = ()>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("Signals cannot be heard: {error}.")));
+    let mut pressed = listen(SignalKind::interrupt())?;
+    let (mut ended, mut closed) = (listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
+    Ok(async move {
+        tokio::select! {
+            _ = pressed.recv() => {}
+            _ = ended.recv() => {}
+            _ = closed.recv() => {}
+        }
+    })
+}
+
+/// Ends with Ctrl-C.
+///
+/// # Errors
+/// None.
+#[cfg(not(unix))]
+pub fn stopped() -> Result<impl Future<Output = ()>, Failure> {
+    Ok(pressed())
 }
 
 fn handler() -> watch::Receiver<bool> {

@@ -15,6 +15,7 @@ pub mod change;
 pub mod cluster;
 pub mod commands;
 pub mod decision;
+pub mod events;
 pub mod failure;
 pub mod interrupt;
 pub mod output;

@@ -26,7 +26,7 @@ pub struct Terminal {
     pub output_is_lost: bool,
     /// Whether a line of progress can be written over.
     can_rewrite: bool,
-    /// Whether progress is worth a word.
+    /// Whether progress is told elsewhere.
     is_quiet: bool,
     /// Columns of the terminal that results go to.
     pub width: Option<usize>,
@@ -124,7 +124,7 @@ impl Terminal {
         if self.input_is_terminal {
             let line = rpassword::prompt_password(question).map(Zeroizing::new);
             return line.map(|line| trimmed(&line)).map_err(|error| match error.kind() {
-                io::ErrorKind::Interrupted => Failure::interrupted("Nothing was asked."),
+                io::ErrorKind::Interrupted => Failure::interrupted("Interrupted. Nothing was looked up."),
                 _ => unreadable(&error),
             });
         }
@@ -143,6 +143,11 @@ impl Terminal {
     pub fn quiet(self) -> Self {
         Self { is_quiet: true, ..self }
     }
+}
+
+/// Whether an answer agrees. No answer does not.
+pub fn is_yes(answer: Option<&str>) -> bool {
+    answer.is_some_and(|answer| ["y", "yes"].contains(&&*answer.to_lowercase()))
 }
 
 impl ProgressLine {

@@ -29,30 +29,17 @@ use tokio::net::TcpListener;
 use self::browser::Signpost;
 use self::routes::Page;
 use self::session::{Secrets, Session};
+use crate::args::Ui;
 use crate::cluster::Cluster;
 use crate::failure::Failure;
 use crate::interrupt;
+use crate::terminal::Terminal;
 
-/// The flags of `ui`.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct UiOptions {
-    /// The port on 127.0.0.1. Default: any that is free
-    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
-    pub port: u16,
-    /// Only print the address, and open no browser
-    #[arg(long)]
-    pub no_browser: bool,
-}
-
-/// Serves the page until Ctrl-C. `tell` gets the address, which is good once.
+/// Serves the page until somebody ends it. Its address, which is good once, goes to `terminal`.
 ///
 /// # Errors
-/// A port that is taken, or no randomness.
-pub async fn run(
-    cluster: Cluster,
-    options: &UiOptions,
-    tell: impl FnOnce(&str) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+/// A port that is taken, no randomness, or an address that cannot be printed.
+pub async fn run(cluster: Cluster, options: &Ui, terminal: Terminal) -> Result<(), Failure> {
     let taken = |error: std::io::Error| {
         Failure::usage(format!("127.0.0.1:{} cannot be listened on: {error}. Choose another --port.", options.port))
     };
@@ -61,30 +48,29 @@ pub async fn run(
     let secrets = Secrets { token: random()?, cookie: random()?, proof: random()? };
     let (session, token) = Session::new(port, &secrets);
     let address = format!("http://127.0.0.1:{port}/#{}", token.as_str());
-    let served = async {
-        tell(&address)?;
-        let _signpost = if options.no_browser { None } else { open_browser(&address) };
-        let page = Page::new(cluster, session);
-        let served = axum::serve(listener, routes::router(Arc::new(page))).await;
-        served.map_err(|error| Failure::failed(format!("The page cannot be served: {error}.")))
-    };
+    // Before the address is told: whoever has it may end the page at once.
+    let stopped = interrupt::stopped()?;
+    terminal.print(&format!("{address}\n"))?;
+    terminal.say("Open this address in a browser on this machine. It works once. Ctrl-C ends the page.");
+    let _signpost = if options.no_browser { None } else { open_browser(&address, terminal) };
+    let page = Page::new(cluster, session);
     tokio::select! {
-        // Before the address is told: whoever has it may press at once.
-        biased;
-        () = interrupt::pressed() => Ok(()),
-        served = served => served,
+        () = stopped => Ok(()),
+        served = async { axum::serve(listener, routes::router(Arc::new(page))).await } => {
+            served.map_err(|error| Failure::failed(format!("The page cannot be served: {error}.")))
+        }
     }
 }
 
 /// What leads the browser to the page has to stay until it was there.
-fn open_browser(address: &str) -> Option<Signpost> {
+fn open_browser(address: &str, terminal: Terminal) -> Option<Signpost> {
     let opened = random().map_err(std::io::Error::other).and_then(|name| {
         let signpost = Signpost::put(address, &session::hexadecimal(&name))?;
         signpost.follow()?;
         Ok(signpost)
     });
     if opened.is_err() {
-        eprintln!("No browser could be opened: open the address yourself.");
+        terminal.say("No browser could be opened: open the address yourself.");
     }
     opened.ok()
 }

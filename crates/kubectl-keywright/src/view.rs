@@ -5,9 +5,9 @@
 //!
 //! - [`state`]: in what state a key is, in a word and a sentence.
 //! - [`hint`]: what about an active key a person should look at.
-//! - [`row`]: what a list shows; its order, its filters, its search.
+//! - [`row`]: what a list shows, and its order.
 //! - [`wait`]: what it has come to that somebody asked for.
-//! - [`rotation`]: whether a key can be rotated, and what is lost by it.
+//! - [`rotation`]: whether a key can be rotated, what is lost by it, and when it is done.
 //! - [`time`], [`escape`]: times for people, and texts that a terminal can bear.
 
 pub mod escape;

@@ -15,8 +15,8 @@ use crate::failure::ApiError;
 pub struct Workloads {
     /// `Deployment runner`, and what its Pods are made of.
     seen: Vec<(String, PodSpec)>,
-    /// The resources that the user may not list, and those that could not be read.
-    pub unseen: Vec<&'static str>,
+    /// The resources that could not be read, and why.
+    unseen: Vec<(&'static str, ApiError)>,
 }
 
 impl Workloads {
@@ -46,14 +46,27 @@ impl Workloads {
         listed: Result<Vec<K>, ApiError>,
         parts: impl Fn(K) -> Option<(ObjectMeta, PodSpec)>,
     ) {
-        let Ok(objects) = listed else {
-            self.unseen.push(resource);
-            return;
+        let objects = match listed {
+            Ok(objects) => objects,
+            Err(error) => return self.unseen.push((resource, error)),
         };
         let alone = objects.into_iter().filter_map(parts).filter(|(metadata, _)| !is_controlled(metadata));
         self.seen.extend(
             alone.map(|(metadata, pod)| (format!("{} {}", K::kind(&()), metadata.name.unwrap_or_default()), pod)),
         );
+    }
+
+    /// Why some may be missing, in a sentence.
+    pub fn gaps(&self, namespace: &str) -> Option<String> {
+        let (forbidden, failed): (Vec<_>, Vec<_>) = self.unseen.iter().partition(|(_, error)| error.is_forbidden());
+        let forbidden: Vec<_> = forbidden.iter().map(|(resource, _)| *resource).collect();
+        let forbidden = match forbidden.is_empty() {
+            true => None,
+            false => Some(format!("you may not list {} in {namespace}", forbidden.join(", "))),
+        };
+        let failed = failed.first().map(|(resource, error)| error.why_hidden(resource, namespace));
+        let why: Vec<_> = forbidden.into_iter().chain(failed).collect();
+        (!why.is_empty()).then(|| format!("Workloads may be missing here: {}.", why.join("; ")))
     }
 
     /// Those that mount this Secret, as `Deployment runner`.
@@ -134,8 +147,24 @@ mod tests {
             workloads.add("pods", Ok(vec![pod]), |it: Pod| Some((it.metadata, it.spec?)));
             assert_eq!(workloads.using("ci"), users);
         }
+    }
+
+    #[test]
+    fn what_may_be_missing_is_told_with_its_reason() {
+        let forbidden = || {
+            let status = json!({"status": "Failure", "code": 403, "reason": "Forbidden", "message": "pods is forbidden: User \"ann@x\" cannot list resource \"pods\""});
+            ApiError::Refused(Box::new(serde_json::from_value(status).unwrap()))
+        };
         let mut workloads = Workloads::default();
-        workloads.add("pods", Err(ApiError::NotInstalled), |it: Pod| Some((it.metadata, it.spec?)));
-        assert_eq!(workloads.unseen, ["pods"]);
+        assert_eq!(workloads.gaps("team-a"), None);
+        for (resource, error) in [
+            ("deployments", forbidden()),
+            ("jobs", forbidden()),
+            ("pods", ApiError::Unreachable("no route".to_owned())),
+        ] {
+            workloads.add(resource, Err(error), |it: Pod| Some((it.metadata, it.spec?)));
+        }
+        let said = "Workloads may be missing here: you may not list deployments, jobs in team-a; no answer (no route).";
+        assert_eq!(workloads.gaps("team-a").as_deref(), Some(said));
     }
 }

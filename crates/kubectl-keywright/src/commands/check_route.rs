@@ -15,9 +15,10 @@ use tokio::time::timeout;
 use super::follow::{Outcome, follow};
 use crate::args::CheckRoute;
 use crate::canary::{Reason, Search, Verdict};
-use crate::change;
+use crate::change::{self, NotWritten};
 use crate::cluster::innermost;
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::session::Session;
 use crate::terminal::ProgressLine;
 use crate::view::escape::escape;
@@ -38,7 +39,7 @@ struct Canary<'a> {
     asked: &'a CheckRoute,
     key: Key,
     name: String,
-    uid: String,
+    created: ApiKey,
     client: Client,
     target: Uri,
 }
@@ -47,48 +48,28 @@ struct Canary<'a> {
 pub async fn run(session: &Session, asked: &CheckRoute) -> Result<(), Failure> {
     let target = target(&asked.url)?;
     let client = client(&target)?;
+    let mut line = session.terminal.progress();
+    line.show("Asking the route...");
     let bare = ask(&client, &target, None).await?;
+    line.clear();
     told(session, "without a key", &bare.words())?;
     if bare.is_let_in() {
         return Err(Failure::failed("Nothing on this route asks for a key: no canary was sent."));
     }
     // From here on nothing ends the program while there is a canary, and nobody waits for an answer that says its uid in vain.
-    let stopped = stopped()?;
+    let stopped = interrupt::stopped()?;
     let canary = Canary::create(session, asked, client, target).await?;
     let checked = tokio::select! {
         checked = canary.check() => checked,
         () = stopped => Err(Failure::interrupted("Interrupted. The canary goes.")),
     };
     // Whatever has come of it.
-    let deleted = change::delete(&session.cluster, (&session.cluster.namespace, &canary.name), &canary.uid).await;
+    let deleted = change::delete(&session.cluster, (&session.cluster.namespace, &canary.name), canary.uid()).await;
     if let Err(error) = deleted {
         let failure = session.not_written("delete", &canary.name, &error, "Whether it goes is not known.");
         session.terminal.say(&format!("Revoke {} yourself; it ends in {LIFE}. {failure}", canary.name));
     }
     checked
-}
-
-/// Listens at once; ends with Ctrl-C, when the terminal is closed, or when somebody ends the program.
-#[cfg(unix)]
-fn stopped() -> Result<impl Future<Output = ()>, Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("Signals cannot be heard: {error}.")));
-    let mut pressed = listen(SignalKind::interrupt())?;
-    let (mut ended, mut closed) = (listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
-    Ok(async move {
-        tokio::select! {
-            _ = pressed.recv() => {}
-            _ = ended.recv() => {}
-            _ = closed.recv() => {}
-        }
-    })
-}
-
-/// Ends with Ctrl-C.
-#[cfg(not(unix))]
-fn stopped() -> Result<impl Future<Output = ()>, Failure> {
-    Ok(crate::interrupt::pressed())
 }
 
 impl<'a> Canary<'a> {
@@ -107,12 +88,15 @@ impl<'a> Canary<'a> {
         let unknown = format!("Whether {name} was created is not known; it ends in {LIFE}.");
         let created = change::create(&session.cluster, namespace, &object).await;
         let created = created.map_err(|error| session.not_written("create", &name, &error, &unknown))?;
-        let uid = created.value.metadata.uid.unwrap_or_default();
-        Ok(Self { session, asked, key, name, uid, client, target })
+        Ok(Self { session, asked, key, name, created: created.value, client, target })
+    }
+
+    fn uid(&self) -> &str {
+        self.created.metadata.uid.as_deref().unwrap_or_default()
     }
 
     async fn check(&self) -> Result<(), Failure> {
-        self.wait(1, Change::Created).await?;
+        self.wait(&self.created, Change::Created).await?;
         let verdict = self.ask().await?;
         told(self.session, "with the canary", &verdict.words())?;
         let namespace = &self.session.cluster.namespace;
@@ -216,15 +200,16 @@ impl<'a> Canary<'a> {
     async fn edit(&self, spec: Value) -> Result<(), Failure> {
         let Self { session, name, .. } = self;
         let place = (&*session.cluster.namespace, &**name);
-        let changed = change::edit(&session.cluster, place, &self.uid, &json!({"spec": spec})).await;
+        let narrowed = |_: &ApiKey| Ok::<_, NotWritten>(json!({"spec": spec}));
+        let changed = change::edit(&session.cluster, place, self.uid(), narrowed).await;
         let unknown = "Whether the canary was changed is not known.";
         let changed = changed.map_err(|error| session.not_written("patch", name, &error, unknown))?;
-        self.wait(changed.value.metadata.generation.unwrap_or(1), Change::Edited).await
+        self.wait(&changed.value, Change::Edited).await
     }
 
-    async fn wait(&self, generation: i64, change: Change) -> Result<(), Failure> {
-        let Self { session, name, uid, .. } = self;
-        let wanted = Wanted { uid: uid.clone(), generation, change };
+    async fn wait(&self, written: &ApiKey, change: Change) -> Result<(), Failure> {
+        let Self { session, name, .. } = self;
+        let wanted = Wanted::of(written, change);
         let quiet = (&session.cluster, session.terminal.quiet());
         let outcome = follow(quiet, session.attempt("get", name), self.asked.timeout, async |waited| {
             let key = session.cluster.find::<ApiKey>(&session.cluster.namespace, name).await?;

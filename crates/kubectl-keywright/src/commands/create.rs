@@ -26,8 +26,7 @@ use crate::output::{Format, document_of};
 use crate::private_file;
 use crate::session::Session;
 use crate::terminal::Terminal;
-use crate::view::state::ends_at;
-use crate::view::wait::{Change, Progress, Wanted, in_force};
+use crate::view::wait::{Change, Wanted, in_force};
 
 /// Where a key is shown.
 enum Destination {
@@ -173,7 +172,7 @@ fn end(text: &str, now: &Zoned) -> (&'static str, String) {
 /// What the spec means.
 fn check(name: &str, spec: &Map<String, Value>, now: &Zoned) -> Result<Delivery, Failure> {
     if !is_dns_subdomain(name) {
-        let rule = "NAME is no DNS name: a to z, 0 to 9, hyphens and dots, with a letter or digit at both ends.";
+        let rule = "NAME is no DNS name: write a to z, 0 to 9, hyphens and dots, with a letter or digit at both ends.";
         return Err(Failure::usage(format!("{rule}\nNothing was created.")));
     }
     let read = declaration::read(&Value::Object(spec.clone()), name, now.timestamp());
@@ -208,7 +207,7 @@ async fn print_manifest(options: &ClusterOptions, asked: &Create) -> Result<(), 
     check(&asked.name, &spec, &now)?;
     let namespace = session.map(|session| session.cluster.namespace).or_else(|| options.namespace.clone());
     if namespace.as_deref().is_some_and(|namespace| !is_dns_subdomain(namespace)) {
-        return Err(Failure::usage("The namespace is no DNS name: a to z, 0 to 9 and hyphens."));
+        return Err(Failure::usage("The namespace is no DNS name: write a to z, 0 to 9 and hyphens."));
     }
     let manifest = manifest(&asked.name, namespace.as_deref(), &spec);
     print_object(terminal, asked.output.unwrap_or(Format::Yaml), &manifest)
@@ -304,27 +303,12 @@ async fn submit(session: &Session, asked: &Create, spec: &Map<String, Value>) ->
 }
 
 async fn wait(session: &Session, asked: &Create, created: &ApiKey) -> Outcome {
-    let wanted = Wanted {
-        uid: created.metadata.uid.clone().unwrap_or_default(),
-        generation: created.metadata.generation.unwrap_or(1),
-        change: Change::Created,
-    };
+    let wanted = Wanted::of(created, Change::Created);
     follow(session.waits(), session.attempt("get", &asked.name), asked.timeout, async |waited| {
         let key = session.cluster.find::<ApiKey>(&session.cluster.namespace, &asked.name).await?;
-        let now = session.cluster.now();
-        Ok(unless_ended(in_force(key.as_ref(), &wanted, waited, &now), key.as_ref(), &now))
+        Ok(in_force(key.as_ref(), &wanted, waited, &session.cluster.now()))
     })
     .await
-}
-
-/// A key that has expired before anybody had it is no success.
-fn unless_ended(progress: Progress, key: Option<&ApiKey>, now: &Zoned) -> Progress {
-    match (progress, key.and_then(ends_at)) {
-        (Progress::Done(_), Some(end)) if end <= now.timestamp() => {
-            Progress::Failed("It has expired: no verifier lets its key in.".to_owned())
-        }
-        (progress, _) => progress,
-    }
 }
 
 /// A key that was made here is shown whatever has come of it: nobody else has it.
@@ -392,7 +376,7 @@ async fn hand_out_delivered(
 
 async fn read_key(session: &Session, secret: &str, entry: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let namespace = &session.cluster.namespace;
-    let read = session.cluster.get::<Secret>(namespace, secret).await;
+    let read = session.patiently(session.cluster.get::<Secret>(namespace, secret)).await;
     let read = read.map_err(|error| session.cluster.attempt("get", "secrets", namespace, secret).failed(&error))?;
     let value = read.data.and_then(|mut data| data.remove(entry)).map(|value| Zeroizing::new(value.0));
     let key = value.filter(|value| Presented::parse(value).is_ok_and(|key| !key.is_foreign()));
@@ -469,7 +453,7 @@ impl Drop for KeyFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::fixtures::{apikey, now};
+    use crate::view::fixtures::now;
 
     #[test]
     fn an_end_is_a_duration_a_day_a_time_or_never() {
@@ -543,17 +527,6 @@ mod tests {
             assert_eq!(refused.as_ref().map(|failure| failure.code().number()), is_refused.then_some(2), "{end}");
             let said = refused.map(|failure| failure.to_string()).unwrap_or_default();
             assert_eq!(said.contains("has passed, it is 2026-11-29T13:05:00Z."), is_refused, "{end}: {said}");
-        }
-    }
-
-    #[test]
-    fn a_key_that_has_expired_before_anybody_had_it_is_no_success() {
-        for (end, is_failed) in
-            [(json!("2026-11-29T13:05:00Z"), true), (json!("2026-11-29T13:05:01Z"), false), (json!(null), false)]
-        {
-            let key = apikey(&json!({"status": {"expiresAt": end}}));
-            let progress = unless_ended(Progress::Done("Known.".to_owned()), Some(&key), &now());
-            assert_eq!(matches!(progress, Progress::Failed(_)), is_failed, "{end}: {progress:?}");
         }
     }
 

@@ -1,19 +1,20 @@
 //! `describe`: all about one key.
 
-use futures::join;
+use futures::future;
 use jiff::{Timestamp, Zoned};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::events::v1::Event;
 use keywright_core::api::{ApiKey, ConditionStatus, Retiring};
 use keywright_core::fence::{APPLIED_ANNOTATION, STATE_ANNOTATION, Stored};
 use kube::api::ListParams;
 
 use crate::args::Describe;
+use crate::events::{self, Happening};
 use crate::failure::{ApiError, Failure};
 use crate::output::{coloured, document_of};
-use crate::session::{Session, field_selector};
+use crate::session::Session;
 use crate::view::escape::escape;
 use crate::view::hint::Hint;
+use crate::view::rotation::schedule;
 use crate::view::row::Row;
 use crate::view::state::{State, Tone, ends_at, last_used_at};
 use crate::view::time::{self, Form};
@@ -36,7 +37,9 @@ pub async fn run(session: &Session, asked: &Describe) -> Result<(), Failure> {
     if let Some(document) = asked.output.document(&document_of(&key))? {
         return session.terminal.print(&document);
     }
-    let (events, leases) = join!(events(session, &key), leases(session, &asked.system_namespace));
+    let uid = key.metadata.uid.as_deref().unwrap_or_default();
+    let events = events::about(&session.cluster, &session.cluster.namespace, uid);
+    let (events, leases) = session.patiently(future::join(events, leases(session, &asked.system_namespace))).await;
     let now = session.cluster.now();
     let mut lines = about(&key, session, &now);
     lines.push(match leases {
@@ -45,7 +48,7 @@ pub async fn run(session: &Session, asked: &Describe) -> Result<(), Failure> {
     });
     lines.extend(conditions(&key));
     match events {
-        Ok(events) => lines.extend(told(events, &now)),
+        Ok(events) => lines.extend(told(&events, &now)),
         Err(error) => lines.push(Line::new("Events", not_shown(&error, "events", &session.cluster.namespace))),
     }
     let text: String = lines.iter().map(Line::printed).collect();
@@ -84,7 +87,7 @@ fn about(key: &ApiKey, session: &Session, now: &Zoned) -> Vec<Line> {
         lines.push(Line::new("Scopes", key.spec.scopes.join(", ")));
     }
     lines.extend(row.secret.iter().map(|secret| Line::new("Secret", secret)));
-    lines.extend(rotation(key, now).map(|text| Line::new("Rotation", text)));
+    lines.extend(schedule(key, now).map(|text| Line::new("Rotation", text)));
     let retiring = key.status.iter().flat_map(|status| &status.retiring);
     lines.extend(retiring.map(|old| Line::new("Old key", older(old, now))));
     lines.extend(row.hints.iter().map(|hint| hinted(*hint)));
@@ -127,15 +130,6 @@ fn expires(key: &ApiKey, now: &Zoned) -> String {
     }
 }
 
-fn rotation(key: &ApiKey, now: &Zoned) -> Option<String> {
-    let declared = key.spec.rotation.as_ref()?;
-    let every = declared.every.as_ref().map_or_else(|| "on request".to_owned(), |every| format!("every {every}"));
-    let overlap = declared.overlap.as_ref().map(|overlap| format!(", overlap {overlap}")).unwrap_or_default();
-    let next = key.status.as_ref()?.next_rotation_at.as_ref();
-    let next = next.map(|next| format!(", next {}", time::until(next.0, now, Form::Long))).unwrap_or_default();
-    Some(format!("{every}{overlap}{next}"))
-}
-
 fn older(old: &Retiring, now: &Zoned) -> String {
     let shown = old.key_prefix.as_deref().unwrap_or("of another maker");
     let end = time::until(old.retires_at.0, now, Form::Long);
@@ -170,28 +164,15 @@ fn conditions(key: &ApiKey) -> Vec<Line> {
     lines.collect()
 }
 
-async fn events(session: &Session, key: &ApiKey) -> Result<Vec<Event>, ApiError> {
-    let uid = key.metadata.uid.as_deref().unwrap_or_default();
-    let selected = ListParams::default().fields(&field_selector("regarding.uid", uid));
-    session.cluster.list(Some(&session.cluster.namespace), &selected).await
-}
-
 /// The newest ones, oldest first.
-fn told(mut events: Vec<Event>, now: &Zoned) -> Vec<Line> {
-    let at = |event: &Event| {
-        let series = event.series.as_ref().map(|series| series.last_observed_time.0);
-        series.or(event.event_time.as_ref().map(|time| time.0)).unwrap_or_default()
-    };
+fn told(events: &[Happening], now: &Zoned) -> Vec<Line> {
     if events.is_empty() {
         return vec![Line::new("Events", "none")];
     }
-    events.sort_by_key(at);
-    let newest = events.iter().rev().take(MOST_EVENTS).rev().enumerate();
-    let lines = newest.map(|(index, event)| {
-        let reason = event.reason.as_deref().unwrap_or("-");
-        let text =
-            format!("{}, {reason}: {}", time::ago(at(event), now, Form::Long), event.note.as_deref().unwrap_or(""));
-        Line::new(if index == 0 { "Events" } else { "" }, text)
+    let oldest_first = events.iter().take(MOST_EVENTS).rev().enumerate();
+    let lines = oldest_first.map(|(index, Happening { at, reason, note, .. })| {
+        let at = at.map(|at| format!("{}, ", time::ago(at, now, Form::Long))).unwrap_or_default();
+        Line::new(if index == 0 { "Events" } else { "" }, format!("{at}{reason}: {note}"))
     });
     lines.collect()
 }
@@ -215,15 +196,8 @@ fn verifiers(leases: &[Lease]) -> String {
     if lines.is_empty() { "none runs".to_owned() } else { lines.join("; ") }
 }
 
-/// Forbidden, unreachable and none differ.
 fn not_shown(error: &ApiError, resource: &str, namespace: &str) -> String {
-    match error {
-        _ if error.is_forbidden() => format!("not shown: you may not list {resource} in {namespace}"),
-        ApiError::Unreachable(why) => format!("not shown: no answer ({why})"),
-        ApiError::Refused(status) => format!("not shown: {}", status.message),
-        ApiError::NotInstalled => format!("not shown: there are no {resource} here"),
-        ApiError::Unreadable(why) => format!("not shown: the answer cannot be read ({why})"),
-    }
+    format!("not shown: {}", error.why_hidden(resource, namespace))
 }
 
 #[cfg(test)]

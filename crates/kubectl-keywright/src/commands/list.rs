@@ -8,16 +8,15 @@ use crate::failure::Failure;
 use crate::output::{Cell, Column, Format, Table, document_of, list as list_of};
 use crate::session::Session;
 use crate::view::hint::is_unused_for;
-use crate::view::row::{self, Order, Row};
+use crate::view::row::{Row, SortBy};
 use crate::view::state::{ends_at, is_let_in};
 use crate::view::time::{self, Form};
 
 /// Lists keys.
 pub async fn list(session: &Session, asked: &List) -> Result<(), Failure> {
     let keys = session.apikeys(&asked.selection).await?;
-    let order = Order { column: asked.sort_by.into(), is_descending: false };
     let none = "No API keys".to_owned();
-    print(session, keys, order, asked.output, &asked.selection, &none)
+    print(session, keys, asked.sort_by, asked.output, &asked.selection, &none)
 }
 
 /// Lists active keys that nobody has used for a while.
@@ -25,9 +24,8 @@ pub async fn unused(session: &Session, asked: &Unused) -> Result<(), Failure> {
     let mut keys = session.apikeys(&asked.selection).await?;
     let (now, time) = (session.cluster.now(), signed(asked.time));
     keys.retain(|key| is_let_in(key, &now) && is_unused_for(key, time, &now));
-    let order = Order { column: row::Column::LastUsed, is_descending: false };
     let none = format!("No active API key was unused for {}", keywright_core::duration::Display(time));
-    print(session, keys, order, asked.output, &asked.selection, &none)
+    print(session, keys, SortBy::LastUsed, asked.output, &asked.selection, &none)
 }
 
 /// Lists active keys that end soon.
@@ -36,15 +34,14 @@ pub async fn expiring(session: &Session, asked: &Expiring) -> Result<(), Failure
     let (now, time) = (session.cluster.now(), signed(asked.within));
     let ends_soon = |key: &ApiKey| ends_at(key).is_some_and(|end| end.duration_since(now.timestamp()) <= time);
     keys.retain(|key| is_let_in(key, &now) && ends_soon(key));
-    let order = Order { column: row::Column::Expires, is_descending: false };
     let none = format!("No active API key ends within {}", keywright_core::duration::Display(time));
-    print(session, keys, order, asked.output, &asked.selection, &none)
+    print(session, keys, SortBy::Expires, asked.output, &asked.selection, &none)
 }
 
 fn print(
     session: &Session,
     keys: Vec<ApiKey>,
-    order: Order,
+    order: SortBy,
     format: Format,
     selection: &Selection,
     none: &str,

@@ -11,6 +11,7 @@ use crate::change::{self, NotWritten};
 use crate::failure::Failure;
 use crate::interrupt::unless_pressed;
 use crate::session::Session;
+use crate::terminal::is_yes;
 use crate::view::escape::escape;
 use crate::view::hint::is_idle;
 use crate::view::state::last_used_at;
@@ -91,9 +92,8 @@ async fn tell(session: &Session, keys: &[ApiKey]) {
         let place = format!("{name} in {} on {}", session.cluster.namespace, session.cluster.name);
         session.terminal.say(&format!("{place}: {}.", losses(key, &users, &now)));
     }
-    if !workloads.unseen.is_empty() {
-        let (unseen, namespace) = (workloads.unseen.join(", "), &session.cluster.namespace);
-        session.terminal.say(&format!("Workloads may be missing here: you may not list {unseen} in {namespace}."));
+    if let Some(gaps) = workloads.gaps(&session.cluster.namespace) {
+        session.terminal.say(&gaps);
     }
 }
 
@@ -145,7 +145,7 @@ impl Question {
     /// No answer, an empty one and a wrong one change nothing.
     fn is_answered_by(&self, answer: Option<&str>) -> bool {
         match self {
-            Self::YesOrNo(_) => answer.is_some_and(|answer| ["y", "yes"].contains(&&*answer.to_lowercase())),
+            Self::YesOrNo(_) => is_yes(answer),
             Self::Typed { answer: right, .. } => answer == Some(right),
         }
     }
@@ -162,7 +162,7 @@ async fn delete(session: &Session, keys: &[ApiKey]) -> Result<Vec<Target>, Failu
             line.count("Revoking", targets.len(), keys.len());
         }
         let deleted = change::delete(&session.cluster, (&session.cluster.namespace, &name), &uid);
-        match unless_pressed(deleted).await {
+        match unless_pressed(session.patiently(deleted)).await {
             Some(Ok(warnings)) => {
                 if !warnings.is_empty() {
                     line.clear();

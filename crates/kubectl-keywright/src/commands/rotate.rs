@@ -1,6 +1,6 @@
 //! `rotate`: asks for a new key, and waits until it is in its Secret.
 
-use jiff::{Timestamp, Zoned};
+use jiff::Zoned;
 use keywright_core::api::{ApiKey, ConditionType, ROTATE_ANNOTATION, Reason};
 use serde_json::json;
 
@@ -10,10 +10,11 @@ use crate::change;
 use crate::failure::Failure;
 use crate::interrupt::unless_pressed;
 use crate::session::Session;
+use crate::terminal::is_yes;
 use crate::view::escape::escape;
-use crate::view::rotation::{ends_early, loss, refusal, request_of};
+use crate::view::rotation::{OlderKey, Rotation, ends_early, loss, new_request, refusal};
 use crate::view::state::condition;
-use crate::view::wait::{Change, OlderKey, Rotation, Wanted, in_force};
+use crate::view::wait::{Change, Wanted, in_force};
 
 /// How often a change is tried again that somebody else was faster than.
 const ATTEMPTS: usize = 5;
@@ -29,11 +30,7 @@ pub async fn run(session: &Session, asked: &Rotate) -> Result<(), Failure> {
     if let Some(obstacle) = obstacle(&key) {
         return Err(Failure::late(format!("{name} {obstacle}.")));
     }
-    let wanted = Wanted {
-        uid: key.metadata.uid.clone().unwrap_or_default(),
-        generation: key.metadata.generation.unwrap_or(1),
-        change: Change::Rotated(Rotation::asked_of(&key, &request)),
-    };
+    let wanted = Wanted::of(&key, Change::Rotated(Rotation::asked_of(&key, &request)));
     let outcome = follow(session.waits(), session.attempt("get", &asked.name), asked.timeout, async |waited| {
         let key = session.cluster.find::<ApiKey>(&session.cluster.namespace, &asked.name).await?;
         Ok(in_force(key.as_ref(), &wanted, waited, &session.cluster.now()))
@@ -62,7 +59,7 @@ async fn ask(session: &Session, asked: &Rotate) -> Result<(ApiKey, String), Fail
             agree(session, asked, &old, &now)?;
             agreed = Some(old.serial);
         }
-        let request = request(&key, session.cluster.now().timestamp());
+        let request = new_request(&key, &session.cluster.now());
         let change = json!({"metadata": {"annotations": {ROTATE_ANNOTATION: request}}});
         let sent = session.patiently(change::patch(&session.cluster, &key, &change));
         let Some(answer) = unless_pressed(sent).await else {
@@ -89,14 +86,7 @@ fn agree(session: &Session, asked: &Rotate, old: &OlderKey, now: &Zoned) -> Resu
         return Err(Failure::usage("Add --yes to rotate nevertheless. Nothing was rotated."));
     }
     let answer = session.terminal.ask(&format!("Rotate {}? [y/N] ", asked.name))?;
-    let is_yes = answer.is_some_and(|answer| ["y", "yes"].contains(&&*answer.to_lowercase()));
-    if is_yes { Ok(()) } else { Err(Failure::failed("Nothing was rotated.")) }
-}
-
-/// Another value than the one before: only a change is a request.
-fn request(key: &ApiKey, now: Timestamp) -> String {
-    let request = now.to_string();
-    if request_of(key) == Some(&request) { format!("{request} again") } else { request }
+    if is_yes(answer.as_deref()) { Ok(()) } else { Err(Failure::failed("Nothing was rotated.")) }
 }
 
 /// Why a rotation that was asked for waits for a person.
@@ -111,15 +101,7 @@ fn obstacle(key: &ApiKey) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::fixtures::{apikey, now};
-
-    #[test]
-    fn every_request_is_a_new_one() {
-        let now = now().timestamp();
-        let first = request(&apikey(&json!({})), now);
-        let annotated = apikey(&json!({"metadata": {"annotations": {ROTATE_ANNOTATION: first}}}));
-        assert_ne!(request(&annotated, now), first);
-    }
+    use crate::view::fixtures::apikey;
 
     #[test]
     fn what_cannot_be_rotated_is_told() {

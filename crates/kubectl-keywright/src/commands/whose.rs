@@ -136,7 +136,7 @@ pub async fn search(
     let place = namespace.unwrap_or("all namespaces");
     let how_far = match why_not {
         None if is_settled => format!(", and the records in {system_namespace}."),
-        None => format!(". Not by digest: the records are not in {system_namespace}, name Keywright's namespace."),
+        None => format!(". Not by digest: the records are not in {system_namespace}: add --system-namespace NAME."),
         Some(why) => format!(". {why}"),
     };
     Ok(Search { found, resembling, scope: format!("Searched: ApiKeys in {place}{how_far}") })

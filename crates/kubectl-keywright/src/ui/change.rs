@@ -1,6 +1,6 @@
 //! What is written: a new ApiKey, a change of one, its deletion.
 
-use jiff::Timestamp;
+use jiff::{Timestamp, Zoned};
 use keywright_core::api::{ApiKey, ROTATE_ANNOTATION};
 use keywright_core::declaration::DEFAULT_SECRET_KEY;
 use keywright_core::key::Key;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::form::{Deliver, NewKey, Problem, snippet};
 use crate::change::{self, NotWritten};
 use crate::cluster::Cluster;
-use crate::view::rotation::{ends_early, loss, refusal};
+use crate::view::rotation::{ends_early, loss, new_request, refusal};
 use crate::view::state::capital;
 
 /// Why nothing was changed.
@@ -33,7 +33,7 @@ pub struct Created {
     name: String,
     display: String,
     manifest: String,
-    /// The key itself, if it is shown once.
+    /// Where the key is, or the key itself, if it is shown once.
     #[serde(flatten)]
     delivery: Delivery,
 }
@@ -105,29 +105,31 @@ pub async fn create(cluster: &Cluster, form: &NewKey, now: Timestamp) -> Result<
 /// # Errors
 /// See [`NotChanged`].
 pub async fn edit(cluster: &Cluster, place: (&str, &str), uid: &str, spec: &Value) -> Result<(), NotChanged> {
-    change::edit(cluster, place, uid, &json!({ "spec": spec })).await?;
+    change::edit(cluster, place, uid, |_| Ok::<_, NotChanged>(json!({ "spec": spec }))).await?;
     Ok(())
 }
 
-/// Asks for a new key. Two requests never have the same value.
+/// Asks for a new key.
 ///
 /// # Errors
 /// See [`NotChanged`]. An old key would end before its time: whoever agrees to that says so to the command.
-pub async fn rotate(cluster: &Cluster, (namespace, name): (&str, &str), uid: &str) -> Result<(), NotChanged> {
-    let now = cluster.now();
-    let seen: ApiKey = cluster.get(namespace, name).await.map_err(NotWritten::Refused)?;
-    if let Some(why) = refusal(&seen) {
+pub async fn rotate(cluster: &Cluster, place: (&str, &str), uid: &str) -> Result<(), NotChanged> {
+    change::edit(cluster, place, uid, |seen| rotation(seen, place.1, &cluster.now())).await?;
+    Ok(())
+}
+
+/// The change that asks for a rotation, unless it would end an old key before its time.
+fn rotation(seen: &ApiKey, name: &str, now: &Zoned) -> Result<Value, NotChanged> {
+    if let Some(why) = refusal(seen) {
         return Err(NotChanged::Words(format!("{name} {why}.")));
     }
-    if let Some(old) = ends_early(&seen, &now) {
-        let loss = loss(&old, &now);
+    if let Some(old) = ends_early(seen, now) {
+        let loss = loss(&old, now);
+        let namespace = seen.metadata.namespace.as_deref().unwrap_or_default();
         let way = format!("Wait for its end, or run kubectl keywright rotate {name} -n {namespace}.");
         return Err(NotChanged::Words(format!("{} {way}", capital(&loss))));
     }
-    let request = format!("{}-{:08x}", now.timestamp().strftime("%Y-%m-%dT%H:%M:%SZ"), rand::random::<u32>());
-    let change = json!({"metadata": {"annotations": {ROTATE_ANNOTATION: request}}});
-    change::edit(cluster, (namespace, name), uid, &change).await?;
-    Ok(())
+    Ok(json!({"metadata": {"annotations": {ROTATE_ANNOTATION: new_request(seen, now)}}}))
 }
 
 /// Has the keys of the ApiKey with this uid revoked.

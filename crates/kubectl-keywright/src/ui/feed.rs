@@ -152,7 +152,10 @@ async fn tell(cluster: &Cluster, namespace: &str, page: &Sender<Message>) -> Opt
     };
     // It becomes a part of a path.
     if !namespace.is_empty() && !is_dns_subdomain(namespace) {
-        return page.send(Message::Refused("This is the name of no namespace.".to_owned())).await.ok();
+        return page
+            .send(Message::Refused(format!("{namespace} is no DNS name: write a to z, 0 to 9 and hyphens.")))
+            .await
+            .ok();
     }
     let api: Api<ApiKey> = if namespace.is_empty() { Api::all(client) } else { Api::namespaced(client, namespace) };
     let mut store = Store::default();

@@ -122,7 +122,11 @@ impl NewKey {
             &name,
             now,
         );
-        let expires_at = expires_at.ok().and_then(|read| read.expires_at).map(Timestamp::as_second);
+        let expires_at = expires_at.ok().and_then(|read| read.expires_at);
+        if expires_at.is_some_and(|end| end <= now) {
+            problems.push(Problem::of("expires", "The end has passed: choose a later one."));
+        }
+        let expires_at = expires_at.map(Timestamp::as_second);
         let manifest = serde_yaml::to_string(&self.object(&name, &spec)).unwrap_or_default();
         Checked { name, problems, expires_at, manifest, spec }
     }

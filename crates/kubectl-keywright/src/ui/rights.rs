@@ -1,11 +1,7 @@
 //! What the user may do with the ApiKeys of a namespace.
 
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, ResourceRule, SelfSubjectRulesReview, SelfSubjectRulesReviewSpec, SubjectRulesReviewStatus,
-};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, ResourceRule};
 use keywright_core::api::GROUP;
-use kube::api::PostParams;
-use kube::core::request;
 use serde::Serialize;
 
 use crate::cluster::Cluster;
@@ -32,7 +28,7 @@ impl Rights {
     /// See [`ApiError`].
     pub async fn ask(cluster: &Cluster, namespace: &str) -> Result<Self, ApiError> {
         if !namespace.is_empty() {
-            let review = rules(cluster, namespace).await?;
+            let review = cluster.rules(namespace).await?;
             let known = Self::in_rules(&review.resource_rules);
             if !review.incomplete || known == Self::of(|_| true) {
                 return Ok(known);
@@ -60,20 +56,9 @@ impl Rights {
         match missing.len() {
             0 => None,
             3 => Some("You may look, not change: ask for keywright-admin.".to_owned()),
-            _ => Some(format!("You may not {} API keys here: ask for keywright-admin.", missing.join(", and not "))),
+            _ => Some(format!("You may not {} API keys here: ask for keywright-admin.", missing.join(" or "))),
         }
     }
-}
-
-async fn rules(cluster: &Cluster, namespace: &str) -> Result<SubjectRulesReviewStatus, ApiError> {
-    let spec = SelfSubjectRulesReviewSpec { namespace: Some(namespace.to_owned()) };
-    let review = SelfSubjectRulesReview { spec, ..SelfSubjectRulesReview::default() };
-    let body = serde_json::to_vec(&review).map_err(|error| ApiError::Unreadable(error.to_string()))?;
-    let request = request::Request::new("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews");
-    let request =
-        request.create(&PostParams::default(), body).map_err(|error| ApiError::Unreadable(error.to_string()))?;
-    let review = cluster.send::<SelfSubjectRulesReview>(request).await?.value;
-    review.status.ok_or_else(|| ApiError::Unreadable("a review without an answer".to_owned()))
 }
 
 fn action(verb: &str, namespace: &str) -> ResourceAttributes {

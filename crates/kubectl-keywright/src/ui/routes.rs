@@ -1,6 +1,6 @@
 //! What can be asked of the page's server.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -11,10 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Namespace;
 use keywright_core::api::ApiKey;
-use kube::api::ListParams;
-use kube::core::{ObjectList, request};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
@@ -22,15 +19,17 @@ use zeroize::Zeroizing;
 
 use super::assets::ASSETS;
 use super::change::{self, NotChanged};
-use super::details::{Details, Users, events};
+use super::details::{Details, Users};
 use super::feed::{self, Message};
 use super::form::{Checked, Edit, NewKey, Problem, usual_owner};
 use super::rights::Rights;
 use super::session::{Door, HEADERS, Session};
 use crate::change::NotWritten;
 use crate::cluster::Cluster;
+use crate::events;
 use crate::failure::{ApiError, Attempt};
 use crate::session::replaced;
+use crate::view::hint::Hint;
 use crate::workloads::Workloads;
 
 /// Bytes of the longest request body: 256 addresses and a description are less.
@@ -42,7 +41,7 @@ const MOST_FEEDS: usize = 4;
 const QUEUE: usize = 16;
 /// Bytes of an answer that holds a key: enough, so that it is never moved.
 const KEY_ANSWER: usize = 128 * 1024;
-/// Namespaces that are offered.
+/// Namespaces that are offered. Where there are more, one is typed.
 const MOST_NAMESPACES: u32 = 500;
 
 /// What the page's server works with.
@@ -91,6 +90,8 @@ struct Scene {
     namespaces: Option<Vec<String>>,
     may: Rights,
     words: Option<String>,
+    /// Why each hint matters.
+    hints: BTreeMap<&'static str, &'static str>,
     now: i64,
 }
 
@@ -160,7 +161,7 @@ async fn scene(State(page): State<Arc<Page>>, Query(asked): Query<HashMap<String
     let cluster = &page.cluster;
     let namespace = asked.get("namespace").unwrap_or(&cluster.namespace);
     let (user, rights, namespaces) =
-        futures::join!(cluster.user(), Rights::ask(cluster, namespace), namespaces(cluster));
+        futures::join!(cluster.user(), Rights::ask(cluster, namespace), cluster.namespaces(MOST_NAMESPACES));
     let may = rights.map_err(|error| Problems::api(&page.attempt("list", namespace, ""), &error))?;
     let user = user.ok();
     Ok(Json(Scene {
@@ -170,17 +171,10 @@ async fn scene(State(page): State<Arc<Page>>, Query(asked): Query<HashMap<String
         namespace: cluster.namespace.clone(),
         namespaces,
         words: may.words(),
+        hints: Hint::ALL.into_iter().map(|hint| (hint.word(), hint.why())).collect(),
         may,
         now: cluster.now().timestamp().as_second(),
     }))
-}
-
-/// The namespaces that there are, if the user may see that.
-async fn namespaces(cluster: &Cluster) -> Option<Vec<String>> {
-    let listed =
-        request::Request::new("/api/v1/namespaces").list(&ListParams::default().limit(MOST_NAMESPACES)).ok()?;
-    let list = cluster.send::<ObjectList<Namespace>>(listed).await.ok()?.value;
-    Some(list.items.into_iter().filter_map(|namespace| namespace.metadata.name).collect())
 }
 
 async fn follow(State(page): State<Arc<Page>>, Query(asked): Query<Where>) -> Answer<Response> {
@@ -220,7 +214,7 @@ async fn create(State(page): State<Arc<Page>>, Json(form): Json<NewKey>) -> Answ
 async fn details(State(page): State<Arc<Page>>, Path((namespace, name)): Named) -> Answer<Json<Details>> {
     let key = found(&page, &namespace, &name).await?;
     let uid = key.metadata.uid.clone().unwrap_or_default();
-    let events = events(&page.cluster, &namespace, &uid).await;
+    let events = events::about(&page.cluster, &namespace, &uid).await;
     Ok(Json(Details::of(&key, events, &page.cluster.now())))
 }
 

@@ -83,14 +83,12 @@ impl Listed {
 
 /// What has come of the newest change, or of the deletion.
 fn progress(key: &ApiKey, now: &Zoned) -> Progress {
-    let uid = key.metadata.uid.clone().unwrap_or_default();
     let created = key.metadata.creation_timestamp.as_ref().map(|created| now.timestamp().duration_since(created.0));
     let waited = created.and_then(|waited| waited.try_into().ok()).unwrap_or(Duration::ZERO);
     if key.metadata.deletion_timestamp.is_some() {
-        return wait::revoked(Some(key), &uid, waited, now);
+        return wait::revoked(Some(key), key.metadata.uid.as_deref().unwrap_or_default(), waited, now);
     }
-    let wanted = Wanted { uid, generation: key.metadata.generation.unwrap_or_default(), change: Change::Created };
-    wait::in_force(Some(key), &wanted, waited, now)
+    wait::in_force(Some(key), &Wanted::of(key, Change::Created), waited, now)
 }
 
 #[cfg(test)]

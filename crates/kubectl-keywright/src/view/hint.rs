@@ -3,7 +3,6 @@
 use jiff::{SignedDuration, Zoned};
 use keywright_core::address::AllowedAddresses;
 use keywright_core::api::{ApiKey, ConditionType};
-use serde::Serialize;
 
 use super::state::{ends_at, has_expired, is_let_in, is_true, last_used_at};
 
@@ -11,8 +10,7 @@ use super::state::{ends_at, has_expired, is_let_in, is_true, last_used_at};
 pub const IDLE: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 /// Something about an active key that a person should look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
     /// Nobody has used it for 90 days.
     Unused,

@@ -12,7 +12,7 @@ use super::time;
 const PATIENCE: i64 = 30;
 
 /// In what state a key is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     /// One word, as the column STATUS has it.
     pub word: String,

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use jiff::{Timestamp, Zoned};
 use keywright_core::api::{ApiKey, ConditionStatus, ConditionType};
-use keywright_core::lifecycle::{RotateRequest, awaited_in};
+use keywright_core::lifecycle::awaited_in;
 
-use super::rotation::request_of;
-use super::state::{capital, condition, is_going, is_true};
+use super::rotation::Rotation;
+use super::state::{capital, condition, has_expired, is_going, is_true};
 use super::time;
 
 /// How long a controller may take to look at an ApiKey before it is worth a word.
@@ -46,68 +46,12 @@ pub enum Change {
     Rotated(Rotation),
 }
 
-/// A rotation that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rotation {
-    /// [`RotateRequest::shown`] of the annotation's value.
-    pub request: String,
-    /// The serial of the key that is to be replaced.
-    pub serial: Option<u32>,
-    /// The keys that are older than that one.
-    pub older: Vec<OlderKey>,
-}
-
-/// A key that is let in until the end of its overlap.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OlderKey {
-    /// Its serial.
-    pub serial: u32,
-    /// What a status shows of it.
-    pub shown: String,
-    /// The end of its overlap.
-    pub ends: Timestamp,
-    /// When a verifier last let it in, as far as is known.
-    pub last_used_at: Option<Timestamp>,
-}
-
-impl Rotation {
-    /// What was asked of `key` by this value of the annotation.
-    pub fn asked_of(key: &ApiKey, value: &str) -> Self {
-        let serial = key.status.as_ref().and_then(|status| status.serial);
-        Self { request: RotateRequest::read(value).shown, serial, older: older_keys(key) }
+impl Wanted {
+    /// That what was written to `key`, as the API server has answered, is in force.
+    pub fn of(key: &ApiKey, change: Change) -> Self {
+        let (uid, generation) = (key.metadata.uid.clone(), key.metadata.generation);
+        Self { uid: uid.unwrap_or_default(), generation: generation.unwrap_or(1), change }
     }
-
-    /// Whether the key is the new one. Somebody who asks later replaces the annotation; then the answer to that is the answer
-    /// to both.
-    fn is_done(&self, key: &ApiKey) -> bool {
-        let Some(status) = &key.status else { return false };
-        let newest = request_of(key).map(|value| RotateRequest::read(value).shown);
-        let is_answered = |request: &String| status.rotate_request.as_ref() == Some(request);
-        is_answered(&self.request) || (newest.is_some_and(|newest| is_answered(&newest)) && status.serial > self.serial)
-    }
-
-    /// The older keys that have ended before their overlap did.
-    fn ended_early(&self, key: &ApiKey, now: &Zoned) -> Vec<&str> {
-        let left = older_keys(key);
-        let has_ended =
-            |old: &&OlderKey| old.ends > now.timestamp() && left.iter().all(|left| left.serial != old.serial);
-        self.older.iter().filter(has_ended).map(|old| &*old.shown).collect()
-    }
-}
-
-/// The older keys that are still let in, the oldest first.
-pub fn older_keys(key: &ApiKey) -> Vec<OlderKey> {
-    let retiring = key.status.iter().flat_map(|status| &status.retiring);
-    let mut older: Vec<_> = retiring
-        .map(|old| OlderKey {
-            serial: old.serial,
-            shown: old.key_prefix.clone().unwrap_or_else(|| format!("key no. {}", old.serial)),
-            ends: old.retires_at.0,
-            last_used_at: old.last_used_at.as_ref().map(|at| at.0),
-        })
-        .collect();
-    older.sort_unstable_by_key(|old| old.serial);
-    older
 }
 
 /// What has come of a new or changed ApiKey, which is now as `observed`, or gone.
@@ -119,6 +63,9 @@ pub fn in_force(observed: Option<&ApiKey>, wanted: &Wanted, waited: Duration, no
         () if is_going(key) => Progress::Failed("It is being revoked: somebody has deleted it.".to_owned()),
         () if is_up_to_date(key, wanted, &ConditionType::Stalled) && is_true(key, &ConditionType::Stalled) => {
             Progress::Failed(said_by(key, &ConditionType::Stalled))
+        }
+        () if is_done(key, wanted) && wanted.change == Change::Created && has_expired(key, now) => {
+            Progress::Failed("It has expired: no verifier lets its key in.".to_owned())
         }
         () if is_done(key, wanted) => Progress::Done(done(key, &wanted.change, waited, now)),
         () if condition(key, &ConditionType::Ready).is_none() && waited >= PATIENCE => {
@@ -245,6 +192,8 @@ mod tests {
             (json!({"generation": 3, "status": {"serial": null}}), false),
             (json!({"generation": 3, "reason": "Issuing"}), false),
             (json!({"generation": 3, "reason": null}), false),
+            // Nobody had it.
+            (json!({"generation": 3, "status": {"expiresAt": "2026-11-29T13:05:00Z"}}), false),
         ] {
             let expected = Progress::Done("Known to every verifier after 1.2 s.".to_owned());
             assert_eq!(come_of(&key, Change::Created) == expected, is_done, "{key}");

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { apply, closeBrowser, kubectl, listed, ready, shoot, stage, until, visit } from "./stage.mjs";
+import { apply, closeBrowser, kubectl, ready, shoot, stage, until, visit } from "./stage.mjs";
 
 after(closeBrowser);
 

@@ -178,8 +178,9 @@ async fn a_key_whose_creation_had_no_answer_is_shown_all_the_same() {
 #[tokio::test]
 async fn a_rotation_ends_no_key_within_its_overlap_unasked() {
     let installation = Installation::new("page-overlap").await;
+    let faults = FaultProxy::start(installation.control_plane).await;
     let rules = [("keywright.dev", "apikeys", "get list watch patch")];
-    let page = page_of(&installation, "ann", &rules).await;
+    let page = page_through(&installation, "ann", &rules, Some(&faults)).await;
     let (host, proof) = session(&page).await;
     let api_keys: kube::Api<ApiKey> = installation.tenant();
     let api_key =
@@ -190,14 +191,32 @@ async fn a_rotation_ends_no_key_within_its_overlap_unasked() {
         "POST /api/keys/{namespace}/ci/rotate HTTP/1.1\nHost: {host}\nOrigin: http://{host}\nContent-Type: application/json\n{proof}"
     );
     let meant = json!({"uid": created.metadata.uid}).to_string();
-    let retiring = [1, 2].map(|serial| json!({"serial": serial, "keyPrefix": format!("keyw1_Aa11bb2{serial}"), "retiresAt": "2099-01-01T00:00:00Z"}));
-    let status = Patch::Merge(json!({"status": {"retiring": retiring}}));
-    api_keys.patch_status("ci", &PatchParams::default(), &status).await.unwrap();
-    let (status, answer) = send(host.parse().unwrap(), &head, &meant).await;
-    assert_eq!(status, 409, "{answer}");
-    assert!(answer.contains("Old key keyw1_Aa11bb21, never used since, ends at once"), "{answer}");
-    let one = Patch::Merge(json!({"status": {"retiring": retiring[1..]}}));
-    api_keys.patch_status("ci", &PatchParams::default(), &one).await.unwrap();
-    assert_eq!(send(host.parse().unwrap(), &head, &meant).await.0, 204);
+    let rotate = || {
+        let (host, head, meant) = (host.clone(), head.clone(), meant.clone());
+        async move { send(host.parse().unwrap(), &head, &meant).await }
+    };
+    let retire = async |serials: &[u32]| {
+        let retiring: Vec<_> = serials.iter().map(|serial| json!({"serial": serial, "keyPrefix": format!("keyw1_Aa11bb2{serial}"), "retiresAt": "2099-01-01T00:00:00Z"})).collect();
+        let status = Patch::Merge(json!({"status": {"retiring": retiring}}));
+        api_keys.patch_status("ci", &PatchParams::default(), &status).await.unwrap();
+    };
+    let refusal = "Old key keyw1_Aa11bb21, never used since, ends at once";
+
+    retire(&[1, 2]).await;
+    let (status, answer) = rotate().await;
+    assert!(status == 409 && answer.contains(refusal), "{answer}");
+
+    // Another one is faster, between the look and the write.
+    retire(&[1]).await;
+    let held = faults.inject(Fault::Hold, Occurrence::Nth(1), |request| request.is("PATCH", "apikeys"));
+    let rotating = tokio::spawn(rotate());
+    held.hit().await;
+    retire(&[1, 2]).await;
+    held.lift();
+    let (status, answer) = rotating.await.unwrap();
+    assert!(status == 409 && answer.contains(refusal), "{answer}");
+
+    retire(&[2]).await;
+    assert_eq!(rotate().await.0, 204);
     assert!(api_keys.get("ci").await.unwrap().metadata.annotations.is_some());
 }

@@ -36,4 +36,5 @@ async fn the_page_works_in_a_browser() {
     node.env("KEYWRIGHT_STAGE", stage.told().await.to_string()).stdin(Stdio::null());
     let status = node.status().await.expect("node runs: make browser installs it");
     assert!(status.success(), "the browser's tests: {status}");
+    stage.assert_that_no_key_was_printed();
 }

@@ -81,6 +81,25 @@ impl Stage {
             let now = jiff::Timestamp::now();
             stream::iter(0..count).for_each_concurrent(16, |number| one_of_many(&keys, number, now)).await;
         }
+        let longest = json!({
+            "displayName": "W".repeat(128), "owner": "o".repeat(128), "description": "d ".repeat(512), "expiresIn": "90d",
+            "allowedIPs": (0..256).map(|number| format!("2001:db8:1111:2222:3333:4444:5555:{number:x}/128")).collect::<Vec<_>>(),
+        });
+        let metadata = json!({"name": "n".repeat(253), "namespace": self.namespace("few")});
+        let longest =
+            json!({"apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKey", "metadata": metadata, "spec": longest});
+        let keys: Api<ApiKey> = Api::namespaced(self.installation.client.clone(), &self.namespace("few"));
+        keys.create(&PostParams::default(), &serde_json::from_value(longest).unwrap()).await.unwrap();
+    }
+
+    /// No page's program has said more of a key than its prefix.
+    pub fn assert_that_no_key_was_printed(&self) {
+        for (person, page) in &self.pages {
+            let printed = page.printed();
+            let keys = printed.split("keyw1_").skip(1);
+            let longest = keys.map(|key| key.chars().take_while(char::is_ascii_alphanumeric).count()).max();
+            assert!(longest.unwrap_or_default() <= 8, "{person}: {printed}");
+        }
     }
 
     fn namespace(&self, crowd: &str) -> String {
