@@ -85,10 +85,21 @@ fn stopped() -> Result<impl Future<Output = ()>, Failure> {
     })
 }
 
-/// Ends with Ctrl-C.
-#[cfg(not(unix))]
+/// Listens at once; ends with Ctrl-C or Ctrl-Break, or when the console is closed. Then Windows leaves a few seconds.
+#[cfg(windows)]
 fn stopped() -> Result<impl Future<Output = ()>, Failure> {
-    Ok(crate::interrupt::pressed())
+    use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close};
+
+    let unheard = |error| Failure::failed(format!("Ctrl-C cannot be heard: {error}."));
+    let mut pressed = ctrl_c().map_err(unheard)?;
+    let (mut ended, mut closed) = (ctrl_break().map_err(unheard)?, ctrl_close().map_err(unheard)?);
+    Ok(async move {
+        tokio::select! {
+            _ = pressed.recv() => {}
+            _ = ended.recv() => {}
+            _ = closed.recv() => {}
+        }
+    })
 }
 
 impl<'a> Canary<'a> {
