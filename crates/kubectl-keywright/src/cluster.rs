@@ -3,6 +3,7 @@
 //! Every request but the page's watch goes through `Cluster::send`, which sees what kube's client drops: the warnings of an
 //! answer, and the API server's clock.
 
+use std::ffi::OsString;
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -85,7 +86,7 @@ impl Cluster {
     pub async fn connect(options: &ClusterOptions) -> Result<Self, Failure> {
         let unusable =
             |error: &dyn std::fmt::Display| Failure::usage(format!("The kubeconfig cannot be used: {error}."));
-        let file = match &options.kubeconfig {
+        let file = match options.kubeconfig.clone().or_else(kubeconfig_on_windows) {
             Some(path) => Kubeconfig::read_from(path),
             None => Kubeconfig::read(),
         };
@@ -349,6 +350,25 @@ pub fn innermost<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (d
     error
 }
 
+/// The kubeconfig that kubectl finds on Windows if nobody names one. Kube knows one home there, and kubectl three.
+fn kubeconfig_on_windows() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if !cfg!(windows) || variable("KUBECONFIG").is_some() {
+        return None;
+    }
+    kubeconfigs_at_home(variable).into_iter().find(|path| path.exists())
+}
+
+/// Where kubectl looks on Windows, in its order.
+fn kubeconfigs_at_home(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let on_drive = variable("HOMEDRIVE").zip(variable("HOMEPATH")).map(|(mut home, path)| {
+        home.push(path);
+        home
+    });
+    let homes = [variable("HOME"), on_drive, variable("USERPROFILE")];
+    homes.into_iter().flatten().map(|home| PathBuf::from(home).join(".kube").join("config")).collect()
+}
+
 /// A path that the API server does not know is answered with no Status, or with one that names no object.
 fn refusal(code: u16, body: &[u8]) -> ApiError {
     let Ok(status) = serde_json::from_slice::<Status>(body) else {
@@ -431,6 +451,19 @@ mod tests {
         ] {
             assert_eq!(seconds_ahead(date, now), ahead, "{date}");
         }
+    }
+
+    #[test]
+    fn windows_has_three_homes() {
+        let found = |set: &[(&str, &str)]| {
+            let variable = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+            kubeconfigs_at_home(variable).iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            found(&[("USERPROFILE", "C:/Users/ann"), ("HOMEPATH", "/ann"), ("HOMEDRIVE", "H:"), ("HOME", "D:/ann")]),
+            ["D:/ann/.kube/config", "H:/ann/.kube/config", "C:/Users/ann/.kube/config"]
+        );
+        assert_eq!(found(&[("HOMEPATH", "/ann")]), Vec::<String>::new());
     }
 
     #[test]

@@ -49,13 +49,24 @@ pub fn stopped() -> Result<impl Future<Output = ()>, Failure> {
     })
 }
 
-/// Ends with Ctrl-C.
+/// Listens at once; ends with Ctrl-C or Ctrl-Break, or when the console is closed. Then Windows leaves a few seconds.
 ///
 /// # Errors
-/// None.
-#[cfg(not(unix))]
+/// If they cannot be heard.
+#[cfg(windows)]
 pub fn stopped() -> Result<impl Future<Output = ()>, Failure> {
-    Ok(pressed())
+    use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close};
+
+    let unheard = |error| Failure::failed(format!("Ctrl-C cannot be heard: {error}."));
+    let mut pressed = ctrl_c().map_err(unheard)?;
+    let (mut ended, mut closed) = (ctrl_break().map_err(unheard)?, ctrl_close().map_err(unheard)?);
+    Ok(async move {
+        tokio::select! {
+            _ = pressed.recv() => {}
+            _ = ended.recv() => {}
+            _ = closed.recv() => {}
+        }
+    })
 }
 
 fn handler() -> watch::Receiver<bool> {

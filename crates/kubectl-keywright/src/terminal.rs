@@ -53,7 +53,7 @@ impl Terminal {
             input_is_terminal: input,
             output_is_terminal: output,
             output_is_lost: is_lost(io::stdout()),
-            can_rewrite: error && !is_dumb && !set("NO_COLOR"),
+            can_rewrite: error && !is_dumb && !set("NO_COLOR") && takes_escapes(),
             is_quiet: false,
             width: width.filter(|_| output),
         }
@@ -193,9 +193,24 @@ fn is_lost(output: impl std::os::fd::AsFd) -> bool {
     stream.file_type().is_char_device() && stream.rdev() == null.rdev()
 }
 
-#[cfg(not(unix))]
-fn is_lost<T>(_: T) -> bool {
-    false
+/// A standard stream that was closed has no type. The null device has that of a console.
+#[cfg(windows)]
+fn is_lost(output: io::Stdout) -> bool {
+    let kind = winapi_util::file::typ(&output);
+    !output.is_terminal() && kind.map_or(true, |kind| kind.is_char())
+}
+
+/// Whether the terminal of standard error knows escapes.
+#[cfg(unix)]
+fn takes_escapes() -> bool {
+    true
+}
+
+/// A console does once it is told to. What is a terminal and no console is that of a Unix shell, which does.
+#[cfg(windows)]
+fn takes_escapes() -> bool {
+    winapi_util::console::Console::stderr()
+        .map_or(true, |mut console| console.set_virtual_terminal_processing(true).is_ok())
 }
 
 impl Drop for ProgressLine {
