@@ -184,7 +184,7 @@ impl Cluster {
     /// See [`ApiError`].
     pub async fn get<K: Namespaced>(&self, namespace: &str, name: &str) -> Result<K, ApiError> {
         let path = path::<K>(Some(namespace), Some(name))?;
-        Ok(self.send(built(request::Request::new(path).get(name, &GetParams::default()))?).await?.value)
+        read(self.send(built(request::Request::new(path).get(name, &GetParams::default()))?).await?.value)
     }
 
     /// One object, if it is there.
@@ -212,8 +212,10 @@ impl Cluster {
         let mut objects = Vec::new();
         let mut selected = selected.clone().limit(PAGE);
         loop {
-            let page = self.send::<ObjectList<K>>(built(request.list(&selected))?).await?.value;
-            objects.extend(page.items);
+            let page = self.send::<ObjectList<Value>>(built(request.list(&selected))?).await?.value;
+            for object in page.items {
+                objects.push(read(object)?);
+            }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => selected.continue_token = Some(token),
                 None => return Ok(objects),
@@ -233,7 +235,7 @@ impl Cluster {
     ) -> Result<Answer<K>, ApiError> {
         let parameters = PostParams { dry_run, ..PostParams::default() };
         let path = path::<K>(Some(namespace), None)?;
-        self.send(built(request::Request::new(path).create(&parameters, bytes_of(object)?))?).await
+        self.send(built(request::Request::new(path).create(&parameters, bytes_of(object)?))?).await?.read()
     }
 
     /// Changes an object by a merge patch, which is to hold the `metadata.resourceVersion` that it was made for.
@@ -248,7 +250,7 @@ impl Cluster {
     ) -> Result<Answer<K>, ApiError> {
         let path = path::<K>(Some(namespace), Some(name))?;
         let patch = request::Request::new(path).patch(name, &PatchParams::default(), &Patch::Merge(patch));
-        self.send(built(patch)?).await
+        self.send(built(patch)?).await?.read()
     }
 
     /// Deletes the object with this uid, and no other one of its name.
@@ -298,6 +300,12 @@ impl Cluster {
     }
 }
 
+impl Answer<Value> {
+    fn read<K: DeserializeOwned>(self) -> Result<Answer<K>, ApiError> {
+        Ok(Answer { value: read(self.value)?, warnings: self.warnings })
+    }
+}
+
 /// A kind of object that lives in namespaces.
 pub trait Namespaced:
     Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned
@@ -316,6 +324,28 @@ fn path<K: Namespaced>(namespace: Option<&str>, name: Option<&str>) -> Result<St
         true => Ok(K::url_path(&(), namespace)),
         false => Err(ApiError::Refused(Status::failure("this is no DNS name", "NotFound").with_code(404).boxed())),
     }
+}
+
+/// Reads an object: without its status, if that cannot be read. Others may have written there what the API server accepts and
+/// no `Timestamp` can hold, and one such object must not hide the rest. The controller rewrites it.
+///
+/// # Errors
+/// [`ApiError::Unreadable`] names the object.
+pub fn read<K: DeserializeOwned>(mut object: Value) -> Result<K, ApiError> {
+    if let Ok(read) = K::deserialize(&object) {
+        return Ok(read);
+    }
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("status");
+    }
+    K::deserialize(&object).map_err(|error| ApiError::Unreadable(format!("{}: {error}", full_name(&object))))
+}
+
+/// `team-a/ci`
+fn full_name(object: &Value) -> String {
+    let field = |path: &str| object.pointer(path).and_then(Value::as_str);
+    let names: Vec<_> = [field("/metadata/namespace"), field("/metadata/name")].into_iter().flatten().collect();
+    if names.is_empty() { "an object without a name".to_owned() } else { names.join("/") }
 }
 
 fn cluster_name(file: &Kubeconfig, context: Option<&str>) -> Option<String> {
@@ -405,8 +435,35 @@ fn warning_text(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use keywright_core::api::ApiKey;
+    use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_others_wrote_into_a_status_hides_no_object() {
+        for (time, is_kept) in
+            [("2026-11-29T13:05:00Z", true), ("9999-12-31T23:59:59Z", false), ("2026-11-29T13:05:00+99:99", false)]
+        {
+            let object = json!({
+                "apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKey", "metadata": {"namespace": "team-a", "name": "ci"},
+                "spec": {"owner": "ann@x"}, "status": {"serial": 1, "lastUsedAt": time},
+            });
+            let key = read::<ApiKey>(object).unwrap();
+            assert_eq!((key.spec.owner.as_deref(), key.status.is_some()), (Some("ann@x"), is_kept), "{time}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for (object, named) in [
+            (json!({"metadata": {"namespace": "team-a", "name": "ci"}, "spec": {"owner": 1}}), "team-a/ci: "),
+            (json!({"metadata": {"name": "ci"}, "spec": []}), "ci: "),
+            (json!("ci"), "an object without a name: "),
+        ] {
+            let error = read::<ApiKey>(object).unwrap_err();
+            assert!(matches!(&error, ApiError::Unreadable(why) if why.starts_with(named)), "{error:?}");
+        }
+    }
 
     #[test]
     fn a_missing_resource_is_no_missing_object() {
