@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use jiff::fmt::rfc2822;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
@@ -30,6 +31,7 @@ use kube::{Client, Config, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::failure::{ApiError, Attempt, Failure};
 
@@ -37,6 +39,12 @@ use crate::failure::{ApiError, Attempt, Failure};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long it may take to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request may take in all, whatever trickles in.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The most octets of an answer: an etcd holds no page of objects that is larger.
+const LARGEST_ANSWER: usize = 128 << 20;
+/// The most characters of a refusal that is no Status.
+const LONGEST_REFUSAL: usize = 200;
 /// Objects that are asked for at once.
 const PAGE: u32 = 500;
 /// Clocks that differ by less are one clock: a `Date` has no fractions, and its answer took a while.
@@ -270,10 +278,14 @@ impl Cluster {
     }
 
     async fn send<T: DeserializeOwned>(&self, request: Request<Vec<u8>>) -> Result<Answer<T>, ApiError> {
-        let response = self.client.send(request.map(Body::from)).await.map_err(|error| unreachable(&error))?;
-        let (head, body) = response.into_parts();
-        self.heed(&head.headers);
-        let body = body.collect_bytes().await.map_err(|error| unreachable(&error))?;
+        let answered = async {
+            let response = self.client.send(request.map(Body::from)).await.map_err(|error| unreachable(&error))?;
+            let (head, body) = response.into_parts();
+            self.heed(&head.headers);
+            Ok((head, collected(body, LARGEST_ANSWER).await?))
+        };
+        let late = |_| ApiError::Unreachable(format!("no answer in {} s", PATIENCE.as_secs()));
+        let (head, body) = timeout(PATIENCE, answered).await.map_err(late)??;
         if !head.status.is_success() {
             return Err(refusal(head.status.as_u16(), &body));
         }
@@ -368,6 +380,15 @@ fn bytes_of(object: &Value) -> Result<Vec<u8>, ApiError> {
     serde_json::to_vec(object).map_err(|error| ApiError::Unreadable(error.to_string()))
 }
 
+/// A body of at most so many octets.
+async fn collected(body: Body, most: usize) -> Result<Vec<u8>, ApiError> {
+    let collected = Limited::new(body, most).collect().await;
+    collected.map(|body| body.to_bytes().into()).map_err(|error| match error.is::<LengthLimitError>() {
+        true => ApiError::Unreadable(format!("it has more than {} MiB", most >> 20)),
+        false => unreachable(&*error),
+    })
+}
+
 fn unreachable(error: &(dyn std::error::Error + 'static)) -> ApiError {
     ApiError::Unreachable(innermost(error).to_string())
 }
@@ -405,14 +426,19 @@ fn refusal(code: u16, body: &[u8]) -> ApiError {
         if code == 404 {
             return ApiError::NotInstalled;
         }
-        let text = String::from_utf8_lossy(body).trim().to_owned();
-        return ApiError::Refused(Status::failure(&text, "").with_code(code).boxed());
+        return ApiError::Refused(Status::failure(&beginning(body), "").with_code(code).boxed());
     };
     let names_an_object = status.details.as_ref().is_some_and(|details| !details.name.is_empty());
     if code == 404 && !names_an_object {
         return ApiError::NotInstalled;
     }
     ApiError::Refused(status.with_code(code).boxed())
+}
+
+/// How a text begins, in one line: a proxy may answer with a whole page.
+fn beginning(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text.get(..8 * LONGEST_REFUSAL).unwrap_or(text));
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(LONGEST_REFUSAL).collect()
 }
 
 /// How far the clock of a `Date` header is ahead of ours, in seconds.
@@ -472,6 +498,24 @@ mod tests {
         assert!(matches!(refusal(404, b"404 page not found\n"), ApiError::NotInstalled));
         let unnamed = br#"{"kind":"Status","reason":"NotFound","code":404,"message":"the server could not find the requested resource","details":{}}"#;
         assert!(matches!(refusal(404, unnamed), ApiError::NotInstalled));
+    }
+
+    #[test]
+    fn a_page_of_a_proxy_is_cut_to_a_line() {
+        for (body, shown) in [
+            (" no\nsuch\r\n  backend\n".to_owned(), "no such backend".to_owned()),
+            (format!("<html>{}", "é".repeat(100_000)), format!("<html>{}", "é".repeat(194))),
+        ] {
+            let ApiError::Refused(status) = refusal(502, body.as_bytes()) else { panic!("not refused") };
+            assert_eq!((status.code, &status.message), (502, &shown));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_may_not_be_of_any_size() {
+        assert_eq!(collected(Body::from(vec![1; 10]), 10).await.unwrap(), [1; 10]);
+        let error = collected(Body::from(vec![1; 11]), 10).await.unwrap_err();
+        assert!(matches!(&error, ApiError::Unreadable(why) if why.starts_with("it has more than ")), "{error:?}");
     }
 
     #[test]

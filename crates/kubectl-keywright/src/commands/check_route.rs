@@ -4,13 +4,14 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use http::{Request, Uri};
+use http_body_util::BodyExt;
 use keywright_core::api::ApiKey;
 use keywright_core::key::Key;
 use kube::client::Body;
 use kube::{Client, Config};
 use rand::rngs::SysRng;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::follow::{Outcome, follow};
 use crate::args::CheckRoute;
@@ -28,6 +29,8 @@ use crate::view::wait::{Change, Wanted, in_force};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Octets of an answer that are read: a verifier's reason is far shorter.
+const LONGEST_BODY: usize = 64 << 10;
 /// No client has it: what is sent there is discarded (RFC 6666).
 const NOWHERE: &str = "100::1";
 /// A canary that nobody could delete ends by itself.
@@ -269,17 +272,29 @@ async fn ask(client: &Client, target: &Uri, key: Option<(&str, &Key, bool)>) -> 
         request.body(Body::empty()).map_err(|error| Failure::usage(format!("The URL cannot be used: {error}.")))?;
     let unreachable =
         |why: String| Failure::failed(format!("{} is unreachable: {why}.", target.host().unwrap_or("It")));
+    let deadline = Instant::now() + PATIENCE;
     let answered =
-        timeout(PATIENCE, client.send(request)).await.map_err(|_| unreachable("no answer in 10 s".to_owned()))?;
+        timeout_at(deadline, client.send(request)).await.map_err(|_| unreachable("no answer in 10 s".to_owned()))?;
     let answer = answered.map_err(|error| unreachable(why_no_answer(&error)))?;
     let status = answer.status().as_u16();
-    let body = match status {
-        403 => {
-            timeout(PATIENCE, answer.into_body().collect_bytes()).await.ok().and_then(Result::ok).unwrap_or_default()
-        }
-        _ => Default::default(),
-    };
+    let mut body = Vec::new();
+    if status == 403 {
+        // What has come by then is enough, or it is not the verifier's.
+        let _ = timeout_at(deadline, read_into(&mut body, answer.into_body())).await;
+    }
     Ok(Verdict::of(status, &body))
+}
+
+/// Reads as much of a body as a reason may need. Whoever answers for the route may never end.
+async fn read_into(read: &mut Vec<u8>, mut body: Body) {
+    while let Some(Ok(frame)) = body.frame().await {
+        let data = frame.into_data().unwrap_or_default();
+        let room = LONGEST_BODY.saturating_sub(read.len());
+        read.extend(data.iter().take(room));
+        if data.len() >= room {
+            return;
+        }
+    }
 }
 
 fn why_no_answer(error: &kube::Error) -> String {
@@ -288,5 +303,19 @@ fn why_no_answer(error: &kube::Error) -> String {
     match io {
         Some(ErrorKind::TimedOut) => format!("no connection in {} s", CONNECT_TIMEOUT.as_secs()),
         _ => cause.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_more_of_an_answer_is_read_than_a_reason_needs() {
+        for (octets, kept) in [(0, 0), (10, 10), (LONGEST_BODY, LONGEST_BODY), (LONGEST_BODY + 1, LONGEST_BODY)] {
+            let mut read = Vec::new();
+            read_into(&mut read, Body::from(vec![b'x'; octets])).await;
+            assert_eq!(read.len(), kept);
+        }
     }
 }
