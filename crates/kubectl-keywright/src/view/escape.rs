@@ -44,7 +44,8 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-fn is_unseen(character: char) -> bool {
+/// Whether a character is not seen, or changes how others are.
+pub fn is_unseen(character: char) -> bool {
     character.is_control() || UNSEEN.iter().any(|(first, last)| (*first..=*last).contains(&character))
 }
 
