@@ -114,6 +114,10 @@ impl Attempt<'_> {
             ApiError::Unreachable(why) => format!("{cluster} is unreachable: {why}."),
             ApiError::Unreadable(why) => format!("{cluster} has answered what cannot be read: {why}."),
             ApiError::Refused(status) if status.code == 401 => format!("{cluster} does not know you: log in again."),
+            ApiError::Refused(status) if status.code == 429 => format!("{cluster} is busy: try again later."),
+            ApiError::Refused(status) if (300..=399).contains(&status.code) => {
+                format!("{cluster} answers with a redirect: name the API server itself in the kubeconfig.")
+            }
             ApiError::Refused(status) if is_about_rights(status) => self.forbidden(status),
             ApiError::Refused(status) if status.code == 404 => {
                 format!("There is no {} {name} {}.", singular(resource), self.place())
@@ -261,6 +265,14 @@ mod tests {
                 "There is already an ApiKey ci in team-a on prod-eu.",
             ),
             ("get", "apikeys", refused(401, "Unauthorized", "who"), "prod-eu does not know you: log in again."),
+            ("get", "apikeys", refused(429, "", ""), "prod-eu is busy: try again later."),
+            ("get", "apikeys", refused(429, "TooManyRequests", "slow down"), "prod-eu is busy: try again later."),
+            (
+                "get",
+                "apikeys",
+                refused(302, "", ""),
+                "prod-eu answers with a redirect: name the API server itself in the kubeconfig.",
+            ),
             ("get", "apikeys", ApiError::NotInstalled, "Keywright is not installed on prod-eu."),
             ("get", "apikeys", ApiError::Unreachable("refused".into()), "prod-eu is unreachable: refused."),
         ] {
