@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Who lets whom in: a proxy that asks a verifier, and passes on what that says, or says something of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Anything but a refusal, with this HTTP status.
+    /// Anything that only whoever is behind the proxy can answer, with this HTTP status.
     LetIn(u16),
     /// 401: no valid key has reached the verifier.
     NoKey,
@@ -18,6 +18,8 @@ pub enum Verdict {
     Forbidden,
     /// 503: the verifier cannot decide, or is not reached.
     Unavailable,
+    /// A redirect, 429 or another 5xx: may be before anybody is asked, or behind it.
+    Undecided(u16),
 }
 
 /// Why a verifier refuses a valid key.
@@ -40,6 +42,7 @@ impl Verdict {
             401 => Self::NoKey,
             403 => reason_in(body).map_or(Self::Forbidden, Self::Refused),
             503 => Self::Unavailable,
+            300..=399 | 429 | 500.. => Self::Undecided(status),
             other => Self::LetIn(other),
         }
     }
@@ -54,7 +57,7 @@ impl Verdict {
         match self {
             Self::LetIn(_) => Some(true),
             Self::Refused(Reason::Address | Reason::Scope) | Self::Forbidden => Some(false),
-            Self::NoKey | Self::Refused(_) | Self::Unavailable => None,
+            Self::NoKey | Self::Refused(_) | Self::Unavailable | Self::Undecided(_) => None,
         }
     }
 
@@ -66,7 +69,18 @@ impl Verdict {
             Self::Refused(reason) => format!("refused (403): {}", reason.words()),
             Self::Forbidden => "refused (403), and the proxy does not say why".to_owned(),
             Self::Unavailable => "refused (503): the verifier cannot decide, or is not reached".to_owned(),
+            Self::Undecided(status) => format!("answered HTTP {status}, which is no decision"),
         }
+    }
+
+    /// What to do, in a sentence, where an answer to a request `with` something or other decides nothing.
+    pub fn remedy(self, with: &str) -> Option<String> {
+        let Self::Undecided(status) = self else { return None };
+        let remedy = match status {
+            300..=399 => "give the address that it leads to",
+            _ => "try again later",
+        };
+        Some(format!("The route answers HTTP {status} to a request {with}: {remedy}."))
     }
 }
 
@@ -168,9 +182,32 @@ mod tests {
             (403, b"<html>403</html>", Verdict::Forbidden),
             (403, br#"{"detail":"Something else"}"#, Verdict::Forbidden),
             (503, b"", Verdict::Unavailable),
+            (302, b"", Verdict::Undecided(302)),
+            (304, b"", Verdict::Undecided(304)),
+            (429, b"", Verdict::Undecided(429)),
+            (500, b"", Verdict::Undecided(500)),
+            (502, scope, Verdict::Undecided(502)),
         ] {
             assert_eq!(Verdict::of(status, body), verdict);
         }
+    }
+
+    #[test]
+    fn what_decides_nothing_says_what_to_do() {
+        for (status, remedy) in [
+            (200, None),
+            (401, None),
+            (404, None),
+            (503, None),
+            (302, Some("The route answers HTTP 302 to a request without a key: give the address that it leads to.")),
+            (429, Some("The route answers HTTP 429 to a request without a key: try again later.")),
+            (502, Some("The route answers HTTP 502 to a request without a key: try again later.")),
+        ] {
+            let verdict = Verdict::of(status, b"");
+            assert_eq!(verdict.remedy("without a key").as_deref(), remedy);
+            assert!(remedy.is_none() || (verdict.passes().is_none() && !verdict.is_let_in()), "{status}");
+        }
+        assert_eq!(Verdict::Undecided(302).words(), "answered HTTP 302, which is no decision");
     }
 
     fn found(start: Search, address: IpAddr) -> String {

@@ -33,6 +33,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const LONGEST_BODY: usize = 64 << 10;
 /// No client has it: what is sent there is discarded (RFC 6666).
 const NOWHERE: &str = "100::1";
+/// How a request is told from the first one.
+const WITH_THE_CANARY: &str = "with the canary";
 /// A canary that nobody could delete ends by itself.
 const LIFE: &str = "10m";
 
@@ -56,6 +58,9 @@ pub async fn run(session: &Session, asked: &CheckRoute) -> Result<(), Failure> {
     let bare = ask(&client, &target, None).await?;
     line.clear();
     told(session, "without a key", &bare.words())?;
+    if let Some(remedy) = bare.remedy("without a key") {
+        return Err(Failure::failed(remedy));
+    }
     if bare.is_let_in() {
         return Err(Failure::failed("Nothing on this route asks for a key: no canary was sent."));
     }
@@ -101,7 +106,10 @@ impl<'a> Canary<'a> {
     async fn check(&self) -> Result<(), Failure> {
         self.wait(&self.created, Change::Created).await?;
         let verdict = self.ask().await?;
-        told(self.session, "with the canary", &verdict.words())?;
+        told(self.session, WITH_THE_CANARY, &verdict.words())?;
+        if let Some(remedy) = verdict.remedy(WITH_THE_CANARY) {
+            return Err(Failure::failed(remedy));
+        }
         let namespace = &self.session.cluster.namespace;
         match verdict {
             Verdict::LetIn(_) => {}
@@ -117,7 +125,7 @@ impl<'a> Canary<'a> {
                 let cause = format!("the route may not accept {namespace}, or may demand a scope");
                 return told(self.session, "cause", &cause);
             }
-            Verdict::Refused(_) | Verdict::Unavailable => return Ok(()),
+            Verdict::Refused(_) | Verdict::Unavailable | Verdict::Undecided(_) => return Ok(()),
         }
         self.control().await?;
         told(self.session, "namespace", &format!("{namespace} is accepted"))?;
@@ -233,7 +241,8 @@ impl<'a> Canary<'a> {
 }
 
 fn changed_its_mind(verdict: Verdict) -> Failure {
-    Failure::failed(format!("The route has changed its mind: {}.", verdict.words()))
+    let remedy = verdict.remedy(WITH_THE_CANARY);
+    Failure::failed(remedy.unwrap_or_else(|| format!("The route has changed its mind: {}.", verdict.words())))
 }
 
 fn told(session: &Session, label: &str, text: &str) -> Result<(), Failure> {

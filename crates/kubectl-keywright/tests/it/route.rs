@@ -47,7 +47,9 @@ async fn a_route_that_asks_no_verifier_is_found_out() {
     let scene = Scene::new("unasked", &[keywright_role("keywright-admin")]).await;
     let credulous = route(|has_key| Some(if has_key { "200 OK" } else { "401 Unauthorized" })).await;
     let silent = route(|_| None).await;
-    let ((), ()) = tokio::join!(
+    let moved = route(|_| Some("302 Found")).await;
+    let failing = route(|has_key| Some(if has_key { "502 Bad Gateway" } else { "401 Unauthorized" })).await;
+    let ((), (), ()) = tokio::join!(
         async {
             let ran = scene.run(&format!("check-route http://{credulous}/")).await.exits(1);
             let ran = ran.prints("from elsewhere  let in (HTTP 200)").says("this route asks no verifier");
@@ -55,6 +57,14 @@ async fn a_route_that_asks_no_verifier_is_found_out() {
         },
         async {
             scene.run(&format!("check-route http://{silent}/")).await.exits(1).says("no answer in 10 s");
+        },
+        async {
+            scene.run(&format!("check-route http://{moved}/")).await.exits(1).says("give the address that it leads to");
+            scene
+                .run(&format!("check-route http://{failing}/"))
+                .await
+                .exits(1)
+                .says("with the canary: try again later");
         },
     );
     assert!(scene.api_keys().list(&Default::default()).await.unwrap().items.is_empty());
