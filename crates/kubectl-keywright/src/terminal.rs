@@ -4,10 +4,12 @@
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 
+use tokio::sync::oneshot;
 use unicode_width::UnicodeWidthStr;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
+use crate::interrupt::stopped;
 use crate::view::escape::escape;
 
 /// Octets that are read for a key. No key is longer, and what is longer is no key.
@@ -100,11 +102,14 @@ impl Terminal {
             .map_err(|error| Failure::failed(format!("Standard output cannot be written: {error}.")))
     }
 
-    /// Asks a person for a line. `None` at the end of the input.
+    /// Asks a person for a line. `None` at the end of the input. What was typed before the question does not answer it.
     ///
     /// # Errors
     /// If standard input cannot be read.
     pub fn ask(&self, question: &str) -> Result<Option<String>, Failure> {
+        if self.input_is_terminal {
+            discard_input();
+        }
         let mut error = io::stderr();
         let _ = write!(error, "{}", escape(question)).and_then(|()| error.flush());
         let mut line = String::new();
@@ -119,10 +124,10 @@ impl Terminal {
     /// Reads a key, or what may be one: without echo from a terminal, else all of standard input.
     ///
     /// # Errors
-    /// If standard input cannot be read, or somebody presses Ctrl-C.
-    pub fn read_key(&self, question: &str) -> Result<Zeroizing<String>, Failure> {
+    /// If standard input cannot be read, or somebody presses Ctrl-C or ends the program.
+    pub async fn read_key(&self, question: &str) -> Result<Zeroizing<String>, Failure> {
         if self.input_is_terminal {
-            let line = rpassword::prompt_password(question).map(Zeroizing::new);
+            let line = read_without_echo(question).await?;
             return line.map(|line| trimmed(&line)).map_err(|error| match error.kind() {
                 io::ErrorKind::Interrupted => Failure::interrupted("Interrupted. Nothing was looked up."),
                 _ => unreadable(&error),
@@ -144,6 +149,76 @@ impl Terminal {
         Self { is_quiet: true, ..self }
     }
 }
+
+/// Asks for a line that is not echoed. Whoever ends the program meanwhile gets the terminal back as it was.
+async fn read_without_echo(question: &str) -> Result<io::Result<Zeroizing<String>>, Failure> {
+    // From here on a signal does not end the program by itself.
+    let stopped = stopped()?;
+    let settings = Settings::now();
+    let (sender, line) = oneshot::channel();
+    let question = question.to_owned();
+    // No thread of the runtime, which would wait for it at the end.
+    let asking = std::thread::Builder::new().spawn(move || {
+        // Whoever has stopped the program does not want to know.
+        let _ = sender.send(rpassword::prompt_password(question).map(Zeroizing::new));
+    });
+    if let Err(error) = asking {
+        return Ok(Err(error));
+    }
+    tokio::select! {
+        line = line => Ok(line.unwrap_or_else(|_| Err(io::ErrorKind::UnexpectedEof.into()))),
+        () = stopped => {
+            settings.restore();
+            let _ = writeln!(io::stderr());
+            Ok(Err(io::ErrorKind::Interrupted.into()))
+        }
+    }
+}
+
+/// How the terminal is set.
+#[cfg(unix)]
+struct Settings(Option<(std::fs::File, rustix::termios::Termios)>);
+
+#[cfg(unix)]
+impl Settings {
+    /// Those of the terminal that is asked, whatever standard input is.
+    fn now() -> Self {
+        let terminal = std::fs::File::open("/dev/tty").ok();
+        Self(terminal.and_then(|terminal| rustix::termios::tcgetattr(&terminal).ok().map(|set| (terminal, set))))
+    }
+
+    /// Sets it so again.
+    fn restore(&self) {
+        if let Some((terminal, settings)) = &self.0 {
+            // A terminal that was closed needs no echo.
+            let _ = rustix::termios::tcsetattr(terminal, rustix::termios::OptionalActions::Now, settings);
+        }
+    }
+}
+
+/// A console sets itself back.
+#[cfg(windows)]
+struct Settings;
+
+#[cfg(windows)]
+impl Settings {
+    fn now() -> Self {
+        Self
+    }
+
+    fn restore(&self) {}
+}
+
+/// Forgets what was typed and not read.
+#[cfg(unix)]
+fn discard_input() {
+    // What stays is read as the answer, as on a terminal that cannot forget.
+    let _ = rustix::termios::tcflush(io::stdin(), rustix::termios::QueueSelector::IFlush);
+}
+
+/// A console cannot be told to.
+#[cfg(windows)]
+fn discard_input() {}
 
 /// Whether an answer agrees. No answer does not.
 pub fn is_yes(answer: Option<&str>) -> bool {

@@ -2,13 +2,15 @@
 """Somebody in front of a terminal: terminal.py COLUMNS '[["prompt", "answer"], ...]' PROGRAM ARGUMENT...
 
 Waits for each prompt and types its answer, as it stands: "\\r" is Enter, "\\u0003" Ctrl-C, "\\u0004" the end of the input.
-Prints all that is seen, and exits as the program does."""
+After "\\u0000" it is the name of a signal for the program.
+Prints all that is seen, and exits as the program does, which has to leave the terminal with its echo."""
 
 import fcntl
 import json
 import os
 import pty
 import select
+import signal
 import struct
 import sys
 import termios
@@ -29,7 +31,10 @@ while time.monotonic() < deadline:
             read_to = at + len(prompt.encode())
             # The program has written its prompt, and reads from now on at the latest.
             time.sleep(0.2)
-            os.write(terminal, answer.encode())
+            if answer.startswith("\0"):
+                os.kill(child, signal.Signals["SIG" + answer[1:]])
+            else:
+                os.write(terminal, answer.encode())
             answers.pop(0)
     if select.select([terminal], [], [], 0.1)[0]:
         try:
@@ -43,5 +48,7 @@ sys.stdout.buffer.write(seen)
 sys.stdout.flush()
 if answers:
     sys.exit(f"never asked: {answers[0][0]}")
+if not termios.tcgetattr(terminal)[3] & termios.ECHO:
+    sys.exit("the terminal is left without echo")
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 sys.exit(128 - code if code < 0 else code)

@@ -40,7 +40,7 @@ async fn by_name(session: &Session, name: &str, demand: &Demand) -> Result<Expla
 }
 
 async fn by_key(session: &Session, asked: &Explain, demand: &Demand) -> Result<Explanation, Failure> {
-    let key = session.terminal.read_key("Key (not echoed): ")?;
+    let key = session.terminal.read_key("Key (not echoed): ").await?;
     let mut basis = Basis::default();
     if let Ok(presented) = Presented::parse(key.as_bytes()) {
         let wanted = Wanted { digest: presented.digest(), shown: presented.shown(&presented.digest()).to_string() };

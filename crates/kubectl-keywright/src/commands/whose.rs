@@ -9,6 +9,7 @@ use kube::api::ListParams;
 
 use crate::args::Whose;
 use crate::failure::{ApiError, Failure};
+use crate::interrupt;
 use crate::session::{APIKEYS, Session, field_selector};
 use crate::view::escape::escape;
 use crate::view::state::{State, last_used_at};
@@ -61,7 +62,7 @@ pub struct Search {
 
 /// Finds whose key it is.
 pub async fn run(session: &Session, asked: &Whose) -> Result<(), Failure> {
-    let input = session.terminal.read_key("Key or digest (not echoed): ")?;
+    let input = session.terminal.read_key("Key or digest (not echoed): ").await?;
     let wanted = wanted(&input)?;
     drop(input);
     let search = search(session, &wanted, asked.all_namespaces, &asked.system_namespace).await?;
@@ -100,6 +101,20 @@ fn wanted(input: &str) -> Result<Wanted, Failure> {
 
 /// Looks through what the user may see: ApiKeys by what their status shows and by their digest, and records.
 pub async fn search(
+    session: &Session,
+    wanted: &Wanted,
+    all_namespaces: bool,
+    system_namespace: &str,
+) -> Result<Search, Failure> {
+    // Since a key was asked for, no signal ends the program by itself.
+    let stopped = interrupt::stopped()?;
+    tokio::select! {
+        searched = look(session, wanted, all_namespaces, system_namespace) => searched,
+        () = stopped => Err(Failure::interrupted("Interrupted. Nothing was found by then.")),
+    }
+}
+
+async fn look(
     session: &Session,
     wanted: &Wanted,
     all_namespaces: bool,
