@@ -2,7 +2,7 @@
 """Somebody in front of a terminal: terminal.py COLUMNS '[["prompt", "answer"], ...]' PROGRAM ARGUMENT...
 
 Waits for each prompt and types its answer, as it stands: "\\r" is Enter, "\\u0003" Ctrl-C, "\\u0004" the end of the input.
-After "\\u0000" it is the name of a signal for the program.
+After "\\u0000" it is the name of a signal for the program. What answers "" is typed before the program begins.
 Prints all that is seen, and exits as the program does, which has to leave the terminal with its echo."""
 
 import fcntl
@@ -30,7 +30,8 @@ while time.monotonic() < deadline:
         if at >= 0:
             read_to = at + len(prompt.encode())
             # The program has written its prompt, and reads from now on at the latest.
-            time.sleep(0.2)
+            if prompt:
+                time.sleep(0.2)
             if answer.startswith("\0"):
                 os.kill(child, signal.Signals["SIG" + answer[1:]])
             else:

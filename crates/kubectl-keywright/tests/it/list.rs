@@ -1,6 +1,7 @@
 //! Lists are for people in a terminal, and complete in a pipe.
 
 use futures::StreamExt;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::person::{INSIDE, Scene};
@@ -77,4 +78,26 @@ async fn a_list_is_complete_however_many_there_are() {
     futures::stream::iter(created).buffer_unordered(16).for_each(|_| async {}).await;
     let listed = scene.run("list").await.exits(0).prints("New").output;
     assert_eq!(listed.lines().count(), 1 + 501);
+}
+
+#[tokio::test]
+async fn what_others_wrote_into_a_status_hides_no_key() {
+    let mut scene = Scene::of_admin("unreadable").await;
+    scene.declare("bad", json!({"owner": "ann@x", "expiresIn": "1d"})).await;
+    scene.declare("good", json!({"description": "Old\u{202e}cron", "expiresIn": "1d"})).await;
+    scene.controller.take().unwrap().kill().await;
+    let status = Patch::Merge(json!({"status": {"lastUsedAt": "9999-12-31T23:59:59Z"}}));
+    let unreadable = scene.api_keys().patch_status("bad", &PatchParams::default(), &status).await;
+    assert!(unreadable.is_err(), "the API server takes it, and no ApiKey can hold it");
+    scene.run("list").await.exits(0).prints("good").prints("bad   ann@x");
+    scene.run("describe bad").await.exits(0).prints("ann@x");
+    for format in ["json", "yaml"] {
+        let list = scene.run(&format!("list -o {format}")).await.exits(0).prints("Old\\u202ecron");
+        let list: Value = serde_yaml::from_str(&list.output).unwrap();
+        assert_eq!(list["items"][1]["spec"]["description"], "Old\u{202e}cron");
+    }
+    let ahead = [("", "y\r"), ("Revoke bad? [y/N] ", "n\r")];
+    scene.at_terminal("revoke bad", 120, &ahead).await.exits(1).prints("Nothing was revoked.");
+    scene.run("revoke bad --yes --timeout 1s").await.says("bad");
+    assert!(scene.api_keys().get_metadata("bad").await.unwrap().metadata.deletion_timestamp.is_some());
 }
