@@ -153,7 +153,7 @@ test("what is changed is enforced, and a rotation makes a new key", async () => 
   await details.getByText("192.0.2.0/24").waitFor();
   await details.getByRole("button", { name: "Change addresses" }).click();
   kubectl("patch", "apikey", "deploy-runner", "--type", "merge", "--patch", JSON.stringify({ spec: { allowedIPs: ["192.0.2.8/29"] } }));
-  await page.getByLabel("Allowed addresses").fill("0.0.0.0/0");
+  await page.getByLabel("Allowed addresses").fill("10.9.0.0/16");
   await page.getByRole("button", { name: "Change", exact: true }).click();
   await page.getByText("Somebody has changed this key meanwhile").waitFor();
   await page.getByRole("button", { name: "Cancel" }).click();
@@ -184,7 +184,8 @@ test("what is changed is enforced, and a rotation makes a new key", async () => 
   await details.getByText(/^Old key/).waitFor();
   assert.equal(kubectl("get", "apikey", "deploy-runner", "--output", "jsonpath={.status.serial}"), "2", "a double click rotates once");
   assert.equal(await verify(key, "192.0.2.9"), 200, "the old key has its overlap");
-  assert.deepEqual(problems, []);
+  const unexpected = problems.filter((problem) => !problem.includes("409 (Conflict)"));
+  assert.deepEqual(unexpected, []);
   await page.context().close();
 });
 

@@ -79,7 +79,7 @@ const SCENES = {
   "not-installed": { person: "elsewhere", act: visible("Keywright is not installed here.") },
   lost: { person: "remote", act: async (page) => { await ready(page); await outage("unreachable"); await page.getByText(/^As of \d\d:\d\d\. Next try in \d+ s\. The API server/).waitFor(); assert.ok((await page.locator("tbody tr").count()) > 5, "rows stay"); }, after: () => outage("nothing") },
   states: { before: feed({ now }, { rows: STATES.map((state, index) => row(index, { state, tone: TONES[state] ?? "quiet", display: `In state ${state}` })) }, { complete: true }), act: ready },
-  "longest-details": { person: "administrator", fragment: `namespace=${stage.few}&search=nnnn`, act: open("W".repeat(128), (page) => page.locator("summary", { hasText: "256 addresses" }).click()) },
+  "longest-details": { person: "administrator", fragment: `namespace=${stage.long}&search=nnnn`, act: open("W".repeat(128), (page) => page.locator("summary", { hasText: "256 addresses" }).click()) },
   longest: { before: feed({ now }, { rows: [longest, row(1)] }, { complete: true }), act: ready },
 };
 
