@@ -169,6 +169,11 @@ manifests: ## Render the chart as plain manifests, with a kustomization.yaml, in
 	@helm=$$(command -v helm || echo "$$(tests/testbed/build.sh)/helm"); charts/manifests.sh "$$helm" target/manifests
 	@echo "kubectl apply -k target/manifests"
 
+.PHONY: plugin
+plugin: ## Build kubectl's plugin for Linux, macOS and Windows into target/plugin (SYSTEMS="linux-amd64 windows-arm64" for some; RELEASE=https://... HOMEPAGE=https://... for krew's manifest)
+	@tests/testbed/tools.sh base cross
+	@RELEASE="$(RELEASE)" HOMEPAGE="$(HOMEPAGE)" packaging/plugin.sh target/plugin $(SYSTEMS)
+
 .PHONY: chart-readme
 chart-readme: ## Generate the chart's README.md from values.yaml
 	WRITE=1 cargo test --locked --quiet --test it chart::readme

@@ -13,6 +13,8 @@ export function create({ session, view, list, wait, gone }) {
   let made = null;
   let isNamed = false;
   const check = () => form.check();
+  // The answer may hold a key.
+  const stay = (event) => event.preventDefault();
   const text = (attributes) => element("input", { autocomplete: "off", input: check, ...attributes });
 
   const display = field("Name", text({ maxlength: "128" }), { required: true });
@@ -37,7 +39,7 @@ export function create({ session, view, list, wait, gone }) {
   const form = checkedForm({
     path: "/api/check",
     places: { display_name: display, name: display, description, owner, expires: ends, addresses: from },
-    gone: () => gone(box),
+    gone: (error) => gone(box, error),
     asked: () => ({
       namespace: place.control.value,
       name: isNamed ? name.value.trim() : null,
@@ -57,7 +59,12 @@ export function create({ session, view, list, wait, gone }) {
     async act(asked) {
       list.own.add(`${asked.namespace}/${asked.name}`);
       const started = performance.now();
-      made = await post("/api/keys", asked);
+      addEventListener("beforeunload", stay);
+      try {
+        made = await post("/api/keys", asked);
+      } finally {
+        removeEventListener("beforeunload", stay);
+      }
       take(box, made, started, wait);
     },
   });

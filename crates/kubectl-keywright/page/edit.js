@@ -8,12 +8,13 @@ import { pathOf, post } from "./server.js";
 /** Opens the dialog for `what` of the row whose details are open. */
 export function edit(what, row, details) {
   const box = dialog(`Change ${what} of ${row.display}`, { narrow: true, closed: () => details.focus(`change ${what}`) });
+  const { generation } = details.answer;
   const [name, target, value] = FIELDS[what](row, () => form.check());
   const form = checkedForm({
     path: `${pathOf(row)}/check`,
     places: { [name]: target },
     gone: () => details.gone(box),
-    asked: () => ({ uid: row.uid, [name]: value() }),
+    asked: () => ({ uid: row.uid, generation, [name]: value() }),
     told: ({ expires_at: at }) => target.explain?.(at),
     async act(asked) {
       await post(`${pathOf(row)}/edit`, asked);
@@ -27,8 +28,8 @@ export function edit(what, row, details) {
 
 const FIELDS = {
   expiry(row, check) {
-    const target = expiry(row.expires ? "90d" : "Never", check);
-    return ["expires", target, target.value];
+    const target = expiry("", check, ["", "As it is"]);
+    return ["expires", target, () => target.value() || undefined];
   },
   addresses(row, check) {
     const target = addresses((row.ips ?? []).join(",\n"), check);

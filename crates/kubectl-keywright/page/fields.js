@@ -31,9 +31,9 @@ export function choice(legend, choices, chosen, change) {
 const ENDS = [["1d", "1 day"], ["30d", "30 days"], ["90d", "90 days"], ["Never", "Never"], ["Date", "Date"]];
 
 /** When a key ends. `value()` is a duration, `Never`, or a time. */
-export function expiry(chosen, changed) {
+export function expiry(chosen, changed, ...more) {
   const control = element("input", { type: "datetime-local", "aria-label": "Date and time", hidden: true, input: changed });
-  const { made, value: picked } = choice("Expires", ENDS, chosen, () => {
+  const { made, value: picked } = choice("Expires", [...more, ...ENDS], chosen, () => {
     if (show(control, picked() === "Date")) control.focus();
     changed();
   });

@@ -54,7 +54,7 @@ export function checkedForm({ path, asked, places, told, act, gone }) {
     try {
       await act({ ...asked(), name: answer.name });
     } catch (error) {
-      if (error instanceof Gone) return gone();
+      if (error instanceof Gone) return gone(error);
       const problems = error.fields?.length ? error.fields : [{ words: error.message }];
       blame(problems);
       return problems;

@@ -37,10 +37,10 @@ const details = new Details({
 });
 
 /** Settles once every verifier accepts a new key, or fails with the reason why none will. */
-function wait({ uid }) {
+function wait({ uid }, tell) {
   return new Promise((done, failed) => {
     const look = (row) => {
-      if (row?.pending) return;
+      if (row?.pending) return tell(`${row.pending}...`);
       watchers.delete(uid);
       if (row && !row.failed) done();
       else failed(new Error(row?.failed ?? "It was revoked."));
@@ -64,10 +64,10 @@ function openDetails(row) {
 const openCreate = () => create({ session, view, list, wait, gone: pluginGone });
 
 /** Nothing works any more, and a dialog may still hold a key: it stays. */
-function pluginGone(box) {
+function pluginGone(box, { message } = new Gone()) {
   following?.abort();
   clearInterval(lost);
-  const { message } = new Gone();
+  clearTimeout(silence);
   if (box?.made.open) box.made.append(element("p", { class: "note bad", role: "alert" }, message));
   notice(message, "bad");
   show(by("create"), false);
@@ -112,7 +112,7 @@ async function begin() {
 
 function offerNamespaces() {
   const changed = () => {
-    keep({ namespace: control.value.trim(), key: "" });
+    keep({ namespace: control.value, key: "" });
     enter(view.namespace);
   };
   const { namespaces } = session;
@@ -122,12 +122,13 @@ function offerNamespaces() {
     const offered = [...new Set([...namespaces, view.namespace])].filter(Boolean);
     control = element("select", { change: changed }, offered.map((one) => option(one)), option("", "All namespaces"));
   } else {
-    control = element("input", { value: view.namespace, size: "14", autocomplete: "off" });
+    // What is no name, as a key that somebody pastes, goes nowhere.
+    control = element("input", { value: view.namespace, size: "14", autocomplete: "off", pattern: "[a-z0-9\\-]+" });
   }
   by("namespace").replaceChildren(element("label", {}, "Namespace ", control));
   by("namespace").addEventListener("submit", (event) => {
     event.preventDefault();
-    if (control.value.trim()) changed();
+    if (control.reportValidity() && control.value) changed();
   });
 }
 
@@ -145,6 +146,7 @@ async function enter(namespace) {
     write(by("rights"), session.words ?? "");
     show(by("rights"), Boolean(session.words));
     for await (const message of feed(namespace, signal)) {
+      listen();
       for (const [kind, content] of Object.entries(message)) handlers[kind](content);
       // So that many rows make many short tasks.
       if (message.rows) await new Promise((next) => setTimeout(next));
@@ -154,6 +156,20 @@ async function enter(namespace) {
     if (error instanceof Gone) return pluginGone();
     handlers.refused(error.message);
   }
+}
+
+let silence;
+let isSilent;
+
+/** The plugin says the time every 10 s. Where it says nothing, what is shown may be old. */
+function listen() {
+  if (isSilent) notice();
+  isSilent = false;
+  clearTimeout(silence);
+  silence = setTimeout(() => {
+    isSilent = true;
+    notice("The plugin is silent: this may be old. If this stays, run kubectl keywright ui again.");
+  }, 40_000);
 }
 
 const handlers = {

@@ -80,6 +80,8 @@ export function readView(fragment) {
 
 export function writeView({ namespace, search, state, owner, hints, sort, descending, key }) {
   const order = (descending ? "-" : "") + sort;
+  // An address is kept: a key that somebody looks for must not be.
+  if (/\w{20}/.test(search)) search = "";
   const written = { namespace: namespace || "*", search, state, owner, hints: hints.join(","), sort: order === "name" ? "" : order, key };
   return new URLSearchParams(Object.entries(written).filter(([, value]) => value)).toString();
 }

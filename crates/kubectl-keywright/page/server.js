@@ -13,13 +13,18 @@ export class Gone extends Error {
   message = "The plugin has ended. Run kubectl keywright ui again.";
 }
 
+/** Nobody says what has come of it. */
+export class Lost extends Gone {
+  message = "The plugin did not answer. What was asked for may be done: look at the key. If this stays, run kubectl keywright ui again.";
+}
+
 async function reach(path, { headers, ...options } = {}) {
   let answer;
   try {
     answer = await fetch(path, { cache: "no-store", headers: { ...headers, "X-Keywright-Session": sessionStorage.proof }, ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Gone();
+    throw options.method ? new Lost() : new Gone();
   }
   if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => ({})));
   return answer;

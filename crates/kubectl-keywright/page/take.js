@@ -9,7 +9,7 @@ export function take(box, made, started, wait) {
   const done = button("Done", () => box.tryToClose(), { class: made.key ? "" : "primary" });
   const end = [element("details", {}, element("summary", {}, "The same, for Git"), copyable("Manifest", "", made.manifest).made), element("div", { class: "end" }, progress, done)];
   box.made.classList.add("narrow");
-  wait(made).then(
+  wait(made, (words) => (progress.textContent = words)).then(
     () => (progress.textContent = `Every verifier accepts it (${waited(started)})`),
     ({ message }) => fail(progress, message));
   if (made.key) once(box, made, end, done);

@@ -1,5 +1,5 @@
-//! What ends a command early. Ctrl-C has one handler for the whole program. It is set up where a command begins to change
-//! something: until then Ctrl-C ends the program, and nothing is left behind.
+//! What ends a command early: Ctrl-C, or somebody who ends the program. It has one handler for the whole program, which is set
+//! up where a command begins to change something: until then the program just ends, and nothing is left behind.
 
 use std::future;
 use std::sync::OnceLock;
@@ -8,14 +8,14 @@ use tokio::sync::watch;
 
 use crate::failure::Failure;
 
-/// Whether somebody has pressed Ctrl-C: also before anybody asked, so that none is missed between two waits.
+/// Whether somebody has pressed Ctrl-C, or ended the program: also before anybody asked, so that none is missed between two waits.
 static PRESSED: OnceLock<watch::Receiver<bool>> = OnceLock::new();
 
-/// Ends once somebody has pressed Ctrl-C.
+/// Ends once somebody has pressed Ctrl-C, closed the terminal, or ended the program.
 pub async fn pressed() {
     let mut pressed = PRESSED.get_or_init(handler).clone();
     if pressed.wait_for(|pressed| *pressed).await.is_err() {
-        // There is no handler: Ctrl-C ends the program.
+        // There is no handler: it just ends.
         future::pending::<()>().await;
     }
 }
@@ -71,10 +71,11 @@ pub fn stopped() -> Result<impl Future<Output = ()>, Failure> {
 
 fn handler() -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
+    if let Ok(stopped) = stopped() {
+        tokio::spawn(async move {
+            stopped.await;
             sender.send_replace(true);
-        }
-    });
+        });
+    }
     receiver
 }

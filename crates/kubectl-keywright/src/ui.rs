@@ -21,10 +21,17 @@ pub mod session;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use rand::TryRng;
 use rand::rngs::SysRng;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
 use self::browser::Signpost;
 use self::routes::Page;
@@ -34,6 +41,13 @@ use crate::cluster::Cluster;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::terminal::Terminal;
+
+/// Connections at once. A browser has six to one address, and four tabs may be open.
+const MOST_CONNECTIONS: usize = 64;
+/// How long a connection may ask nothing.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// After a connection that could not be taken.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the page until somebody ends it. Its address, which is good once, goes to `terminal`.
 ///
@@ -56,9 +70,29 @@ pub async fn run(cluster: Cluster, options: &Ui, terminal: Terminal) -> Result<(
     let page = Page::new(cluster, session);
     tokio::select! {
         () = stopped => Ok(()),
-        served = async { axum::serve(listener, routes::router(Arc::new(page))).await } => {
-            served.map_err(|error| Failure::failed(format!("The page cannot be served: {error}.")))
-        }
+        () = serve(listener, routes::router(Arc::new(page))) => Ok(()),
+    }
+}
+
+/// Serves connections. Whoever is on this machine may open them: a few at once, and none that asks nothing for long.
+async fn serve(listener: TcpListener, router: Router) {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let mut http = http1::Builder::new();
+    // One request each: a browser that takes up a connection which just then ends would tell the page that nobody is there.
+    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok((connection, _)) = listener.accept().await else {
+            // Too many files are open, as a rule.
+            sleep(PAUSE).await;
+            continue;
+        };
+        let served = http.serve_connection(TokioIo::new(connection), TowerToHyperService::new(router.clone()));
+        tokio::spawn(async move {
+            // Whoever breaks off has nobody to hear of it.
+            let _ = served.await;
+            drop(place);
+        });
     }
 }
 

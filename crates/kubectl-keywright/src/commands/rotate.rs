@@ -1,7 +1,7 @@
 //! `rotate`: asks for a new key, and waits until it is in its Secret.
 
 use jiff::Zoned;
-use keywright_core::api::{ApiKey, ConditionType, ROTATE_ANNOTATION, Reason};
+use keywright_core::api::{ApiKey, ROTATE_ANNOTATION};
 use serde_json::json;
 
 use super::follow::{Outcome, follow};
@@ -12,8 +12,7 @@ use crate::interrupt::unless_pressed;
 use crate::session::Session;
 use crate::terminal::is_yes;
 use crate::view::escape::escape;
-use crate::view::rotation::{OlderKey, Rotation, ends_early, loss, new_request, refusal};
-use crate::view::state::condition;
+use crate::view::rotation::{OlderKey, Rotation, ends_early, loss, new_request, obstacle, refusal};
 use crate::view::wait::{Change, Wanted, in_force};
 
 /// How often a change is tried again that somebody else was faster than.
@@ -23,14 +22,18 @@ const ATTEMPTS: usize = 5;
 pub async fn run(session: &Session, asked: &Rotate) -> Result<(), Failure> {
     let (key, request) = ask(session, asked).await?;
     let name = session.full_name(&asked.name);
-    if !asked.wait {
-        session.terminal.say(&format!("{name}: a new key is on its way."));
-        return Ok(());
+    match (obstacle(&key), asked.wait) {
+        (Some(obstacle), false) => session.terminal.say(&format!("{name} {obstacle}.")),
+        (Some(obstacle), true) => return Err(Failure::late(format!("{name} {obstacle}."))),
+        (None, false) => session.terminal.say(&format!("{name}: a new key is on its way.")),
+        (None, true) => return wait(session, asked, &key, &request).await,
     }
-    if let Some(obstacle) = obstacle(&key) {
-        return Err(Failure::late(format!("{name} {obstacle}.")));
-    }
-    let wanted = Wanted::of(&key, Change::Rotated(Rotation::asked_of(&key, &request)));
+    Ok(())
+}
+
+async fn wait(session: &Session, asked: &Rotate, key: &ApiKey, request: &str) -> Result<(), Failure> {
+    let name = session.full_name(&asked.name);
+    let wanted = Wanted::of(key, Change::Rotated(Rotation::asked_of(key, request)));
     let outcome = follow(session.waits(), session.attempt("get", &asked.name), asked.timeout, async |waited| {
         let key = session.cluster.find::<ApiKey>(&session.cluster.namespace, &asked.name).await?;
         Ok(in_force(key.as_ref(), &wanted, waited, &session.cluster.now()))
@@ -87,15 +90,6 @@ fn agree(session: &Session, asked: &Rotate, old: &OlderKey, now: &Zoned) -> Resu
     }
     let answer = session.terminal.ask(&format!("Rotate {}? [y/N] ", asked.name))?;
     if is_yes(answer.as_deref()) { Ok(()) } else { Err(Failure::failed("Nothing was rotated.")) }
-}
-
-/// Why a rotation that was asked for waits for a person.
-fn obstacle(key: &ApiKey) -> Option<&'static str> {
-    match condition(key, &ConditionType::Active).map(|active| &active.reason) {
-        Some(Reason::Suspended) => Some("is suspended: its rotation waits until it is resumed"),
-        Some(Reason::Expired) => Some("has expired: its rotation waits until its end is moved"),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

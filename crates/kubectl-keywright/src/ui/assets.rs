@@ -22,16 +22,20 @@ macro_rules! assets {
 }
 
 impl Asset {
-    /// The content as it is sent: line by line the same, without indentation and comments. No text of the page goes over
-    /// several lines.
+    /// The content as it is sent: without indentation, empty lines and comments. No text of the page goes over several lines.
     pub fn lean(&self) -> String {
         let is_comment = |line: &str| match self.content_type {
             SCRIPT => line.starts_with("//") || line.starts_with("/**") && line.ends_with("*/"),
             STYLE => line.starts_with("/*") && line.ends_with("*/"),
             _ => false,
         };
-        let lines = self.content.lines().map(str::trim);
-        lines.map(|line| if is_comment(line) { "\n".to_owned() } else { format!("{line}\n") }).collect()
+        let lines = self.content.lines().map(str::trim).filter(|line| !line.is_empty() && !is_comment(line));
+        let lean: String = lines.flat_map(|line| [line, "\n"]).collect();
+        let spaces = [(": ", ":"), ("; ", ";"), (", ", ","), (" {", "{"), ("{ ", "{"), (";}", "}")];
+        match self.content_type {
+            STYLE => spaces.into_iter().fold(lean, |style, (wide, narrow)| style.replace(wide, narrow)),
+            _ => lean,
+        }
     }
 }
 

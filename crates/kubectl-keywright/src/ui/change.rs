@@ -8,10 +8,10 @@ use rand::rngs::SysRng;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::form::{Deliver, NewKey, Problem, snippet};
+use super::form::{Deliver, Edit, NewKey, Problem, snippet};
 use crate::change::{self, NotWritten};
 use crate::cluster::Cluster;
-use crate::view::rotation::{ends_early, loss, new_request, refusal};
+use crate::view::rotation::{ends_early, is_pending, loss, new_request, obstacle, refusal};
 use crate::view::state::capital;
 
 /// Why nothing was changed.
@@ -23,6 +23,10 @@ pub enum NotChanged {
     Problems(Vec<Problem>),
     /// Another reason, in a sentence.
     Words(String),
+    /// Somebody has asked for the same just now.
+    AlreadyAsked,
+    /// It is not as the page has shown it.
+    Outdated,
 }
 
 /// A key that was created.
@@ -100,13 +104,16 @@ pub async fn create(cluster: &Cluster, form: &NewKey, now: Timestamp) -> Result<
     })
 }
 
-/// Changes the spec of the ApiKey with this uid.
+/// Changes the spec of the ApiKey with this uid: of this generation, if one is given, and not what somebody else has declared since.
 ///
 /// # Errors
 /// See [`NotChanged`].
-pub async fn edit(cluster: &Cluster, place: (&str, &str), uid: &str, spec: &Value) -> Result<(), NotChanged> {
-    change::edit(cluster, place, uid, |_| Ok::<_, NotChanged>(json!({ "spec": spec }))).await?;
-    Ok(())
+pub async fn edit(cluster: &Cluster, place: (&str, &str), form: &Edit, spec: &Value) -> Result<(), NotChanged> {
+    let change = |seen: &ApiKey| match form.generation {
+        Some(generation) if seen.metadata.generation != Some(generation) => Err(NotChanged::Outdated),
+        _ => Ok(json!({ "spec": spec })),
+    };
+    change::edit(cluster, place, &form.uid, change).await.map(drop)
 }
 
 /// Asks for a new key.
@@ -114,14 +121,23 @@ pub async fn edit(cluster: &Cluster, place: (&str, &str), uid: &str, spec: &Valu
 /// # Errors
 /// See [`NotChanged`]. An old key would end before its time: whoever agrees to that says so to the command.
 pub async fn rotate(cluster: &Cluster, place: (&str, &str), uid: &str) -> Result<(), NotChanged> {
-    change::edit(cluster, place, uid, |seen| rotation(seen, place.1, &cluster.now())).await?;
-    Ok(())
+    match change::edit(cluster, place, uid, |seen| rotation(seen, place.1, &cluster.now())).await {
+        Err(NotChanged::AlreadyAsked) => Ok(()),
+        done => done.map(drop),
+    }
 }
 
 /// The change that asks for a rotation, unless it would end an old key before its time.
 fn rotation(seen: &ApiKey, name: &str, now: &Zoned) -> Result<Value, NotChanged> {
     if let Some(why) = refusal(seen) {
         return Err(NotChanged::Words(format!("{name} {why}.")));
+    }
+    if let Some(why) = obstacle(seen) {
+        return Err(NotChanged::Words(format!("{name} {why}.")));
+    }
+    // A second click, or another tab: nobody wants two new keys.
+    if is_pending(seen) {
+        return Err(NotChanged::AlreadyAsked);
     }
     if let Some(old) = ends_early(seen, now) {
         let loss = loss(&old, now);

@@ -169,6 +169,8 @@ async fn tell(cluster: &Cluster, namespace: &str, page: &Sender<Message>) -> Opt
         let error = loop {
             let messages = tokio::select! {
                 event = events.next() => match event? {
+                    // Told before anything is asked.
+                    Ok(Event::Init) => store.take(Event::Init, &heard),
                     Ok(event) => {
                         let found = (failures > 0).then_some(Message::Found(true));
                         failures = 0;

@@ -49,6 +49,8 @@ pub enum Deliver {
 pub struct Edit {
     /// The ApiKey that is meant, and no other one of its name.
     pub uid: String,
+    /// `metadata.generation` of what the person has seen, where what is there is typed over.
+    pub generation: Option<i64>,
     description: Option<String>,
     expires: Option<String>,
     addresses: Option<String>,

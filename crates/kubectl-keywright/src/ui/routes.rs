@@ -234,7 +234,7 @@ async fn edit(
 ) -> Answer<Response> {
     let checked = form.check(page.cluster.now().timestamp());
     let edited = match checked.problems.is_empty() {
-        true => change::edit(&page.cluster, (&namespace, &name), &form.uid, &checked.spec).await,
+        true => change::edit(&page.cluster, (&namespace, &name), &form, &checked.spec).await,
         false => Err(NotChanged::Problems(checked.problems)),
     };
     done(&page, "patch", &namespace, &name, edited)
@@ -299,6 +299,11 @@ impl Problems {
                 Self { status: 422, message: "Something is missing or wrong.".to_owned(), fields }
             }
             NotChanged::Words(words) => Self::new(409, words),
+            NotChanged::AlreadyAsked => Self::new(409, "Somebody has asked for it already.".to_owned()),
+            NotChanged::Outdated => {
+                let words = "Somebody has changed this key meanwhile: press Cancel, look, and change it again.";
+                Self::new(409, words.to_owned())
+            }
         }
     }
 }

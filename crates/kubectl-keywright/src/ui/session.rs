@@ -175,7 +175,7 @@ impl fmt::Display for Refusal {
             Self::Host => "This server answers at its own address only.",
             Self::Origin => "This server answers its own page only.",
             Self::ContentType => "Send JSON.",
-            Self::Session => "This address was used already, or is old. Run kubectl keywright ui again.",
+            Self::Session => "This tab's session is not known: its address is old, or another page has replaced its cookie. Run kubectl keywright ui again.",
         })
     }
 }

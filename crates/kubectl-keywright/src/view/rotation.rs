@@ -1,10 +1,10 @@
 //! Whether a key can be rotated, what is lost by it, and when it is done.
 
 use jiff::{Timestamp, Zoned};
-use keywright_core::api::{ApiKey, ROTATE_ANNOTATION};
+use keywright_core::api::{ApiKey, ConditionType, ROTATE_ANNOTATION, Reason};
 use keywright_core::lifecycle::{MAX_OLDER_KEYS, RotateRequest};
 
-use super::state::is_going;
+use super::state::{condition, is_going};
 use super::time::{self, Form};
 
 /// A rotation that was asked for.
@@ -103,11 +103,28 @@ pub fn refusal(key: &ApiKey) -> Option<&'static str> {
     key.spec.key_hash.is_some().then_some(made_elsewhere).or(has_source.then_some(in_a_source))
 }
 
-/// The old key that another rotation would end at once.
+/// Whether a rotation was asked for that is still to come.
+pub fn is_pending(key: &ApiKey) -> bool {
+    let asked = request_of(key).map(|value| RotateRequest::read(value).shown);
+    let done = key.status.as_ref().and_then(|status| status.rotate_request.as_ref());
+    asked.is_some_and(|asked| done != Some(&asked))
+}
+
+/// Why a rotation waits for a person: what comes after the key's name.
+pub fn obstacle(key: &ApiKey) -> Option<&'static str> {
+    match condition(key, &ConditionType::Active).map(|active| &active.reason) {
+        Some(Reason::Suspended) => Some("is suspended: its rotation waits until it is resumed"),
+        Some(Reason::Expired) => Some("has expired: its rotation waits until its end is moved"),
+        _ => None,
+    }
+}
+
+/// The old key that another rotation would end at once. One that is still to come makes an old key more.
 pub fn ends_early(key: &ApiKey, now: &Zoned) -> Option<OlderKey> {
     let mut older = older_keys(key);
     older.retain(|old| old.ends > now.timestamp());
-    (older.len() >= MAX_OLDER_KEYS).then(|| older.into_iter().next()).flatten()
+    let number = older.len() + usize::from(is_pending(key));
+    (number >= MAX_OLDER_KEYS).then(|| older.into_iter().next()).flatten()
 }
 
 /// What a rotation ends, in a sentence.
@@ -160,6 +177,12 @@ mod tests {
                 ends.iter().map(|(serial, end)| json!({"serial": serial, "retiresAt": end})).collect();
             let key = apikey(&json!({"status": {"retiring": retiring}}));
             assert_eq!(ends_early(&key, &now()).map(|old| old.serial), serial, "{ends:?}");
+        }
+        for (done, serial) in [(json!(null), Some(2)), (json!("one"), Some(2)), (json!("two"), None)] {
+            let retiring = json!([{"serial": 2, "retiresAt": later}]);
+            let metadata = json!({"annotations": {ROTATE_ANNOTATION: "two"}});
+            let key = json!({"metadata": metadata, "status": {"retiring": retiring, "rotateRequest": done}});
+            assert_eq!(ends_early(&apikey(&key), &now()).map(|old| old.serial), serial, "{done}");
         }
         let old = OlderKey {
             serial: 2,

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { apply, closeBrowser, kubectl, ready, shoot, stage, until, visit } from "./stage.mjs";
+import { apply, closeBrowser, kubectl, listed, ready, shoot, stage, until, visit } from "./stage.mjs";
 
 after(closeBrowser);
 
@@ -76,5 +76,16 @@ test("a key that somebody pastes into a field is not repeated", async () => {
   await page.locator("dialog").getByRole("textbox", { name: "Owner" }).fill(key);
   await page.getByText(/looks like a key/).waitFor();
   assert.ok(!(await page.locator("dialog .problem:visible").allTextContents()).join().includes("aaaaaaaaa"));
+  await page.getByRole("button", { name: "Cancel" }).click();
+  await page.getByRole("searchbox").fill(key);
+  await page.getByText("No key matches.").waitFor();
+  await page.getByRole("searchbox").fill("nightly");
+  await page.waitForURL(/search=nightly/);
+  await page.getByRole("searchbox").fill(`${key} x`);
+  await page.waitForURL((url) => !url.hash.includes("search"));
+  await page.getByLabel("Namespace").fill(key);
+  await page.getByLabel("Namespace").press("Enter");
+  await listed(page, "Nightly CI").waitFor({ state: "detached" });
+  assert.ok(!page.url().includes("keyw1"), page.url());
   await context.close();
 });

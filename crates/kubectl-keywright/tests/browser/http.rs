@@ -149,6 +149,23 @@ async fn a_watch_that_goes_silent_is_made_up_for_and_one_that_breaks_is_told() {
 }
 
 #[tokio::test]
+async fn connections_that_ask_nothing_keep_nobody_out() {
+    let installation = Installation::new("page-idle").await;
+    let page = page_of(&installation, "ann", &[]).await;
+    let address = address(&page);
+    let host = address.strip_prefix("http://").and_then(|rest| rest.split('/').next()).unwrap();
+    let to: SocketAddr = host.parse().unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        let mut connection = TcpStream::connect(to).await.unwrap();
+        connection.write_all(b"GET / HTTP/1.1\r\nHost: 127").await.unwrap();
+        idle.push(connection);
+    }
+    let (status, _) = send(to, &format!("GET / HTTP/1.1\nHost: {host}"), "").await;
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
 async fn a_key_whose_creation_had_no_answer_is_shown_all_the_same() {
     let installation = Installation::new("page-lost").await;
     let faults = FaultProxy::start(installation.control_plane).await;

@@ -44,7 +44,7 @@ const PEOPLE: [(&str, &[(&str, &str, &str)]); 3] = [
 const LOOK: (&str, &str, &str) = ("keywright.dev", "apikeys", "get list watch");
 
 /// The namespaces that no controller looks after, and how many ApiKeys are in each.
-const CROWDS: [(&str, u32); 2] = [("few", 100), ("many", 5000)];
+const CROWDS: [(&str, u32); 3] = [("long", 1), ("few", 100), ("many", 5000)];
 
 impl Stage {
     pub async fn new(name: &str) -> Self {
@@ -85,10 +85,10 @@ impl Stage {
             "displayName": "W".repeat(128), "owner": "o".repeat(128), "description": "d ".repeat(512), "expiresIn": "90d",
             "allowedIPs": (0..256).map(|number| format!("2001:db8:1111:2222:3333:4444:5555:{number:x}/128")).collect::<Vec<_>>(),
         });
-        let metadata = json!({"name": "n".repeat(253), "namespace": self.namespace("few")});
+        let metadata = json!({"name": "n".repeat(253)});
         let longest =
             json!({"apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKey", "metadata": metadata, "spec": longest});
-        let keys: Api<ApiKey> = Api::namespaced(self.installation.client.clone(), &self.namespace("few"));
+        let keys: Api<ApiKey> = Api::namespaced(self.installation.client.clone(), &self.namespace("long"));
         keys.create(&PostParams::default(), &serde_json::from_value(longest).unwrap()).await.unwrap();
     }
 
@@ -198,6 +198,7 @@ impl Stage {
             "pages": pages,
             "processes": self.pages.iter().map(|(person, page)| ((*person).to_owned(), json!(page.id()))).collect::<serde_json::Map<_, _>>(),
             "namespace": self.installation.tenant_namespace,
+            "long": self.namespace("long"),
             "few": self.namespace("few"),
             "many": self.namespace("many"),
             "outages": self.outages.to_string(),

@@ -61,7 +61,7 @@ const SCENES = {
   "create-wrong": { act: creating(async (page) => { await page.getByLabel("Allowed addresses").fill("10.0.0.1/8, 10.0.0.0/8, home"); await page.getByText(/Entry 1 has host bits/).waitFor(); await page.getByRole("button", { name: "Create key" }).click(); await page.getByText("Give it a name.").waitFor(); }) },
   delivered: { act: creating(made("Into a Secret")) },
   once: { act: creating(made("Show me once, keep a digest", async (page) => { await page.keyboard.press("Escape"); await page.getByText("Close? You cannot see this key again.").waitFor(); })) },
-  edit: { act: open("Billing export", async (page) => { await page.getByRole("button", { name: "Change expiry" }).click(); await page.getByText(/^Refused from/).waitFor(); }) },
+  edit: { act: open("Billing export", async (page) => { await page.getByRole("button", { name: "Change expiry" }).click(); await page.getByText("30 days", { exact: true }).click(); await page.getByText(/^Refused from/).waitFor(); }) },
   revoke: { act: open("Old cron", async (page) => { await page.getByRole("button", { name: "Revoke..." }).click(); await page.getByText(/^Used /).last().waitFor(); }) },
   "all-namespaces": { person: "administrator", act: async (page) => {
     await ready(page);
@@ -79,7 +79,7 @@ const SCENES = {
   "not-installed": { person: "elsewhere", act: visible("Keywright is not installed here.") },
   lost: { person: "remote", act: async (page) => { await ready(page); await outage("unreachable"); await page.getByText(/^As of \d\d:\d\d\. Next try in \d+ s\. The API server/).waitFor(); assert.ok((await page.locator("tbody tr").count()) > 5, "rows stay"); }, after: () => outage("nothing") },
   states: { before: feed({ now }, { rows: STATES.map((state, index) => row(index, { state, tone: TONES[state] ?? "quiet", display: `In state ${state}` })) }, { complete: true }), act: ready },
-  "longest-details": { person: "administrator", fragment: `namespace=${stage.few}&search=nnnn`, act: open("W".repeat(128), (page) => page.locator("summary", { hasText: "256 addresses" }).click()) },
+  "longest-details": { person: "administrator", fragment: `namespace=${stage.long}&search=nnnn`, act: open("W".repeat(128), (page) => page.locator("summary", { hasText: "256 addresses" }).click()) },
   longest: { before: feed({ now }, { rows: [longest, row(1)] }, { complete: true }), act: ready },
 };
 
@@ -126,7 +126,9 @@ test("after an outage, what has happened meanwhile is shown", async () => {
   const { page } = await visit("remote");
   await ready(page);
   await outage("unreachable");
-  await page.getByText(/^As of .+ The API server/).waitFor();
+  // Each try comes later than the one before: nothing was heard.
+  await page.getByText(/^As of .+ Next try in 5 s\. The API server/).waitFor();
+  await page.getByText(/^As of .+ Next try in 10 s\. The API server/).waitFor();
   kubectl("patch", "apikey", "paused", "--type", "merge", "--patch", JSON.stringify({ spec: { displayName: "Renamed meanwhile" } }));
   await outage("nothing");
   await listed(page, "Renamed meanwhile").waitFor();

@@ -1,8 +1,11 @@
 //! A key is shown once, to whom it belongs, and works when it is shown.
 
+use std::process::Stdio;
+
 use keywright_core::key::{Digest, Presented};
 use keywright_testing::wait;
 use kube::ResourceExt;
+use tokio::process::Command;
 
 use super::person::{INSIDE, OUTSIDE, Scene, keywright_role};
 
@@ -89,6 +92,27 @@ async fn a_key_that_cannot_be_written_is_not_made_and_one_that_is_lost_is_named(
     assert!(!is_there("nowhere").await);
     scene.run("create late --local --print --expires 2020-01-01").await.exits(2).says("has passed");
     assert!(!is_there("late").await);
+}
+
+#[tokio::test]
+async fn a_key_that_was_made_here_is_shown_when_the_program_is_ended() {
+    let scene = Scene::of_admin("stopped").await;
+    scene.verifier.signal("STOP");
+    for signal in ["TERM", "HUP"] {
+        let name = signal.to_lowercase();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-keywright"));
+        command.args(["create", &name, "--local", "--print"]).env("KUBECONFIG", scene.kubeconfig());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let api_keys = scene.api_keys();
+        wait::until("it is created", async || api_keys.get_opt(&name).await.unwrap().is_some()).await;
+        let process = child.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-s", signal, &process]).status().await.unwrap().success());
+        let ended = child.wait_with_output().await.unwrap();
+        assert_eq!(ended.status.code(), Some(130), "{ended:?}");
+        let stored = api_keys.get(&name).await.unwrap().spec.key_hash;
+        assert_eq!(stored, Some(Digest::of(&ended.stdout).to_string()), "{ended:?}");
+    }
+    scene.verifier.signal("CONT");
 }
 
 #[tokio::test]
