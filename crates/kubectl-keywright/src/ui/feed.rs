@@ -10,12 +10,13 @@ use jiff::Zoned;
 use keywright_core::api::ApiKey;
 use keywright_core::declaration::is_dns_subdomain;
 use kube::Api;
+use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::watcher::{self, Event, watcher};
 use serde::Serialize;
 use tokio::sync::mpsc::Sender;
 
 use super::row::Listed;
-use crate::cluster::{Cluster, innermost};
+use crate::cluster::{Cluster, innermost, read};
 
 /// Rows in one message of the first list.
 const BATCH: usize = 500;
@@ -157,7 +158,11 @@ async fn tell(cluster: &Cluster, namespace: &str, page: &Sender<Message>) -> Opt
             .await
             .ok();
     }
-    let api: Api<ApiKey> = if namespace.is_empty() { Api::all(client) } else { Api::namespaced(client, namespace) };
+    let kind = ApiResource::erase::<ApiKey>(&());
+    let api: Api<DynamicObject> = match namespace {
+        "" => Api::all_with(client, &kind),
+        namespace => Api::namespaced_with(client, namespace, &kind),
+    };
     let mut store = Store::default();
     let mut tick = tokio::time::interval(TICK);
     let mut failures = 0;
@@ -175,7 +180,8 @@ async fn tell(cluster: &Cluster, namespace: &str, page: &Sender<Message>) -> Opt
                         let found = (failures > 0).then_some(Message::Found(true));
                         failures = 0;
                         heard = cluster.now();
-                        found.into_iter().chain(store.take(event, &heard)).collect()
+                        let told = readable(event).map(|event| store.take(event, &heard)).unwrap_or_default();
+                        found.into_iter().chain(told).collect()
                     }
                     Err(error) => break error,
                 },
@@ -198,6 +204,18 @@ async fn tell(cluster: &Cluster, namespace: &str, page: &Sender<Message>) -> Opt
         page.send(Message::Lost { at: at.timestamp().as_second(), next, words }).await.ok()?;
         tokio::time::sleep(Duration::from_secs(next)).await;
     }
+}
+
+/// An event as one of an ApiKey. One that nobody can read hides no other.
+fn readable(event: Event<DynamicObject>) -> Option<Event<ApiKey>> {
+    let key = |object: DynamicObject| read(serde_json::to_value(object).ok()?).ok();
+    Some(match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::InitApply(object) => Event::InitApply(key(object)?),
+        Event::Apply(object) => Event::Apply(key(object)?),
+        Event::Delete(object) => Event::Delete(key(object)?),
+    })
 }
 
 /// Since when the list may be out of date. A watch without events is silent for [`SILENCE`] at most, and is no failure.
@@ -285,6 +303,19 @@ mod tests {
             (Event::InitDone, "gone c"),
         ] {
             assert_eq!(kinds(&store.take(event.clone(), &now())), told, "{event:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_whose_status_cannot_be_read_hides_no_other() {
+        let with = |used: &str| -> Event<DynamicObject> {
+            let mut object = serde_json::to_value(key("a", "ann")).unwrap();
+            object["status"]["lastUsedAt"] = json!(used);
+            Event::Apply(serde_json::from_value(object).unwrap())
+        };
+        for (used, has_status) in [("2026-11-29T13:00:00Z", true), ("9999-12-31T23:59:59Z", false)] {
+            let Some(Event::Apply(read)) = readable(with(used)) else { panic!("{used}") };
+            assert_eq!((read.spec.owner.as_deref(), read.status.is_some()), (Some("ann"), has_status), "{used}");
         }
     }
 
