@@ -59,7 +59,7 @@ test("a key that goes into a Secret works when the page says so", async () => {
   assert.equal(await verify(key, "192.0.2.1"), 403, "from elsewhere");
   assert.match(await page.getByLabel("Snippet").textContent(), /secretKeyRef:\n\s+name: release-build\n\s+key: api-key/);
   await page.getByRole("button", { name: "Done" }).click();
-  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Release build", "its row is focused");
+  await until("its row is focused", () => page.evaluate(() => document.activeElement.textContent === "Release build"));
   assert.deepEqual(problems, []);
   await page.context().close();
 });
@@ -210,7 +210,7 @@ test("a key in use is revoked by its typed name, and refused when the page says 
   assert.throws(() => kubectl("get", "apikey", "nightly-ci"), /NotFound/);
   await asked.getByRole("button", { name: "Done" }).click();
   await until("the row is gone", async () => (await listed(page, "Nightly CI").count()) === 0);
-  assert.equal(await page.evaluate(() => document.activeElement.closest("tbody") !== null), true, "the next row is focused");
+  await until("the next row is focused", () => page.evaluate(() => document.activeElement.closest("tbody") !== null));
   assert.deepEqual(problems, []);
   await page.context().close();
 });
@@ -284,7 +284,7 @@ test("all of it goes by keyboard alone", async () => {
   await page.keyboard.press("Enter");
   await page.locator("#details").getByText("In force everywhere").waitFor();
   await page.keyboard.press("Escape");
-  assert.equal(await focused(), "By keyboard", "back at the row");
+  await until("back at the row", async () => (await focused()) === "By keyboard");
   await page.keyboard.press("Enter");
   await page.locator("#details").getByText("In force everywhere").waitFor();
   await tabTo("Revoke...");
