@@ -66,8 +66,7 @@ const openCreate = () => create({ session, view, list, wait, gone: pluginGone })
 /** Nothing works any more, and a dialog may still hold a key: it stays. */
 function pluginGone(box, { message } = new Gone()) {
   following?.abort();
-  clearInterval(lost);
-  clearTimeout(silence);
+  handlers.found();
   if (box?.made.open) box.made.append(element("p", { class: "note bad", role: "alert" }, message));
   notice(message, "bad");
   show(by("create"), false);
@@ -204,6 +203,7 @@ const handlers = {
   },
   found() {
     clearInterval(lost);
+    clearTimeout(silence);
     notice();
   },
   refused(words) {

@@ -136,6 +136,26 @@ test("after an outage, what has happened meanwhile is shown", async () => {
   await page.context().close();
 });
 
+test("a plugin that is silent is said so, until it speaks again, and one that has refused is not", async () => {
+  const { page } = await visit("viewer", { before: (page) => page.clock.install() });
+  await ready(page);
+  process.kill(stage.processes.viewer, "SIGSTOP");
+  try {
+    await page.clock.fastForward(41_000);
+    await page.getByText("The plugin is silent: this may be old.").waitFor();
+    assert.ok((await page.locator("tbody tr").count()) > 5);
+  } finally {
+    process.kill(stage.processes.viewer, "SIGCONT");
+  }
+  await page.locator("#age").waitFor({ state: "hidden" });
+  await page.context().close();
+  const { page: refused } = await visit("nobody", { before: (page) => page.clock.install() });
+  await refused.getByText(/^You may not see API keys/).waitFor();
+  await refused.clock.fastForward(41_000);
+  assert.ok(await refused.locator("#age").isHidden());
+  await refused.context().close();
+});
+
 test("a plugin that has ended is said so, and what is shown stays", async () => {
   const { page } = await visit("viewer");
   await ready(page);
