@@ -8,13 +8,12 @@ import { pathOf, post } from "./server.js";
 /** Opens the dialog for `what` of the row whose details are open. */
 export function edit(what, row, details) {
   const box = dialog(`Change ${what} of ${row.display}`, { narrow: true, closed: () => details.focus(`change ${what}`) });
-  const { generation } = details.answer;
   const [name, target, value] = FIELDS[what](row, () => form.check());
   const form = checkedForm({
     path: `${pathOf(row)}/check`,
     places: { [name]: target },
     gone: () => details.gone(box),
-    asked: () => ({ uid: row.uid, generation, [name]: value() }),
+    asked: () => ({ uid: row.uid, generation: row.generation, [name]: value() }),
     told: ({ expires_at: at }) => target.explain?.(at),
     async act(asked) {
       await post(`${pathOf(row)}/edit`, asked);

@@ -16,7 +16,6 @@ use crate::workloads::Workloads;
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub struct Details {
     sentence: String,
-    generation: Option<i64>,
     serial: Option<u32>,
     suspended: bool,
     /// Whether a rotation may be asked for.
@@ -94,7 +93,6 @@ impl Details {
         };
         Self {
             sentence: state.sentence,
-            generation: key.metadata.generation,
             serial: status.serial,
             suspended: spec.suspended,
             rotates: refusal(key).is_none(),

@@ -16,6 +16,9 @@ use crate::view::wait::{self, Change, Progress, Wanted};
 pub struct Listed {
     /// `metadata.uid`.
     pub uid: String,
+    /// `metadata.generation`: who types over what is shown says which one that was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<i64>,
     namespace: String,
     name: String,
     /// Without characters that turn it round: it stands in questions.
@@ -61,6 +64,7 @@ impl Listed {
         let seconds = |time: Timestamp| time.as_second();
         Self {
             uid: row.uid,
+            generation: key.metadata.generation,
             namespace: row.namespace,
             name: row.name,
             display: row.display_name.map(|name| escape(&name).into_owned()),
@@ -102,7 +106,7 @@ mod tests {
     fn a_row_says_what_the_list_shows() {
         let listed = serde_json::to_value(Listed::of(&apikey(&json!({})), &now())).unwrap();
         let expected = json!({
-            "uid": "0b0e7a4c-93d1-4f5e-8a6b-7c8d9e0f1a2b", "namespace": "team-a", "name": "nightly-ci", "display": "Nightly CI",
+            "uid": "0b0e7a4c-93d1-4f5e-8a6b-7c8d9e0f1a2b", "generation": 1, "namespace": "team-a", "name": "nightly-ci", "display": "Nightly CI",
             "owner": "ann@x", "key": "keyw1_7Tq2mZx9", "created": 1_795_698_000, "used": 1_795_957_260, "state": "Active", "tone": "good",
             "hints": ["no end", "any address"],
         });

@@ -105,6 +105,11 @@ async fn session(page: &Program) -> (String, String) {
     (host, format!("Cookie: {cookie}\nX-Keywright-Session: {proof}"))
 }
 
+/// The head of the page's own POST to this path.
+fn posting(path: &str, host: &str, proof: &str) -> String {
+    format!("POST {path} HTTP/1.1\nHost: {host}\nOrigin: http://{host}\nContent-Type: application/json\n{proof}")
+}
+
 #[tokio::test]
 async fn a_watch_that_goes_silent_is_made_up_for_and_one_that_breaks_is_told() {
     let installation = Installation::new("page-silence").await;
@@ -173,12 +178,9 @@ async fn a_key_whose_creation_had_no_answer_is_shown_all_the_same() {
     let page = page_through(&installation, "ann", &rules, Some(&faults)).await;
     let (host, proof) = session(&page).await;
     let namespace = &installation.tenant_namespace;
-    let head = |path: &str| {
-        format!("POST {path} HTTP/1.1\nHost: {host}\nOrigin: http://{host}\nContent-Type: application/json\n{proof}")
-    };
     let lost = faults.inject(Fault::After(Outcome::Reset), Occurrence::Nth(1), |request| request.is("POST", "apikeys"));
     let form = json!({"namespace": namespace, "display_name": "Lost", "name": "lost", "description": "", "owner": "", "expires": "1d", "addresses": "", "deliver": "once"});
-    let (status, answer) = send(host.parse().unwrap(), &head("/api/keys"), &form.to_string()).await;
+    let (status, answer) = send(host.parse().unwrap(), &posting("/api/keys", &host, &proof), &form.to_string()).await;
     assert_eq!(status, 200, "{answer}");
     lost.hit().await;
     assert!(answer.contains("\"key\":\"keyw1_"), "{answer}");
@@ -186,7 +188,7 @@ async fn a_key_whose_creation_had_no_answer_is_shown_all_the_same() {
 
     let lost =
         faults.inject(Fault::After(Outcome::Reset), Occurrence::Nth(1), |request| request.is("DELETE", "apikeys"));
-    let revoke = head(&format!("/api/keys/{namespace}/lost/revoke"));
+    let revoke = posting(&format!("/api/keys/{namespace}/lost/revoke"), &host, &proof);
     let (status, answer) = send(host.parse().unwrap(), &revoke, &json!({"uid": uid}).to_string()).await;
     assert_eq!(status, 204, "{answer}");
     lost.hit().await;
@@ -204,9 +206,7 @@ async fn a_rotation_ends_no_key_within_its_overlap_unasked() {
         json!({"apiVersion": "keywright.dev/v1alpha1", "kind": "ApiKey", "metadata": {"name": "ci"}, "spec": {}});
     let created = api_keys.create(&PostParams::default(), &serde_json::from_value(api_key).unwrap()).await.unwrap();
     let namespace = &installation.tenant_namespace;
-    let head = format!(
-        "POST /api/keys/{namespace}/ci/rotate HTTP/1.1\nHost: {host}\nOrigin: http://{host}\nContent-Type: application/json\n{proof}"
-    );
+    let head = posting(&format!("/api/keys/{namespace}/ci/rotate"), &host, &proof);
     let meant = json!({"uid": created.metadata.uid}).to_string();
     let rotate = || {
         let (host, head, meant) = (host.clone(), head.clone(), meant.clone());
